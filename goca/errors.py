@@ -1,0 +1,17 @@
+"""Errors meant for people: one message that says what was wrong, where, and what would be right."""
+
+
+class GocaError(Exception):
+    """Base of every error that a command prints without a traceback; exit code 2."""
+
+
+class ConfigError(GocaError):
+    """A configuration key, value or type that cannot work."""
+
+
+class DataError(GocaError):
+    """A data set folder, file or mask that is missing or not what it should be."""
+
+
+class ModelError(GocaError):
+    """A checkpoint, layer name, dtype or device that cannot be used."""

@@ -1,0 +1,192 @@
+"""Scenes: a deterministic generator of small pictures with exact labels and words.
+
+`scene(seed)` draws one or two textured stuff regions (grass, water, sand, sky, brick, snow) that meet at a wavy border, and
+one to three overlapping objects (circle, square, triangle, star, ring, cross, heart, moon) of random size and rotation.
+There are no files: the seed is the picture. Train and test seeds come from disjoint ranges (`TRAIN_SEEDS`, `TEST_SEEDS`).
+"""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+STUFF = ("grass", "water", "sand", "sky", "brick", "snow")
+OBJECTS = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
+CLASSES = ("background", *STUFF, *OBJECTS)  # class ids are positions here; 0 never occurs in a scene
+
+TRAIN_SEEDS = range(0, 1_000_000)
+TEST_SEEDS = range(1_000_000, 2_000_000)
+
+_SUPERSAMPLE = 3  # object outlines are drawn on a finer grid and averaged, so that pictures are smooth and labels exact
+_MIN_VISIBLE = 0.004  # an object that shows less than this share of the picture is not named
+_TYPICAL_HUE = {
+    "circle": 0.00,  # red
+    "square": 0.62,  # blue
+    "triangle": 0.09,  # orange
+    "star": 0.15,  # yellow
+    "ring": 0.78,  # purple
+    "cross": 0.48,  # cyan
+    "heart": 0.91,  # pink
+    "moon": 0.16,  # pale yellow: its low saturation sets it apart from the star
+}
+_SATURATION = {"moon": 0.25}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture: `image` (size, size, 3) uint8, `label` (size, size) uint8 class ids, `words` of what is visible."""
+
+    seed: int
+    image: np.ndarray
+    label: np.ndarray
+    words: tuple[str, ...]
+
+
+def scene(seed: int, size: int = 64, colours: Literal["typical", "random"] = "typical") -> Scene:
+    """Draw the scene of one seed.
+
+    Args:
+        seed: any integer >= 0; the same seed gives the same picture on every machine.
+        size: side length in pixels (at least 16).
+        colours: `typical` gives each object class its own hue with variation; `random` any hue, which is harder.
+
+    Raises:
+        ValueError: a size below 16, a negative seed or an unknown colour rule.
+
+    >>> s = scene(3)
+    >>> s.image.shape, s.label.shape, sorted(s.words) == sorted({CLASSES[i] for i in np.unique(s.label)})
+    ((64, 64, 3), (64, 64), True)
+    """
+    if size < 16:
+        raise ValueError(f"scene size must be at least 16 px, got {size}")
+    if seed < 0:
+        raise ValueError(f"scene seed must not be negative, got {seed}")
+    if colours not in ("typical", "random"):
+        raise ValueError(f"colours must be 'typical' or 'random', got {colours!r}")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    image, label = _draw_stuff(rng, size)
+    for _ in range(rng.integers(1, 4)):
+        name = OBJECTS[rng.integers(len(OBJECTS))]
+        coverage = _draw_object(rng, name, size)
+        inside = coverage > 0.5
+        trial = np.where(inside, CLASSES.index(name), label).astype(np.uint8)
+        # An object that would bury an earlier one to a sliver is not drawn: a word needs pixels to point at.
+        if _smallest_share(trial) < _MIN_VISIBLE:
+            continue
+        label = trial
+        colour = _object_colour(rng, name, colours)
+        shade = 1.0 + 0.12 * (np.linspace(-1, 1, size)[:, None] * rng.uniform(-1, 1))
+        painted = np.clip(colour * shade[..., None], 0, 1)
+        image = coverage[..., None] * painted + (1 - coverage[..., None]) * image
+    image = image + rng.normal(0, 0.012, image.shape)
+    words = [CLASSES[i] for i in np.unique(label)]
+    rng.shuffle(words)
+    return Scene(seed, (np.clip(image, 0, 1) * 255).round().astype(np.uint8), label, tuple(words))
+
+
+def _smallest_share(label: np.ndarray) -> float:
+    return float(np.unique(label, return_counts=True)[1].min()) / label.size
+
+
+# ---------------------------------------------------------------------------------------------------------------- stuff
+def _draw_stuff(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One texture, or two that meet at a wavy border of random direction."""
+    y, x = np.mgrid[0:size, 0:size] / size  # in picture sides, so that a scene looks alike at every size
+    first, second = rng.choice(len(STUFF), 2, replace=False)
+    image = _texture(rng, STUFF[first], x, y)
+    label = np.full((size, size), 1 + first, np.uint8)
+    if rng.random() < 0.75:
+        angle = rng.uniform(-0.5, 0.5) + (np.pi / 2 if rng.random() < 0.25 else 0.0)
+        along = (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)
+        across = -(x - 0.5) * np.sin(angle) + (y - 0.5) * np.cos(angle)
+        wave = 0.06 * np.sin(2 * np.pi * (rng.uniform(0.7, 2.2) * along + rng.random()))
+        below = across > rng.uniform(-0.2, 0.2) + wave
+        image = np.where(below[..., None], _texture(rng, STUFF[second], x, y), image)
+        label = np.where(below, 1 + second, label).astype(np.uint8)
+    return image, label
+
+
+def _texture(rng: np.random.Generator, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """RGB in [0, 1] of one kind of stuff; x and y in picture sides."""
+    base, amplitude = {
+        "grass": ((0.25, 0.52, 0.16), 0.16),
+        "water": ((0.12, 0.36, 0.58), 0.14),
+        "sand": ((0.80, 0.69, 0.46), 0.09),
+        "sky": ((0.55, 0.76, 0.94), 0.12),
+        "brick": ((0.56, 0.27, 0.20), 0.06),
+        "snow": ((0.92, 0.94, 0.97), 0.03),
+    }[name]
+    tone = np.asarray(base) + rng.normal(0, 0.025, 3)
+    phase = rng.random(4)
+    noise = rng.normal(0, 1, x.shape)
+    match name:
+        case "grass":  # upright blades: noise that varies quickly along x and slowly along y
+            pattern = 0.6 * _smooth(noise, 2, axis=0) + 0.5 * np.sin(2 * np.pi * (15 * x + phase[0] + 0.4 * np.sin(9 * y)))
+        case "water":  # lying waves
+            pattern = np.sin(2 * np.pi * (9 * y + phase[0] + 0.25 * np.sin(2 * np.pi * (2 * x + phase[1])))) + 0.2 * noise
+        case "sand":  # grains
+            pattern = noise
+        case "sky":  # soft clouds
+            pattern = 0.9 * np.sin(2 * np.pi * (1.2 * x + phase[0])) * np.sin(2 * np.pi * (1.6 * y + phase[1])) + 0.5 * y
+        case "brick":  # rows of offset bricks with pale mortar
+            rows = 8 * y + phase[0]
+            columns = 4 * x + phase[1] + 0.5 * (np.floor(rows) % 2)
+            mortar = ((rows % 1) < 0.18) | ((columns % 1) < 0.1)
+            pattern = np.where(mortar, 4.0, 0.6 * noise)
+        case _:  # snow: nearly even, with faint drifts
+            pattern = 0.8 * noise + np.sin(2 * np.pi * (1.5 * x + 2.5 * y + phase[0]))
+    return np.clip(tone + amplitude * pattern[..., None], 0, 1)
+
+
+def _smooth(values: np.ndarray, radius: int, axis: int) -> np.ndarray:
+    return np.mean([np.roll(values, shift, axis) for shift in range(-radius, radius + 1)], axis=0) * (2 * radius + 1) ** 0.5
+
+
+# -------------------------------------------------------------------------------------------------------------- objects
+def _draw_object(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
+    """(size, size) coverage in [0, 1] of one object at a random place, scale and rotation."""
+    radius = rng.uniform(0.15, 0.30)
+    centre = rng.uniform(0.18, 0.82, 2)
+    angle = rng.uniform(-np.pi, np.pi) if name in ("square", "cross", "star") else rng.uniform(-0.5, 0.5)
+    fine = size * _SUPERSAMPLE
+    y, x = (np.mgrid[0:fine, 0:fine] + 0.5) / fine
+    dx, dy = (x - centre[0]) / radius, (y - centre[1]) / radius
+    u = dx * np.cos(angle) + dy * np.sin(angle)
+    v = -dx * np.sin(angle) + dy * np.cos(angle)
+    inside = _SHAPES[name](u, v)
+    return inside.reshape(size, _SUPERSAMPLE, size, _SUPERSAMPLE).mean((1, 3))
+
+
+def _star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Five points: the radius falls linearly along each edge between outer (1) and inner (0.42) corners."""
+    sector = np.abs((np.arctan2(u, -v) / (2 * np.pi / 5) + 0.5) % 1 - 0.5) * 2  # 0 at a tip, 1 between tips
+    theta = sector * np.pi / 5
+    inner_x, inner_y = 0.42 * np.sin(np.pi / 5), 0.42 * np.cos(np.pi / 5)
+    r = np.hypot(u, v)
+    px, py = r * np.sin(theta), r * np.cos(theta)
+    return (inner_x - 0) * (py - 1) - (inner_y - 1) * px < 0
+
+
+# Each shape is an inequality on coordinates in units of its radius, v pointing down.
+_SHAPES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "circle": lambda u, v: u**2 + v**2 < 0.81,
+    "square": lambda u, v: np.maximum(np.abs(u), np.abs(v)) < 0.76,
+    "triangle": lambda u, v: (v < 0.72) & (v > np.abs(u) * 1.75 - 0.95),
+    "star": _star,
+    "ring": lambda u, v: (u**2 + v**2 < 0.95) & (u**2 + v**2 > 0.26),
+    "cross": lambda u, v: (np.minimum(np.abs(u), np.abs(v)) < 0.3) & (np.maximum(np.abs(u), np.abs(v)) < 0.95),
+    "heart": lambda u, v: (
+        ((1.15 * u) ** 2 + (1.15 * (0.15 - v)) ** 2 - 0.62) ** 3 - 1.9 * u**2 * np.sign(0.15 - v) * np.abs(0.15 - v) ** 3 < 0
+    ),
+    "moon": lambda u, v: (u**2 + v**2 < 0.9) & ((u - 0.5) ** 2 + v**2 > 0.55),
+}
+
+
+def _object_colour(rng: np.random.Generator, name: str, colours: str) -> np.ndarray:
+    hue = rng.random() if colours == "random" else _TYPICAL_HUE[name] + rng.normal(0, 0.018)
+    saturation = np.clip(_SATURATION.get(name, 0.85) + rng.normal(0, 0.07), 0, 1)
+    return np.asarray(colorsys.hsv_to_rgb(hue % 1.0, saturation, rng.uniform(0.75, 1.0)))

@@ -1,0 +1,179 @@
+"""From token maps to one calibrated score map per class (METHOD 2.3, degenerate cases 5b; paper section 4.3).
+
+A calibration is a chain of named steps. A step is `step(maps (G, h, w), groups) -> (G, h, w)`; yours is one decorated function
+
+    @calibration_step
+    def square(maps, groups):
+        return maps**2
+
+used as `steps: [per_pixel, square]` once its module is imported, or without any import as `steps: [per_pixel, my_module.square]`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Literal, Protocol
+
+import torch
+from pydantic import ConfigDict, field_validator
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor
+
+from goca import ops
+from goca.errors import ConfigError
+
+
+class TokenGroups(Protocol):
+    """What calibration reads of a prompt; `goca.prompts.prompt.Prompt` has it."""
+
+    @property
+    def class_tokens(self) -> Mapping[int, tuple[int, ...]]: ...
+    @property
+    def background_groups(self) -> tuple[tuple[int, ...], ...]: ...
+    @property
+    def content(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class ClassMaps:
+    """Scores of the classes of one prompt: what calibration makes, refinement changes and the decision reads."""
+
+    ids: tuple[int, ...]  # class id of each channel, in prompt order
+    scores: Tensor  # (C, h, w) float32
+    supporting: Tensor  # (h, w) float32: the background groups' maximum; zeros without such groups
+    raw: Tensor  # (C, h', w') float32: grouped, not calibrated, on the grid of the token maps
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the maps."""
+        height, width = self.supporting.shape
+        return height, width
+
+    def stack(self, with_supporting: bool = True) -> Tensor:
+        """Class maps and, as the last channel, the supporting map: (C + 1, h, w), or (C, h, w) without it."""
+        return torch.cat([self.scores, self.supporting[None]]) if with_supporting else self.scores
+
+    def with_stack(self, maps: Tensor, *warnings: str) -> "ClassMaps":
+        """The same classes with other maps (C + 1, h, w) or, where the supporting map was all zero, (C, h, w)."""
+        count = len(self.ids)
+        supporting = maps[count] if len(maps) > count else maps.new_zeros(maps.shape[-2:])
+        return replace(self, scores=maps[:count], supporting=supporting, warnings=(*self.warnings, *warnings))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a step may use besides the maps it changes."""
+
+    raw: Tensor  # (G, h, w): classes, then background groups, before any step
+    factor: Tensor  # (h, w): sum of the maps of all content tokens
+    alone: bool  # one group holds every content token, so X / factor is a constant
+    parity: bool  # keep the released code's arithmetic where it breaks (0/0)
+
+
+CalibrationStep = Callable[[Tensor, Groups], Tensor]
+STEPS: dict[str, CalibrationStep] = {}
+
+
+def calibration_step(function: CalibrationStep) -> CalibrationStep:
+    """Make a function known to `Calibration(steps=...)` under its own name."""
+    STEPS[function.__name__.rstrip("_")] = function
+    return function
+
+
+def _divide(maps: Tensor, divisor: Tensor, parity: bool) -> Tensor:
+    """maps / divisor, and 0 where the divisor is 0, unless parity keeps the released code's inf and NaN."""
+    quotient = maps / divisor
+    return quotient if parity else quotient.masked_fill(divisor == 0, 0.0)
+
+
+@calibration_step
+def per_pixel(maps: Tensor, groups: Groups) -> Tensor:
+    """X / factor: the paper's rescaling, which takes out the mass that special tokens hold at each pixel."""
+    return maps if groups.alone and not groups.parity else _divide(maps, groups.factor, groups.parity)
+
+
+@calibration_step
+def max_(maps: Tensor, groups: Groups) -> Tensor:
+    """X / its maximum over pixels."""
+    return _divide(maps, maps.amax((-2, -1), keepdim=True), groups.parity)
+
+
+@calibration_step
+def minmax(maps: Tensor, groups: Groups) -> Tensor:
+    """Blurred (5x5, sigma 1.1), then min-max normalised."""
+    return ops.minmax(ops.gaussian_blur(maps), groups.parity)
+
+
+@calibration_step
+def times_raw(maps: Tensor, groups: Groups) -> Tensor:
+    """X times the group's uncalibrated scores."""
+    return maps * groups.raw
+
+
+def find_step(name: str) -> CalibrationStep:
+    """The step of that name, or the function at that dotted path."""
+    if name in STEPS:
+        return STEPS[name]
+    module, _, function = name.rpartition(".")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
+        raise ConfigError(
+            f"calibration.steps: there is no step {name!r}; known are {', '.join(STEPS)}, or give the dotted path of a function"
+        ) from None
+
+
+@config_dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Calibration:
+    """Groups the tokens' maps by class and passes them through a chain of steps.
+
+    `parity` keeps what the released code computes where it breaks (QUIRKS Q14, Q15): 0/0 as NaN, classes without tokens as maps.
+    """
+
+    steps: tuple[str, ...] = ("per_pixel", "minmax")
+    token_reduction: Literal["mean", "sum"] = "mean"
+    parity: bool = False
+
+    @field_validator("steps")
+    @classmethod
+    def _known(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
+        for name in steps:
+            find_step(name)
+        return steps
+
+    def __call__(self, token_maps: Tensor, prompt: TokenGroups) -> ClassMaps:
+        """Token maps (n, h, w) on the prompt's text axis -> class maps. Negative or NaN token maps are the caller's to clamp."""
+        token_maps = token_maps.float()
+        kept = {class_id: tokens for class_id, tokens in prompt.class_tokens.items() if tokens or self.parity}
+        lost = sorted(prompt.class_tokens.keys() - kept)
+        warnings = [f"class {class_id} has no token in the prompt and is left out" for class_id in lost]
+        members = [*kept.values(), *prompt.background_groups]
+        raw = self._group(token_maps, members)  # (G, h, w)
+        alone = len(members) == 1 and set(members[0]) >= set(prompt.content)
+        factor = token_maps[list(prompt.content)].sum(0)
+        groups = Groups(raw, factor, alone, self.parity)
+        maps = raw
+        for name in self.steps:
+            maps = find_step(name)(maps, groups)
+        names = [*(f"class {class_id}" for class_id in kept), *(f"background group {i}" for i in range(len(prompt.background_groups)))]
+        if not self.parity:
+            maps, silent = _silence(maps, names)
+            warnings += silent
+        scores, background = maps[: len(kept)], maps[len(kept) :]
+        supporting = background.amax(0) if len(background) else maps.new_zeros(token_maps.shape[-2:])
+        return ClassMaps(tuple(kept), scores, supporting, raw[: len(kept)], tuple(warnings))
+
+    def _group(self, token_maps: Tensor, members: list[tuple[int, ...]]) -> Tensor:
+        """Mean or sum of each group's token maps: (G, h, w)."""
+        if not members:
+            return token_maps[:0]
+        reduce = torch.mean if self.token_reduction == "mean" else torch.sum
+        return torch.stack([reduce(token_maps[list(tokens)], dim=0) for tokens in members])
+
+
+def _silence(maps: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:
+    """Zeros in place of maps that are constant or not finite: they say nothing about where, and could win everywhere (5b)."""
+    unusable = ops.is_constant(maps) | ~maps.isfinite().flatten(1).all(1)
+    warnings = [f"the map of {name} is constant or not finite and counts as zero" for name, bad in zip(names, unusable.tolist(), strict=True) if bad]
+    return torch.where(unusable[:, None, None], 0.0, maps), warnings

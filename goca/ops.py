@@ -1,0 +1,84 @@
+"""Small operations on maps that several stages share. A map is (..., h, w), float32; its last two axes are the image plane."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+# A map whose range is below this part of its largest value is a constant as far as float32 can tell.
+CONSTANT = 1e-6
+
+
+def resize_matrix(source: int, target: int, mode: Interpolation, device: torch.device | str = "cpu") -> Tensor:
+    """The (target, source) matrix that resizes one axis: half-pixel centres, no antialiasing; nearest rounds down.
+
+    >>> resize_matrix(2, 4, "bilinear").tolist()
+    [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    columns = torch.eye(source, device=device).view(1, source, source, 1)
+    align = None if mode == "nearest" else False
+    return F.interpolate(columns, size=(target, 1), mode=mode, align_corners=align)[0, :, :, 0].T
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bilinear") -> Tensor:
+    """Resize (..., h, w) maps to `size`, as `resize_matrix` does on both axes; any number of leading axes, also none or 0 maps."""
+    if maps.shape[-2:] == size:
+        return maps
+    if not maps.numel():
+        return maps.new_zeros(*maps.shape[:-2], *size)
+    align = None if mode == "nearest" else False
+    flat = maps.reshape(1, -1, *maps.shape[-2:])
+    return F.interpolate(flat, size=size, mode=mode, align_corners=align).view(*maps.shape[:-2], *size)
+
+
+def resize_adjoint(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bilinear") -> Tensor:
+    """The transpose of resizing from `size` to the maps' grid: <resize(P), X> = <P, resize_adjoint(X)> (METHOD 2.2)."""
+    if maps.shape[-2:] == size:
+        return maps
+    height, width = maps.shape[-2:]
+    rows = resize_matrix(size[0], height, mode, maps.device).to(maps.dtype)
+    columns = resize_matrix(size[1], width, mode, maps.device).to(maps.dtype)
+    return rows.T @ maps @ columns  # (..., h, w)
+
+
+def is_constant(maps: Tensor) -> Tensor:
+    """Which of the (..., h, w) maps hold one value only, rounding aside: (...,) bool; a map with NaN is not constant."""
+    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
+    return high - low <= CONSTANT * torch.maximum(low.abs(), high.abs())
+
+
+def minmax(maps: Tensor, parity: bool = False) -> Tensor:
+    """Each map to the range 0 ... 1 (METHOD 2.3). A constant map becomes zeros (METHOD 5b); `parity` leaves it 0/0.
+
+    >>> minmax(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).tolist()
+    [[0.0, 0.25], [0.5, 1.0]]
+    """
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    scaled = (maps - low) / (high - low)
+    return scaled if parity else scaled.masked_fill(is_constant(maps)[..., None, None], 0.0)
+
+
+def gaussian_blur(maps: Tensor, kernel_size: int = 5, sigma: float = 1.1) -> Tensor:
+    """Gaussian blur of each map with reflected borders; METHOD 2.3 uses 5x5 and sigma 1.1. Needs sides > kernel_size // 2."""
+    if not maps.numel():
+        return maps
+    half = kernel_size // 2
+    weights = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=maps.device, dtype=maps.dtype) / sigma) ** 2)
+    kernel = weights / weights.sum()
+    padded = F.pad(maps.reshape(-1, 1, *maps.shape[-2:]), (half, half, half, half), mode="reflect")
+    vertical = F.conv2d(padded, kernel.view(1, 1, -1, 1))
+    return F.conv2d(vertical, kernel.view(1, 1, 1, -1)).view(maps.shape)
+
+
+def blocks(total: int, bytes_each: int, max_bytes: int) -> Iterator[slice]:
+    """Slices that cover `range(total)`, as many items in each as `max_bytes` allows, at least one.
+
+    >>> [(block.start, block.stop) for block in blocks(5, 8, 16)]
+    [(0, 2), (2, 4), (4, 5)]
+    """
+    step = max(1, max_bytes // max(1, bytes_each))
+    return (slice(start, min(start + step, total)) for start in range(0, total, step))

@@ -1,0 +1,110 @@
+"""Head-wise aggregation: how much each head counts at each pixel (paper section 3.2; the weights sum to 1 over heads).
+
+Every function maps (output z (B, H, S, d), projection W^O (D, H * d), value (B, H, n, d)) to weights (B, H, S) in float32.
+With o_h = z_h W_h head h's contribution and O the sum of all, o_h . O = z_h . (O W)[h's columns]: two S x D products, and
+nothing of size H x S x D ever exists. A pixel whose weights sum to 0 has no direction to follow and gets 1 / H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+HeadMethod = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def average(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """1 / H: the vanilla mean over heads."""
+    return torch.full(output.shape[:3], 1.0 / output.shape[1], device=output.device)
+
+
+def dot_product(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """o_h[i] . O[i]: the share of head h in the layer's output, GoCA's choice; may be negative."""
+    return _normalised(_dots(output, projection))
+
+
+def dot_product_clamped(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """o_h[i] . O[i] clamped at 0; where every head is clamped, every weight is 1 (as the authors' code has it)."""
+    dots = _dots(output, projection).clamp(min=0)
+    total = dots.sum(1, keepdim=True)
+    return torch.where(total > 0, dots / total, torch.ones_like(dots))
+
+
+def l2_norm(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """|o_h[i]|, the length of head h's contribution."""
+    return _normalised(_norms(output, projection))
+
+
+def cosine(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """cos(o_h[i], O[i])."""
+    return _normalised(_cosines(output, projection))
+
+
+def cosine_vw(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """`cosine` times the spectral norm of V_h W_h."""
+    return _normalised(_cosines(output, projection) * _value_norms(value, projection))
+
+
+def dot_product_vw(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
+    """`dot_product_clamped` times the spectral norm of V_h W_h."""
+    return _normalised(_dots(output, projection).clamp(min=0) * _value_norms(value, projection))
+
+
+METHODS: dict[str, HeadMethod] = {
+    "average": average,
+    "dot_product": dot_product,
+    "dot_product_clamped": dot_product_clamped,
+    "l2_norm": l2_norm,
+    "cosine": cosine,
+    "cosine_vw": cosine_vw,
+    "dot_product_vw": dot_product_vw,
+}
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    total = weights.sum(1, keepdim=True)
+    return torch.where(total != 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[1])).nan_to_num(1.0 / weights.shape[1])
+
+
+def _dots(output: Tensor, projection: Tensor) -> Tensor:
+    """o_h[i] . O[i] for every head and pixel: (B, H, S)."""
+    flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)
+    back = (flat @ projection.T) @ projection  # (B, S, H * d): O W
+    return (flat.float() * back.float()).unflatten(2, (output.shape[1], -1)).sum(-1).transpose(1, 2)
+
+
+def _per_head(projection: Tensor, heads: int) -> Tensor:
+    """W_h^T of every head: (H, D, d)."""
+    return projection.unflatten(1, (heads, -1)).transpose(0, 1)
+
+
+def _grams(projection: Tensor, heads: int) -> Tensor:
+    """W_h W_h^T of every head: (H, d, d)."""
+    per_head = _per_head(projection, heads).float()
+    return per_head.transpose(1, 2) @ per_head
+
+
+def _norms(output: Tensor, projection: Tensor) -> Tensor:
+    """|o_h[i]| through the head's Gram matrix: (B, H, S)."""
+    z = output.float()
+    return ((z @ _grams(projection, z.shape[1])) * z).sum(-1).clamp(min=0).sqrt()
+
+
+def _cosines(output: Tensor, projection: Tensor) -> Tensor:
+    dots = _dots(output, projection)
+    norm = _norms(output, projection) * dots.sum(1, keepdim=True).clamp(min=0).sqrt()  # sum_h o_h . O = |O|^2
+    return torch.where(norm > 0, dots / norm, torch.zeros_like(dots))
+
+
+def _value_norms(value: Tensor, projection: Tensor) -> Tensor:
+    """Largest singular value of V_h W_h (n x D), from the d x d matrix L^T V^T V L with L L^T = W_h W_h^T: (B, H, 1).
+
+    In float64, because forming V^T V squares the condition number.
+    """
+    eigenvalues, vectors = torch.linalg.eigh(_grams(projection, value.shape[1]).double())
+    root = vectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)  # (H, d, d)
+    v = value.double()
+    middle = root.transpose(-1, -2) @ (v.transpose(-1, -2) @ v) @ root
+    return torch.linalg.eigvalsh(middle)[..., -1:].clamp(min=0).sqrt().float()

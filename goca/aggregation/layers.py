@@ -1,0 +1,78 @@
+"""Layer-wise aggregation: one weight per layer from how its self-attention agrees with a reference affinity (paper section 3.2).
+
+R (S_r x S_r) is the reference affinity and P (S_r x S_r) the layer's head-mean self-attention on the same grid. Each method is
+a statistic that adds up over query rows, and a rule that turns the sum into a weight, so that P is visited in blocks of rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class LayerMethod:
+    """`partial` maps rows of R and P (..., r, S_r) to statistics (..., k) that add up; `weight` maps their sum to (...)."""
+
+    partial: Callable[[Tensor, Tensor], Tensor]
+    weight: Callable[[Tensor], Tensor]
+
+
+def _product(reference: Tensor, attention: Tensor) -> Tensor:
+    return (reference * attention).sum((-2, -1)).unsqueeze(-1)
+
+
+def _row_distance(reference: Tensor, attention: Tensor) -> Tensor:
+    return (reference - attention).norm(dim=-1).sum(-1, keepdim=True)
+
+
+def _overlap(reference: Tensor, attention: Tensor) -> Tensor:
+    both = torch.minimum(reference, attention).sum((-2, -1))
+    either = torch.maximum(reference, attention).sum((-2, -1))
+    return torch.stack([both, either], dim=-1)
+
+
+METHODS: dict[str, LayerMethod] = {
+    # sum(R * P): GoCA's choice
+    "dot_product": LayerMethod(_product, lambda s: s[..., 0]),
+    # 1 / sum_i |R[i] - P[i]|
+    "mse": LayerMethod(_row_distance, lambda s: 1.0 / s[..., 0]),
+    # sum min / (sum max + 1e-4)
+    "iou": LayerMethod(_overlap, lambda s: s[..., 0] / (s[..., 1] + 1e-4)),
+}
+UNIFORM = ("average", "manual")  # weight 1 for every listed layer: nothing has to be observed
+
+
+def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+    """R = softmax(F F^T / sqrt(C)) over keys, for all or some query rows: (B, C, h, w) -> (B, r, h * w) float32."""
+    flat = feature.flatten(2).float()  # (B, C, S)
+    return torch.softmax(flat[:, :, rows].transpose(1, 2) @ flat / flat.shape[1] ** 0.5, dim=-1)
+
+
+def nearest_rows(grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """For each position of `target` the row of `grid` it is nearest to (floor, as `interpolate(mode="nearest")`): (h_t * w_t,)."""
+    y = torch.arange(target[0]) * grid[0] // target[0]
+    x = torch.arange(target[1]) * grid[1] // target[1]
+    return (y[:, None] * grid[1] + x[None, :]).flatten()
+
+
+def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """Resize the key axis of attention rows bilinearly (align_corners False, no antialiasing): (..., h * w) -> (..., h_t * w_t).
+
+    Rows are not renormalised: those of a low-resolution layer then sum to more than 1, as in the authors' code.
+    """
+    if grid == target:
+        return rows
+    maps = rows.reshape(-1, 1, *grid)
+    return F.interpolate(maps, target, mode="bilinear", align_corners=False).reshape(*rows.shape[:-1], -1)
+
+
+def normalised(weights: Tensor) -> Tensor:
+    """Clamp at 0 and divide by the sum over the last axis (layers); all zero becomes equal weights."""
+    weights = weights.clamp(min=0)
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[-1]))

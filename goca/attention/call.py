@@ -1,0 +1,88 @@
+"""One observed attention call in canonical form, and its probabilities, recomputed a block of query rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """Attention of image queries on text tokens, on image tokens, or on both in one joint sequence.
+
+    Shapes: B images, H heads, S = h * w image queries, n keys, head width d, model width D.
+    A cross-attention layer has only `text` keys, a self-attention layer only `image` keys; joint attention has both, and its
+    probabilities are normalised over the whole sequence.
+    """
+
+    layer: str
+    grid: tuple[int, int]  # (h, w) of the image queries
+    query: Tensor  # (B, H, S, d)
+    key: Tensor  # (B, H, n, d)
+    scale: float
+    text: slice | None = None  # keys that are text tokens
+    image: slice | None = None  # keys that are image tokens, in the order of the queries
+    mask: Tensor | None = None  # additive or boolean (True = attend), broadcastable to (B, H, S, n)
+    value: Tensor | None = None  # (B, H, n, d)
+    output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h
+    projection: Tensor | None = None  # (D, H * d), W^O without its bias: O = concat(z) projection^T
+
+    def without_values(self, rows: Tensor | None = None) -> AttentionCall:
+        """The same call with only what probabilities need: keys, and the queries of all or of the given rows."""
+        query = self.query if rows is None else self.query[:, :, rows.to(self.query.device)]
+        mask = self.mask
+        if rows is not None and mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+            mask = mask[..., rows.to(mask.device), :]
+        return replace(self, query=query, mask=mask, value=None, output=None, projection=None)
+
+    def image_at(self, index: int) -> AttentionCall:
+        """The call of one image of the batch; shapes keep a batch axis of 1."""
+        one = slice(index, index + 1)
+
+        def pick(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else (tensor[one] if tensor.shape[0] > 1 else tensor)
+
+        return replace(
+            self, query=self.query[one], key=self.key[one], mask=pick(self.mask), value=pick(self.value), output=pick(self.output)
+        )
+
+
+def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:
+    """Softmax rows of every head, restricted to some keys after normalisation: (b, H, r, |keys|) float32.
+
+    `batch` and `rows` choose images and query rows, so that a caller can visit a large call in blocks.
+    """
+    query, key = call.query[batch][:, :, rows], call.key[batch]
+    logits = torch.matmul(query.float() * call.scale, key.float().transpose(-1, -2))
+    if call.mask is not None:
+        logits = _masked(logits, call.mask, batch, rows)
+    return logits.softmax(-1)[..., keys]
+
+
+def _masked(logits: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) -> Tensor:
+    while mask.ndim < 4:
+        mask = mask.unsqueeze(0)
+    if mask.shape[0] > 1:
+        mask = mask[batch]
+    if mask.shape[2] > 1:
+        mask = mask[:, :, rows]
+    if mask.dtype == torch.bool:
+        return logits.masked_fill(~mask, float("-inf"))
+    return logits + mask.float()
+
+
+def blocks(call: AttentionCall, rows: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """(batch, rows) slices that cover `rows` query rows of all images with probabilities of at most `max_bytes` each.
+
+    Whole images go together while they fit: small models run in one block, large ones a few rows at a time.
+    """
+    images, heads, keys = call.query.shape[0], call.query.shape[1], call.key.shape[2]
+    row_bytes = 4 * heads * keys
+    images_at_once = max(1, max_bytes // max(1, row_bytes * rows))
+    rows_at_once = max(1, min(rows, max_bytes // row_bytes))
+    for first in range(0, images, images_at_once):
+        for start in range(0, rows, rows_at_once):
+            yield slice(first, min(first + images_at_once, images)), slice(start, min(start + rows_at_once, rows))

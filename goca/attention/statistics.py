@@ -1,0 +1,226 @@
+"""Streaming statistics: every observed attention call is reduced while it is at hand, so that no head's map is ever kept.
+
+Of a cross-attention layer there remains one S x n map until its weight is known; of a self-attention layer its queries and keys
+(S x D each), and only until the reference feature has run. Everything accumulates in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from goca.aggregation import Aggregation, heads, layers, maps
+from goca.attention.call import AttentionCall, blocks, probabilities
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layers give what; the names are resolved, and layers that nobody asked for are not observed.
+
+    Args:
+        cross: layers whose text attention is aggregated, each with the self-attention layer of its block.
+        reference: layer of the reference affinity, if layer weights need one.
+        self_attention: layers whose self-attention a refinement uses.
+        features: layers whose dense feature a refinement uses.
+        feature_kind: `query` (the layer's image queries) or `output` (its attention output before the projection).
+    """
+
+    cross: Mapping[str, str]
+    reference: str | None = None
+    self_attention: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    feature_kind: str = "query"
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        paired = tuple(self.cross.values()) if self.reference else ()
+        reference = (self.reference,) if self.reference else ()
+        return tuple(dict.fromkeys((*self.cross, *paired, *reference, *self.self_attention, *self.features)))
+
+
+class SelfAttention:
+    """Head-mean self-attention of one image, recomputed from queries and keys for the rows that are asked for."""
+
+    def __init__(self, call: AttentionCall, max_bytes: int) -> None:
+        self._call, self._max_bytes = call, max_bytes
+        self.grid = call.grid
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(len(index), h * w) float32; rows of joint attention sum to less than 1, the rest went to text."""
+        index = index.to(self._call.query.device)
+        call, image = self._call, self._call.image
+        assert image is not None
+        parts = [
+            probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
+            for _, rows in blocks(call, len(index), self._max_bytes)
+        ]
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one forward showed: B images, n text tokens, maps on an f x f grid."""
+
+    token_maps: Tensor  # (B, n, f, f), shares that add up to 1 over tokens at each pixel
+    layer_weights: Mapping[str, Tensor]  # cross-attention layer -> (B,), adding up to 1 over layers
+    head_weights: Mapping[str, Tensor]  # cross-attention layer -> (B, H), the mean over pixels
+    layer_maps: Mapping[str, Tensor] = field(default_factory=dict)  # (B, n, h, w), only if asked for
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> (B, C, h, w)
+    self_attention_calls: Mapping[str, AttentionCall] = field(default_factory=dict)
+    max_bytes: int = 2**28
+
+    def self_attention(self, image: int) -> dict[str, SelfAttention]:
+        """Self-attention of one image of the batch, by layer."""
+        return {name: SelfAttention(call.image_at(image), self.max_bytes) for name, call in self.self_attention_calls.items()}
+
+
+class AttentionStatistics:
+    """Collects one forward: pass `observe` every call, then ask for `finish()`.
+
+    Args:
+        aggregation: methods for heads and layers.
+        plan: the layers involved.
+        max_bytes: largest block of attention probabilities to hold at a time.
+        keep_layer_maps: also keep each layer's map, for looking at.
+    """
+
+    def __init__(self, aggregation: Aggregation, plan: Plan, max_bytes: int = 2**28, keep_layer_maps: bool = False) -> None:
+        self.aggregation, self.plan, self.max_bytes, self.keep_layer_maps = aggregation, plan, max_bytes, keep_layer_maps
+        self._cross_of: dict[str, list[str]] = {}
+        for cross, paired in plan.cross.items():
+            self._cross_of.setdefault(paired, []).append(cross)
+        self._reference: _Reference | None = None
+        self._waiting: list[AttentionCall] = []  # self-attention that ran before the reference feature
+        self._maps: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # (B, S, n) and its grid, until the layer's weight is known
+        self._weights: dict[str, Tensor] = {}
+        self._head_weights: dict[str, Tensor] = {}
+        self._layer_maps: dict[str, Tensor] = {}
+        self._total: Tensor | None = None  # (B, n, f, f)
+        self._self_attention: dict[str, AttentionCall] = {}
+        self._features: dict[str, Tensor] = {}
+
+    def observe(self, call: AttentionCall) -> None:
+        """Reduce one call; what it is good for follows from the plan."""
+        if call.layer in self.plan.cross and call.text is not None:
+            self._maps[call.layer] = (self._weigh_heads(call), call.grid)
+            if not self.aggregation.weighs_layers:
+                self._weights[call.layer] = torch.ones(call.query.shape[0], device=call.query.device)
+            self._settle(call.layer)
+        if call.layer in self.plan.self_attention and call.image is not None:
+            self._self_attention[call.layer] = call.without_values()
+        if call.layer in self.plan.features:
+            self._features[call.layer] = _dense_feature(call, self.plan.feature_kind)
+        if call.layer == self.plan.reference:
+            self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
+            for waiting in self._waiting:
+                self._weigh_layer(waiting)
+            self._waiting.clear()
+        if call.layer in self._cross_of and call.image is not None and self.aggregation.weighs_layers:
+            if self._reference is None:
+                self._waiting.append(call.without_values())
+            else:
+                self._weigh_layer(call)
+
+    def finish(self) -> Observation:
+        """Normalise what has been added up; raises RuntimeError if a planned layer did not run."""
+        missing = [name for name in self.plan.cross if name not in self._weights or name in self._maps]
+        if missing or self._total is None:
+            raise RuntimeError(f"these layers were planned but gave no attention in this forward: {missing}")
+        weights = layers.normalised(torch.stack([self._weights[name] for name in self.plan.cross], dim=-1))
+        return Observation(
+            token_maps=maps.share_out(self._total),
+            layer_weights=dict(zip(self.plan.cross, weights.unbind(-1), strict=True)),
+            head_weights={name: self._head_weights[name] for name in self.plan.cross},
+            layer_maps=self._layer_maps,
+            features=self._features,
+            self_attention_calls=self._self_attention,
+            max_bytes=self.max_bytes,
+        )
+
+    def _weigh_heads(self, call: AttentionCall) -> Tensor:
+        """The layer's map (B, S, n): heads are weighted and summed block by block."""
+        assert call.output is not None and call.value is not None and call.text is not None
+        if self.aggregation.heads == "average" or call.projection is None:
+            weights = heads.average(call.output, call.output, call.value)
+        else:
+            weights = heads.METHODS[self.aggregation.heads](call.output, call.projection, call.value)
+        self._head_weights[call.layer] = weights.mean(-1)
+        images, _, pixels, _ = call.query.shape
+        tokens = len(range(*call.text.indices(call.key.shape[2])))
+        layer_map = torch.empty(images, pixels, tokens, device=call.query.device)
+        for batch, rows in blocks(call, pixels, self.max_bytes):
+            attention = probabilities(call, call.text, batch, rows)
+            layer_map[batch, rows] = maps.weigh_heads(attention, weights[batch, :, rows])
+        return layer_map
+
+    def _reference_feature(self, call: AttentionCall) -> Tensor:
+        feature = _dense_feature(call, self.plan.feature_kind)
+        return feature[:, :1] if self.aggregation.reference_channels == "first" else feature
+
+    def _weigh_layer(self, call: AttentionCall) -> None:
+        assert self._reference is not None
+        weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize)
+        for cross in self._cross_of[call.layer]:
+            self._weights[cross] = weight.clamp(min=0)
+            self._settle(cross)
+
+    def _settle(self, layer: str) -> None:
+        """Add a layer's map to the total once both its map and its weight are known, whichever comes second."""
+        if layer not in self._maps or layer not in self._weights:
+            return
+        layer_map, grid = self._maps.pop(layer)
+        weight = self._weights[layer]
+        size = self.aggregation.feature_size
+        resized = maps.resize_map(layer_map, grid, (size, size))
+        if self.keep_layer_maps:
+            self._layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
+        weighted = resized * weight[:, None, None, None]
+        self._total = weighted if self._total is None else self._total.add_(weighted)
+
+
+class _Reference:
+    """The reference affinity R of a batch: kept whole while it fits the byte budget, else recomputed with each block of rows."""
+
+    def __init__(self, feature: Tensor, max_bytes: int, rows: int | None) -> None:
+        self.feature, self.max_bytes = feature, max_bytes
+        self.grid = (feature.shape[2], feature.shape[3])
+        pixels = self.grid[0] * self.grid[1]
+        count = min(rows or pixels, pixels)
+        self.rows = torch.linspace(0, pixels - 1, count).round().long()
+        whole = 4 * feature.shape[0] * count * pixels <= max_bytes
+        self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
+
+    def agreement(self, method: str, call: AttentionCall, renormalize: bool) -> Tensor:
+        """The layer's weight before normalisation, one per image: (B,)."""
+        assert call.image is not None
+        device = call.query.device
+        partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
+        sources = layers.nearest_rows(call.grid, self.grid)[self.rows]
+        statistics: list[Tensor | None] = [None] * call.query.shape[0]
+        for batch, rows in blocks(call, len(self.rows), self.max_bytes):
+            # Neighbouring rows of the reference grid share a source row of a coarser layer: compute each once.
+            source, inverse = sources[rows].unique(return_inverse=True)
+            attention = probabilities(call, call.image, batch, source.to(device)).mean(1)
+            attention = layers.resize_keys(attention, call.grid, self.grid)[:, inverse.to(device)]
+            if renormalize:
+                attention = attention / attention.sum(-1, keepdim=True)
+            values = partial(self._affinity_rows(batch, rows), attention)
+            for image, value in zip(range(batch.start, batch.stop), values, strict=True):
+                previous = statistics[image]
+                statistics[image] = value if previous is None else previous + value
+        return weight(torch.stack([value for value in statistics if value is not None]))
+
+    def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
+        if self._affinity is not None:
+            return self._affinity[batch, rows]
+        return layers.reference_affinity(self.feature[batch], self.rows[rows].to(self.feature.device))
+
+
+def _dense_feature(call: AttentionCall, kind: str) -> Tensor:
+    """Image queries, or attention output, of all heads side by side: (B, H * d, h, w)."""
+    tensor = call.query if kind == "query" else call.output
+    assert tensor is not None
+    return tensor.transpose(2, 3).flatten(1, 2).unflatten(2, call.grid)

@@ -1,0 +1,101 @@
+"""The tap: observe every attention call of a denoiser without touching the model.
+
+Every diffusers denoiser computes attention through `torch.nn.functional.scaled_dot_product_attention`. A torch function mode
+sees the operands of that call after norms and rotary embeddings and before the output projection; module hooks say which layer
+is running. The call itself is passed through unchanged, so the model's output stays bit-identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class RawCall:
+    """One attention call as the model made it: query (B, H, S, d), key and value (B, H, n, d), output (B, H, S, d)."""
+
+    layer: str
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    output: Tensor
+    mask: Tensor | None
+    scale: float
+
+
+class AttentionTap(TorchFunctionMode):
+    """Context manager that reports the attention calls made inside the given modules.
+
+    Args:
+        modules: attention modules by layer name, as in `model.named_modules()`. Calls elsewhere pass unseen.
+        observe: called with each `RawCall` right after it ran; torch calls it makes are not observed themselves.
+
+    >>> import torch
+    >>> from diffusers.models.attention_processor import Attention
+    >>> layer, seen = Attention(8, heads=2, dim_head=4), []
+    >>> with AttentionTap({"layer": layer}, seen.append):
+    ...     _ = layer(torch.zeros(1, 5, 8))
+    >>> seen[0].layer, tuple(seen[0].query.shape)
+    ('layer', (1, 2, 5, 4))
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], observe: Callable[[RawCall], None]) -> None:
+        super().__init__()
+        self._modules, self._observe = modules, observe
+        self._running: list[str] = []
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> AttentionTap:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_pre_hook(self._started(name)))
+            self._handles.append(module.register_forward_hook(self._ended, always_call=True))
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._running.clear()
+
+    def _started(self, name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            self._running.append(name)
+
+        return hook
+
+    def _ended(self, *_: Any) -> None:
+        self._running.pop()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is scaled_dot_product_attention and self._running:
+            self._observe(_raw_call(self._running[-1], output, *args, **(kwargs or {})))
+        return output
+
+
+def _raw_call(
+    layer: str,
+    output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> RawCall:
+    """Name the operands as `scaled_dot_product_attention` does, with its defaults filled in."""
+    if is_causal or dropout_p > 0:
+        raise ValueError(f"{layer}: causal or dropped-out attention has no token map; observe denoisers in eval mode")
+    if enable_gqa and key.shape[1] != query.shape[1]:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    return RawCall(layer, query, key, value, output, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)

@@ -1,0 +1,156 @@
+"""The streaming statistics equal the materialising oracle on real UNet forwards, for every method and byte budget."""
+
+import pytest
+import torch
+
+from goca.aggregation import Aggregation, heads, layers
+from goca.attention.statistics import AttentionStatistics
+from goca.attention.tap import AttentionTap
+from tests.attention import oracle
+from tests.backbones.tiny import tiny_sd, tiny_sdxl, tiny_unet_backbone
+
+TEXTS = ["circle, grass", "a heart on snow"]
+
+
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def recorded(request):
+    """A backbone, its pixels, and every canonical call of one forward."""
+    backbone = tiny_unet_backbone(tiny_sd() if request.param == "sd" else tiny_sdxl())
+    # Fresh weights attend almost evenly; larger query projections make maps that differ between heads, layers and pixels.
+    for module in backbone.attention_modules.values():
+        module.to_q.weight.mul_(6)
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    calls = {}
+
+    class Recorder:
+        plan = backbone.plan(_aggregation())
+
+        def observe(self, call):
+            calls[call.layer] = call
+
+        def finish(self):
+            return None
+
+    backbone.observe(pixels, TEXTS, ["a", "b"], 0, Recorder())
+    return backbone, pixels, calls
+
+
+def _aggregation(**options):
+    settings = {
+        "heads": "dot_product",
+        "layers": "dot_product",
+        "cross_layers": ("*attn2",),
+        "reference": "up_blocks.0*transformer_blocks.0.attn2",
+        "feature_size": 16,
+    }
+    return Aggregation(**{**settings, **options})
+
+
+def _expected(backbone, calls, aggregation):
+    plan = backbone.plan(aggregation)
+    reference = None
+    if plan.reference:
+        query = calls[plan.reference].query
+        reference = query.transpose(2, 3).flatten(1, 2).unflatten(2, calls[plan.reference].grid)
+    cross = {name: calls[name] for name in plan.cross}
+    return oracle.aggregate(aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, reference)
+
+
+@pytest.mark.parametrize("head_method", list(heads.METHODS))
+@pytest.mark.parametrize("layer_method", [*layers.METHODS, "average"])
+@pytest.mark.parametrize("max_bytes", [2**28, 6000])
+def test_equals_the_oracle(recorded, head_method, layer_method, max_bytes):
+    backbone, pixels, calls = recorded
+    aggregation = _aggregation(heads=head_method, layers=layer_method)
+    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation), max_bytes)
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics)
+    token_maps, weights = _expected(backbone, calls, aggregation)
+    torch.testing.assert_close(seen.token_maps, token_maps, rtol=1e-4, atol=1e-6)
+    for name, weight in weights.items():
+        torch.testing.assert_close(seen.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_renormalized_layer_weights(recorded):
+    backbone, pixels, calls = recorded
+    aggregation = _aggregation(renormalize=True)
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+    _, weights = _expected(backbone, calls, aggregation)
+    for name, weight in weights.items():
+        torch.testing.assert_close(seen.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_all_rows_sampled_is_exact_and_few_are_close(recorded):
+    backbone, pixels, _ = recorded
+    weights = {}
+    for rows in (None, 10_000, 128):
+        aggregation = _aggregation(rows=rows)
+        seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+        weights[rows] = torch.stack(list(seen.layer_weights.values()))
+    torch.testing.assert_close(weights[10_000], weights[None])
+    assert (weights[128] - weights[None]).abs().max() < 0.05
+
+
+def test_observing_changes_no_bit_and_leaves_nothing_behind(recorded):
+    backbone, pixels, _ = recorded
+    aggregation = _aggregation()
+    latents = backbone.encode_image(pixels)
+    conditioning = backbone.conditioning(TEXTS)
+    with torch.inference_mode():
+        plain = backbone.denoise(latents, conditioning)
+        plan = backbone.plan(aggregation)
+        statistics = AttentionStatistics(aggregation, plan)
+        modules = {name: backbone.attention_modules[name] for name in plan.observed}
+        with AttentionTap(modules, lambda raw: statistics.observe(backbone.canonical(raw, latents.shape[-2:]))):
+            observed = backbone.denoise(latents, conditioning)
+        after = backbone.denoise(latents, conditioning)
+    assert torch.equal(plain, observed)
+    assert torch.equal(plain, after)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.denoiser.modules())
+
+
+def test_an_image_sees_the_same_alone_and_in_a_batch(recorded):
+    backbone, pixels, _ = recorded
+    aggregation = _aggregation()
+    plan = backbone.plan(aggregation)
+    together = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan))
+    for i, (text, image_id) in enumerate(zip(TEXTS, "ab", strict=True)):
+        alone = backbone.observe(pixels[i : i + 1], [text], [image_id], 0, AttentionStatistics(aggregation, plan))
+        torch.testing.assert_close(alone.token_maps[0], together.token_maps[i], rtol=1e-4, atol=1e-6)
+
+
+def test_token_maps_share_out_every_pixel(recorded):
+    backbone, pixels, _ = recorded
+    aggregation = _aggregation()
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+    assert seen.token_maps.min() >= 0
+    torch.testing.assert_close(seen.token_maps.sum(1), torch.ones(2, 16, 16))
+
+
+def test_nothing_of_size_heads_times_pixels_squared_is_kept(recorded):
+    """While the forward runs, no tensor holds more than the byte budget of attention probabilities."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    backbone, pixels, _ = recorded
+    aggregation = _aggregation()
+    budget = 8 * 1024
+
+    class Largest(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and func.overloadpacket in (torch.ops.aten._softmax, torch.ops.aten.bmm):
+                type(self).largest = max(type(self).largest, out.numel() * 4)
+            return out
+
+    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation), max_bytes=budget)
+    latents = backbone.encode_image(pixels)
+    calls = []
+    modules = {name: backbone.attention_modules[name] for name in statistics.plan.observed}
+    with torch.inference_mode():
+        with AttentionTap(modules, lambda raw: calls.append(backbone.canonical(raw, latents.shape[-2:]))):
+            backbone.denoise(latents, backbone.conditioning(TEXTS))
+        with Largest():
+            for call in calls:
+                statistics.observe(call)
+    assert 0 < Largest.largest <= 4 * budget  # one row of all heads can exceed the budget, all rows never do

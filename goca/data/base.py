@@ -1,0 +1,204 @@
+"""What every data set has in common: samples, protocols, the folder check and the reading of image and mask."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+import torch
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch.utils.data import Dataset
+
+from goca.data.classes import ClassTable, Synonyms
+from goca.data.files import MAX_PIXELS, read_indices, read_rgb
+from goca.errors import ConfigError, DataError
+from goca.protocol import Protocol
+
+IGNORE = 255  # label value of pixels that the evaluation leaves out
+UNKNOWN = -1  # entry of a label map for raw values that do not exist in the data set
+CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclasses.dataclass(eq=False)  # not frozen: Lightning moves batches to the device by rebuilding dataclasses
+class Sample:
+    """One image of a data set.
+
+    Attributes:
+        image_id: unique in the data set; the file name without its ending.
+        image: (H, W, 3) uint8 RGB.
+        label: (H, W) uint8 class ids, `IGNORE` where the protocol does not look; None for images without a mask.
+        present: ids of the classes in the label, ascending, without the background.
+        caption: words that come with the image.
+        pixels: (3, size, size) float in [-1, 1] for the model, filled in by the DataModule.
+    """
+
+    image_id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    present: tuple[int, ...]
+    caption: str | None = None
+    pixels: torch.Tensor | None = None
+
+
+@dataclass(config=CONFIG, kw_only=True)
+class SegmentationDataset(Dataset[Sample]):
+    """Base of all data sets. Construction touches no file; `setup()` checks the folder and lists the images.
+
+    A data set states its facts (class variables) and implements `list_ids`, `image_path`, `raw_label` and `label_map`.
+
+    Args:
+        name: name of the class table.
+        protocol: what void pixels mean and, with `split` null, which split is evaluated.
+        root: the folder that holds the data set's official folder.
+        split: null for the protocol's split.
+        background: evaluate class 0 under `standard` too (VOC-21 against VOC-20, Context-60 against Context-59).
+        synonyms: words of the classes, `corrected` or `upstream`.
+        background_token, add_missing: how captions of this data set are turned into prompts (METHOD.md, section 3);
+            prompt configs refer to them as `${dataset.background_token}` and `${dataset.add_missing}`.
+        max_pixels: larger pictures are refused before they are decoded.
+    """
+
+    SPLITS: ClassVar[tuple[str, ...]] = ("train", "val")
+    UPSTREAM_SPLIT: ClassVar[str] = "val"
+    TREE: ClassVar[str] = ""  # the official folder, for messages
+    SOURCE: ClassVar[str] = ""  # where it comes from, for messages
+
+    name: str
+    protocol: Protocol
+    root: Path = Path()
+    split: str | None = None
+    background: bool = False
+    synonyms: Synonyms = "corrected"
+    background_token: bool = False
+    add_missing: bool = False
+    max_pixels: Annotated[int, Field(gt=0, le=178_000_000)] = MAX_PIXELS  # above, PIL itself refuses
+    image_ids: list[str] = Field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.split is None:
+            self.split = self.UPSTREAM_SPLIT if self.protocol.name == "upstream" else "val"
+        if self.split not in self.SPLITS:
+            raise ConfigError(f"{self.name} has no split {self.split!r}; splits: {', '.join(self.SPLITS)}")
+
+    # ------------------------------------------------------------------------------------------------ for subclasses
+    @abstractmethod
+    def list_ids(self) -> list[str]:
+        """Ids of the split's images, in evaluation order; DataError where the folder is not as it should be."""
+
+    @abstractmethod
+    def image_path(self, image_id: str) -> Path:
+        """Where the picture lies."""
+
+    def label_path(self, image_id: str) -> Path | None:
+        """Where the mask lies; None for an image that has none."""
+        raise NotImplementedError
+
+    def raw_label(self, image_id: str) -> np.ndarray | None:
+        """(H, W) values as stored, indices into `label_map`; None for an image without a mask."""
+        path = self.label_path(image_id)
+        return None if path is None else read_indices(path, self.max_pixels)
+
+    def label_map(self, image_id: str) -> np.ndarray:
+        """(R,) class id of every raw value: `IGNORE` for void, 0 for what is no class, `UNKNOWN` for what cannot occur."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------------- for all
+    @cached_property
+    def classes(self) -> ClassTable:
+        """The table of classes."""
+        return ClassTable.load(self.name, self.synonyms)
+
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is evaluated: as configured, and always where the protocol turns void into background."""
+        return self.background or self.protocol.void == "background"
+
+    def setup(self) -> None:
+        """Check the folder and list the images; a second call does nothing.
+
+        Raises:
+            DataError: the folder is missing, incomplete or empty; the message shows the expected tree and the source.
+        """
+        if self.image_ids:
+            return
+        ids = self.list_ids()
+        if not ids:
+            raise self.folder_error(f"the split {self.split!r} of {self.name} lists no image")
+        self.image_ids = ids
+
+    def folder_error(self, what: str) -> DataError:
+        """An error about the folder that says what it should look like and where to get it."""
+        return DataError(f"{what}.\nExpected under {self.root}:\n{self.TREE}\nSource: {self.SOURCE}")
+
+    def need(self, *relative: str) -> Path:
+        """The path `root/relative`, which has to exist."""
+        path = self.root.joinpath(*relative)
+        if not path.exists():
+            raise self.folder_error(f"{self.name}: {path} does not exist")
+        return path
+
+    def read_list(self, *relative: str) -> list[str]:
+        """Lines of a text file under the root, blank ones left out."""
+        try:
+            return self.need(*relative).read_text(encoding="utf-8").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the list {self.root.joinpath(*relative)}: {error}") from error
+
+    def __len__(self) -> int:
+        self.setup()
+        return len(self.image_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        self.setup()
+        image_id = self.image_ids[index]
+        raw = self.raw_label(image_id)
+        image = read_rgb(self.image_path(image_id), self.max_pixels, None if raw is None else raw.shape)
+        if raw is None:
+            return Sample(image_id, image, None, ())
+        if raw.shape != image.shape[:2]:
+            sizes = f"{raw.shape[1]} x {raw.shape[0]}, its image {image.shape[1]} x {image.shape[0]}"
+            raise DataError(f"the mask of {image_id} is {sizes} pixels ({self.label_path(image_id)})")
+        label = self.to_classes(raw, image_id)
+        return Sample(image_id, image, label, present_classes(label))
+
+    def to_classes(self, raw: np.ndarray, image_id: str) -> np.ndarray:
+        """(H, W) raw values -> (H, W) uint8 class ids under the protocol.
+
+        Where void counts as background, so do values that do not exist, as in the released code; otherwise they are errors.
+        """
+        table = self.label_map(image_id)
+        known = (raw >= 0) & (raw < len(table))
+        label = np.where(known, table[np.where(known, raw, 0)], UNKNOWN)
+        if self.protocol.void == "background":
+            label[(label == IGNORE) | (label == UNKNOWN)] = 0
+            return label.astype(np.uint8)
+        if (label == UNKNOWN).any():
+            values = np.unique(raw[label == UNKNOWN]).tolist()
+            shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+            raise DataError(f"{self.label_path(image_id)} has values that are no ids of {self.name}: {shown}")
+        if not self.background:
+            label[label == 0] = IGNORE
+        return label.astype(np.uint8)
+
+
+def present_classes(label: np.ndarray) -> tuple[int, ...]:
+    """Ids in a label map, ascending, without background and ignored pixels.
+
+    >>> present_classes(np.array([[0, 3], [255, 1]]))
+    (1, 3)
+    """
+    return tuple(int(value) for value in np.unique(label) if value not in (0, IGNORE))
+
+
+def identity_map(count: int, void: bool = True) -> np.ndarray:
+    """Label map of masks whose values are the class ids 0 ... count - 1, with 255 for void."""
+    table = np.full(256, UNKNOWN)
+    table[:count] = np.arange(count)
+    if void:
+        table[255] = IGNORE
+    return table

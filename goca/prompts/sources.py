@@ -1,0 +1,236 @@
+"""Sources of prompts: where the words for an image come from. Each is called as `source(sample, table, segments)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from goca.data.base import Sample, SegmentationDataset
+from goca.data.classes import ClassTable
+from goca.errors import ConfigError, DataError
+from goca.prompts.align import align, fits
+from goca.prompts.caption import BACKGROUND, SEPARATOR, parse, place, split, text_of, tidy
+from goca.prompts.files import image_key, read_captions, read_folder
+from goca.prompts.filters import Filters, present_classes
+from goca.prompts.prompt import Entity, Prompt, TextSegment
+
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+class PromptSource(Protocol):
+    """What the segmentor needs of a source."""
+
+    def setup(self, dataset: SegmentationDataset) -> None:
+        """Read files and check that they cover the data set; called once, before a model is loaded."""
+
+    def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
+        """Prompts for an image, one forward each; none where there is nothing to look for."""
+
+    def describe(self) -> dict[str, Any]:
+        """The source and its options, for the results."""
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Classes:
+    """The names of the classes in the label (an oracle).
+
+    An image without any class has no prompt: there is nothing to look for in it.
+    """
+
+    background_token: bool = False
+
+    def setup(self, dataset: SegmentationDataset) -> None:
+        """Nothing to read."""
+
+    def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
+        present = present_classes(sample)
+        return (_names_prompt(present, table, segments, self.background_token),) if present else ()
+
+    def describe(self) -> dict[str, Any]:
+        return {"source": "classes", "ground_truth": True, **asdict(self)}
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Vocabulary:
+    """All class names of the data set, or a chosen list, in as few prompts as the token limit allows.
+
+    Args:
+        words: class names or synonyms of the data set; None takes every class.
+        background_token: append ", background" to each prompt.
+    """
+
+    words: tuple[str, ...] | None = None
+    background_token: bool = False
+
+    def setup(self, dataset: SegmentationDataset) -> None:
+        self._ids(dataset.classes)
+
+    def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
+        """The same prompts for every image.
+
+        Raises:
+            ConfigError: for a word that is no class of the data set, or that the tokenizer cannot express.
+        """
+        prompts = tuple(
+            _names_prompt(ids, table, segments, self.background_token)
+            for ids in _chunks(self._ids(table), table, segments, self.background_token)
+        )
+        lost = [table.synonyms[i][0] for prompt in prompts for i in prompt.lost_classes]
+        if lost:
+            raise ConfigError(f"the tokenizer has no usable token for {', '.join(map(repr, lost))}; use another word for it")
+        return prompts
+
+    def describe(self) -> dict[str, Any]:
+        return {"source": "vocabulary", "ground_truth": False, **asdict(self)}
+
+    def _ids(self, table: ClassTable) -> tuple[int, ...]:
+        if self.words is None:
+            return tuple(i for i, synonyms in enumerate(table.synonyms) if synonyms)
+        found = {word: table.id_of(word.lower()) for word in self.words}
+        if unknown := [word for word, ids in found.items() if not ids]:
+            raise ConfigError(
+                f"prompts.words: {', '.join(map(repr, unknown))}: not a class of this data set, which has {', '.join(table.names[1:])}"
+            )
+        return tuple(dict.fromkeys(ids[0] for ids in found.values()))
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Captions(Filters):
+    """Shared by all sources that look an image's caption up.
+
+    Args:
+        on_missing: for images without a caption: stop before the run, use the names of the classes in the label, or leave the
+            image out.
+    """
+
+    on_missing: Literal["error", "classes", "skip"] = "error"
+
+    @property
+    def captions(self) -> Mapping[str, str]:
+        """Image id (as `image_key` writes it) -> caption."""
+        raise NotImplementedError
+
+    @property
+    def origin(self) -> str:
+        """Where the captions come from, for messages."""
+        raise NotImplementedError
+
+    def setup(self, dataset: SegmentationDataset) -> None:
+        """Read the captions and check that they cover the data set.
+
+        Raises:
+            DataError: for a file that cannot be read, or for images without a caption where on_missing=error.
+        """
+        missing = [image_id for image_id in dataset.image_ids if image_key(image_id) not in self.captions]
+        if missing and self.on_missing == "error":
+            some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+            raise DataError(
+                f"{self.origin} has no caption for {len(missing)} of {len(dataset.image_ids)} images ({some}); "
+                "complete it, or set prompts.on_missing to classes or skip"
+            )
+
+    def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
+        """One prompt; none for an image that has no caption, or no class in its label, to make one of."""
+        if sample is None:
+            raise ConfigError(f"captions from {self.origin} belong to images of a data set; give the caption itself instead")
+        caption = self.captions.get(image_key(sample.image_id))
+        if caption is not None:
+            return (self.prompt(caption, sample, table, segments),)
+        if self.on_missing == "error":
+            raise DataError(f"{self.origin} has no caption for image {sample.image_id!r}")
+        return Classes(background_token=self.background_token)(sample, table, segments) if self.on_missing == "classes" else ()
+
+    def describe(self) -> dict[str, Any]:
+        options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+        return {"source": type(self).__name__.lower(), **options}
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Published(Captions):
+    """Captions from a file: the authors' JSON ({file name: {"caption": text}}) or JSONL written by `python -m goca.caption`.
+
+    Args:
+        path: the file.
+    """
+
+    path: Path
+    tidy: bool = False  # published captions are part of the published numbers
+
+    @cached_property
+    def captions(self) -> Mapping[str, str]:
+        return read_captions(self.path)
+
+    @property
+    def origin(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, kw_only=True, config=_CONFIG)
+class Folder(Captions):
+    """One text file per image, named like the image.
+
+    Args:
+        path: the folder.
+        extension: ending of the caption files.
+    """
+
+    path: Path
+    extension: str = ".txt"
+
+    @cached_property
+    def captions(self) -> Mapping[str, str]:
+        return read_folder(self.path, self.extension)
+
+    @property
+    def origin(self) -> str:
+        return str(self.path)
+
+
+def from_text(
+    caption: str, segments: Sequence[TextSegment], classes: Sequence[str] | None = None
+) -> tuple[ClassTable, tuple[Prompt, ...]]:
+    """A prompt from a caption written by hand: every noun or group becomes a class, named by its first word.
+
+    Args:
+        classes: names the caption is matched with; other words then belong to the background.
+    """
+    caption = tidy(caption)
+    if classes is None:
+        classes = [part.strip("()").split(SEPARATOR)[0] for part in split(caption.removesuffix(".").lower())]
+    table = ClassTable.from_names(list(dict.fromkeys(classes)))
+    return table, (align(parse(caption, table), segments),)
+
+
+def from_names(names: Sequence[str], segments: Sequence[TextSegment]) -> tuple[ClassTable, tuple[Prompt, ...]]:
+    """Prompts that list the given class names."""
+    table = ClassTable.from_names(list(dict.fromkeys(names)))
+    return table, Vocabulary()(None, table, segments)
+
+
+def _names_prompt(ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment], background_token: bool) -> Prompt:
+    return align(_named(ids, table, background_token), segments)
+
+
+def _named(ids: Sequence[int], table: ClassTable, background_token: bool) -> tuple[Entity, ...]:
+    entities = [Entity(table.synonyms[i][0], i) for i in ids]
+    return place([*entities, Entity(BACKGROUND)] if background_token else entities)
+
+
+def _chunks(
+    ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment], background_token: bool
+) -> Iterator[tuple[int, ...]]:
+    """Consecutive classes whose joined names fit into every segment; a name alone in its chunk may be longer than that."""
+    chunk: tuple[int, ...] = ()
+    for i in ids:
+        if chunk and not fits(text_of(_named((*chunk, i), table, background_token)), segments):
+            yield chunk
+            chunk = ()
+        chunk = (*chunk, i)
+    if chunk:
+        yield chunk

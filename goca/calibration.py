@@ -6,7 +6,7 @@ A calibration is a chain of named steps. A step is `step(maps (G, h, w), groups)
     def square(maps, groups):
         return maps**2
 
-used as `steps: [per_pixel, square]` once its module is imported, or without any import as `steps: [per_pixel, my_module.square]`.
+used as `steps: [per_pixel, square]` once its module is imported, or as `steps: [per_pixel, my_module.square]` without that.
 """
 
 from collections.abc import Callable, Mapping
@@ -128,7 +128,7 @@ def find_step(name: str) -> CalibrationStep:
 class Calibration:
     """Groups the tokens' maps by class and passes them through a chain of steps.
 
-    `parity` keeps what the released code computes where it breaks (QUIRKS Q14, Q15): 0/0 as NaN, classes without tokens as maps.
+    `parity` keeps what the released code computes where it breaks (QUIRKS Q14, Q15): NaN, and maps of classes without tokens.
     """
 
     steps: tuple[str, ...] = ("per_pixel", "minmax")
@@ -143,7 +143,7 @@ class Calibration:
         return steps
 
     def __call__(self, token_maps: Tensor, prompt: TokenGroups) -> ClassMaps:
-        """Token maps (n, h, w) on the prompt's text axis -> class maps. Negative or NaN token maps are the caller's to clamp."""
+        """Token maps (n, h, w) on the prompt's text axis -> class maps. Negative values are the caller's to clamp."""
         token_maps = token_maps.float()
         kept = {class_id: tokens for class_id, tokens in prompt.class_tokens.items() if tokens or self.parity}
         lost = sorted(prompt.class_tokens.keys() - kept)
@@ -156,10 +156,11 @@ class Calibration:
         maps = raw
         for name in self.steps:
             maps = find_step(name)(maps, groups)
-        names = [*(f"class {class_id}" for class_id in kept), *(f"background group {i}" for i in range(len(prompt.background_groups)))]
         if not self.parity:
-            maps, silent = _silence(maps, names)
-            warnings += silent
+            names = [f"class {class_id}" for class_id in kept]
+            names += [f"background group {number}" for number in range(len(prompt.background_groups))]
+            maps, silenced = _silence(maps, names)
+            warnings += [f"the map of {name} is constant or not finite and counts as zero" for name in silenced]
         scores, background = maps[: len(kept)], maps[len(kept) :]
         supporting = background.amax(0) if len(background) else maps.new_zeros(token_maps.shape[-2:])
         return ClassMaps(tuple(kept), scores, supporting, raw[: len(kept)], tuple(warnings))
@@ -173,7 +174,7 @@ class Calibration:
 
 
 def _silence(maps: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:
-    """Zeros in place of maps that are constant or not finite: they say nothing about where, and could win everywhere (5b)."""
+    """Zeros in place of maps that are constant or not finite (METHOD 5b), and their names: they could win everywhere."""
     unusable = ops.is_constant(maps) | ~maps.isfinite().flatten(1).all(1)
-    warnings = [f"the map of {name} is constant or not finite and counts as zero" for name, bad in zip(names, unusable.tolist(), strict=True) if bad]
-    return torch.where(unusable[:, None, None], 0.0, maps), warnings
+    silenced = [name for name, bad in zip(names, unusable.tolist(), strict=True) if bad]
+    return maps.masked_fill(unusable[:, None, None], 0.0), silenced

@@ -25,7 +25,7 @@ def resize_matrix(source: int, target: int, mode: Interpolation, device: torch.d
 
 
 def resize(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bilinear") -> Tensor:
-    """Resize (..., h, w) maps to `size`, as `resize_matrix` does on both axes; any number of leading axes, also none or 0 maps."""
+    """Resize (..., h, w) maps to `size`, as `resize_matrix` does on both axes; any leading axes, 0 maps included."""
     if maps.shape[-2:] == size:
         return maps
     if not maps.numel():

@@ -65,6 +65,7 @@ def cases(*families: str, where: Callable[[Case], bool] = lambda case: True) -> 
     """Parameters for `pytest.mark.parametrize`: every case of the families, or one that is skipped where the data is absent."""
     index = NUMERICS / "cases.json"
     if not index.is_file():
-        return [pytest.param(None, id="absent", marks=pytest.mark.skip(reason=f"no reference data at {REFERENCE.name}/numerics"))]
+        absent = pytest.mark.skip(reason=f"no reference data at {REFERENCE.name}/numerics")
+        return [pytest.param(None, id="absent", marks=absent)]
     found = [Case(info, NUMERICS) for info in json.loads(index.read_text())["cases"] if info["family"] in families]
     return [pytest.param(case, id=case.id) for case in found if where(case)]

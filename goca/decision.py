@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from goca.calibration import ClassMaps
+from goca.data.base import IGNORE
 from goca.errors import DataError
-from goca.metrics import IGNORE
 from goca.ops import blocks, resize
 
 BackgroundRule = Literal["constant", "max", "exact", "average", "offset"]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from goca.data.base import IGNORE
 from goca.errors import DataError
 
-IGNORE = 255
 _BLOCK = 2**20  # pixels counted at once: bounds the index tensor, and an ordinary label is one block
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -15,12 +16,11 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 
 from goca.data.classes import ClassTable, Synonyms
-from goca.data.files import MAX_PIXELS, read_indices, read_rgb
+from goca.data.files import MAX_PIXELS, inside, read_indices, read_rgb
+from goca.data.label_maps import IGNORE, UNKNOWN
 from goca.errors import ConfigError, DataError
 from goca.protocol import Protocol
 
-IGNORE = 255  # label value of pixels that the evaluation leaves out
-UNKNOWN = -1  # entry of a label map for raw values that do not exist in the data set
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -65,6 +65,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val")
     UPSTREAM_SPLIT: ClassVar[str] = "val"
+    COUNTS: ClassVar[Mapping[str, int]] = {}  # official number of images per split
     TREE: ClassVar[str] = ""  # the official folder, for messages
     SOURCE: ClassVar[str] = ""  # where it comes from, for messages
 
@@ -103,7 +104,8 @@ class SegmentationDataset(Dataset[Sample]):
         path = self.label_path(image_id)
         return None if path is None else read_indices(path, self.max_pixels)
 
-    def label_map(self, image_id: str) -> np.ndarray:
+    @property
+    def label_map(self) -> np.ndarray:
         """(R,) class id of every raw value: `IGNORE` for void, 0 for what is no class, `UNKNOWN` for what cannot occur."""
         raise NotImplementedError
 
@@ -143,11 +145,26 @@ class SegmentationDataset(Dataset[Sample]):
         return path
 
     def read_list(self, *relative: str) -> list[str]:
-        """Lines of a text file under the root, blank ones left out."""
+        """Image ids of a list file under the root, in its order.
+
+        Raises:
+            DataError: the file is missing or unreadable, repeats an id, or names one outside the data set's folder.
+        """
+        file = self.need(*relative)
         try:
-            return self.need(*relative).read_text(encoding="utf-8").split()
+            ids = file.read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the list {self.root.joinpath(*relative)}: {error}") from error
+            raise DataError(f"cannot read the list {file}: {error}") from error
+        for image_id in ids:
+            inside(file.parent, image_id)
+        if len(set(ids)) < len(ids):
+            raise DataError(f"the list {file} names {next(i for i in ids if ids.count(i) > 1)!r} more than once")
+        return ids
+
+    def stems(self, pattern: str, ending: str, *relative: str) -> list[str]:
+        """Sorted names of the files under `root/relative` that match the pattern, without their common ending."""
+        found = self.need(*relative).glob(pattern)
+        return sorted(path.name.removesuffix(ending) for path in found if not path.name.startswith("."))
 
     def __len__(self) -> int:
         self.setup()
@@ -171,7 +188,7 @@ class SegmentationDataset(Dataset[Sample]):
 
         Where void counts as background, so do values that do not exist, as in the released code; otherwise they are errors.
         """
-        table = self.label_map(image_id)
+        table = self.label_map
         known = (raw >= 0) & (raw < len(table))
         label = np.where(known, table[np.where(known, raw, 0)], UNKNOWN)
         if self.protocol.void == "background":
@@ -193,12 +210,3 @@ def present_classes(label: np.ndarray) -> tuple[int, ...]:
     (1, 3)
     """
     return tuple(int(value) for value in np.unique(label) if value not in (0, IGNORE))
-
-
-def identity_map(count: int, void: bool = True) -> np.ndarray:
-    """Label map of masks whose values are the class ids 0 ... count - 1, with 255 for void."""
-    table = np.full(256, UNKNOWN)
-    table[:count] = np.arange(count)
-    if void:
-        table[255] = IGNORE
-    return table

@@ -81,7 +81,7 @@ def text_of(entities: Sequence[Entity]) -> str:
 
 
 def _entities(part: str, table: ClassTable, allowed: Collection[int] | None) -> list[tuple[str, Entity]]:
-    """Source text and entity. A parenthesised group that names two or more classes becomes those, its other words are dropped."""
+    """Source text and entity. A parenthesised group that names two or more classes becomes these; other words are dropped."""
     text = part.translate({ord("("): None, ord(")"): None})
     if text == part:
         return [(part, Entity(text, _class_of(text, table, allowed)))]

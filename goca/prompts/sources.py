@@ -94,9 +94,8 @@ class Vocabulary:
             return tuple(i for i, synonyms in enumerate(table.synonyms) if synonyms)
         found = {word: table.id_of(word.lower()) for word in self.words}
         if unknown := [word for word, ids in found.items() if not ids]:
-            raise ConfigError(
-                f"prompts.words: {', '.join(map(repr, unknown))}: not a class of this data set, which has {', '.join(table.names[1:])}"
-            )
+            words, names = ", ".join(map(repr, unknown)), ", ".join(table.names[1:])
+            raise ConfigError(f"prompts.words: {words} is no class of this data set, which has {names}")
         return tuple(dict.fromkeys(ids[0] for ids in found.values()))
 
 

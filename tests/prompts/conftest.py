@@ -8,7 +8,8 @@ import pytest
 from transformers import CLIPTokenizer
 
 from goca.prompts import TextSegment
-from tests.prompts.tokenizers import bert_tokenizer, clip_tokenizer, t5_tokenizer
+
+from .vocabularies import bert_tokenizer, clip_tokenizer, t5_tokenizer
 
 
 @pytest.fixture(scope="session")

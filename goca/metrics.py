@@ -97,7 +97,12 @@ class SegmentationMetric(Metric):
 
     def update(self, prediction: Tensor, label: Tensor) -> None:
         """Add one image: predictions (T, H, W), one per threshold, and its label (H, W)."""
-        self.counts += confusion(prediction, label, self.num_classes, self.ignore)
+        self.add(confusion(prediction, label, self.num_classes, self.ignore))
+
+    def add(self, counts: Tensor) -> None:
+        """Add confusion counts (T, K, K) that are at hand already."""
+        self.counts += counts.to(self.counts.device)
+        self._update_count, self._computed = self._update_count + 1, None
 
     def compute(self) -> SegmentationScores:
         """The scores of all images so far."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from goca.ops import resize
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) ->
 
     Rows are not renormalised: those of a low-resolution layer then sum to more than 1, as in the authors' code.
     """
-    if grid == target:
-        return rows
-    maps = rows.reshape(-1, 1, *grid)
-    return F.interpolate(maps, target, mode="bilinear", align_corners=False).reshape(*rows.shape[:-1], -1)
+    return resize(rows.unflatten(-1, grid), target).flatten(-2)
 
 
 def normalised(weights: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from goca.ops import resize
 
 
 def weigh_heads(attention: Tensor, weights: Tensor) -> Tensor:
@@ -14,8 +15,7 @@ def weigh_heads(attention: Tensor, weights: Tensor) -> Tensor:
 
 def resize_map(layer_map: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """Bilinear resize (align_corners False) of one layer's map: (B, h * w, n) -> (B, n, *size)."""
-    maps = layer_map.transpose(1, 2).unflatten(2, grid)
-    return maps if grid == size else F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return resize(layer_map.transpose(1, 2).unflatten(2, grid), size)
 
 
 def share_out(total: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -25,6 +26,7 @@ from goca.backbones.layers import LayerNames, resolve
 from goca.backbones.loading import choose_device, choose_dtype, load_pipeline
 from goca.errors import ModelError
 from goca.prompts.prompt import TextSegment
+from goca.timing import StageTimer
 
 Conditioning = Mapping[str, Tensor]  # arguments of the denoiser that come from the prompt; the batch is axis 0
 
@@ -94,6 +96,12 @@ class Backbone(ABC):
         return self
 
     @property
+    def checkpoint_id(self) -> str:
+        """The checkpoint and its revision, for results; a bundled or local folder goes by its name."""
+        name = Path(self.checkpoint).name if Path(self.checkpoint).is_dir() else self.checkpoint
+        return f"{name}@{self.revision}" if self.revision else name
+
+    @property
     @abstractmethod
     def denoiser(self) -> nn.Module:
         """The network whose attention is observed."""
@@ -152,6 +160,7 @@ class Backbone(ABC):
         image_ids: Sequence[str],
         seed: int,
         statistics: AttentionStatistics,
+        timer: StageTimer | None = None,
     ) -> Observation:
         """Encode, add noise, and run the denoiser once under the tap.
 
@@ -160,21 +169,27 @@ class Backbone(ABC):
             texts: one prompt per image.
             image_ids: with `seed` these choose each image's noise.
             statistics: what to compute from the attention.
+            timer: charged with the stages `encode`, `forward` and `aggregate`.
         """
-        latents = self.encode_image(pixels.to(self.torch_device, self.torch_dtype))
-        noise = image_noise(latents.shape[1:], image_ids, seed).to(latents)
-        noisy = self.add_noise(latents, noise)
+        timer = timer or StageTimer()
+        with timer("encode"):
+            latents = self.encode_image(pixels.to(self.torch_device, self.torch_dtype))
+            noise = image_noise(latents.shape[1:], image_ids, seed).to(latents)
+            noisy = self.add_noise(latents, noise)
+            conditioning = self.conditioning(texts)
         grid = (latents.shape[-2], latents.shape[-1])
 
         def observe(raw: RawCall) -> None:
-            call = self.canonical(raw, grid)
-            if call is not None:
-                statistics.observe(call)
+            with timer("aggregate"):
+                call = self.canonical(raw, grid)
+                if call is not None:
+                    statistics.observe(call)
 
         modules = {name: self.attention_modules[name] for name in statistics.plan.observed}
-        with AttentionTap(modules, observe):
-            self.denoise(noisy, self.conditioning(texts))
-        return statistics.finish()
+        with timer("forward"), AttentionTap(modules, observe):
+            self.denoise(noisy, conditioning)
+        with timer("aggregate"):
+            return statistics.finish()
 
     # --------------------------------------------------------------------------------------------------------- layers
     @cached_property

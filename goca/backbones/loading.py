@@ -83,7 +83,7 @@ def load_pipeline(
     left_out = {name: None for name in unused if name in index}
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            checkpoint, torch_dtype=dtype, use_safetensors=True, revision=revision, variant=variant, **left_out
+            checkpoint, dtype=dtype, use_safetensors=True, revision=revision, variant=variant, **left_out
         )
         if lora:
             pipeline.load_lora_weights(lora, use_safetensors=True)

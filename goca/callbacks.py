@@ -1,0 +1,113 @@
+"""What happens beside the predictions of a run: records on disk, pictures, and a progress bar that shows the running mIoU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from goca import visualize
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
+from goca.results import RunFolder, compact
+from goca.segmentor import Prediction, Segmentor
+
+
+class Recorder(pl.Callback):
+    """Appends one record per image as its batch is done, and saves label maps where there is no ground truth or when asked to."""
+
+    def __init__(self, folder: RunFolder, save_predictions: bool = False) -> None:
+        self.folder, self.save_predictions = folder, save_predictions
+        self._since = 0.0
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_predict_batch_start(self, *_: Any) -> None:
+        self._loading = time.perf_counter() - self._since
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Segmentor, outputs: list[Prediction], batch: list[Sample], *_: Any  # type: ignore[override]
+    ) -> None:
+        with pl_module.timer("record"):
+            for sample, prediction in zip(batch, outputs, strict=True):
+                if self.save_predictions or sample.label is None:
+                    self._save_label(prediction, pl_module.classes)
+        seconds = pl_module.timer.take() | {"load": self._loading}
+        share = {stage: round(value / len(batch), 6) for stage, value in seconds.items()}
+        for prediction in outputs:
+            self.folder.append(_record(prediction, pl_module.seed, share))
+        self._since = time.perf_counter()
+
+    def _save_label(self, prediction: Prediction, classes: ClassTable) -> None:
+        """A palette PNG whose values are class ids, at the first threshold."""
+        picture = Image.fromarray(prediction.labels[len(prediction.labels) // 2].cpu().numpy().astype(np.uint8), mode="P")
+        picture.putpalette([channel for colour in classes.colours[:256] for channel in colour])
+        path = self.folder.path / "predictions" / f"{prediction.image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+
+def _record(prediction: Prediction, seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "image_id": prediction.image_id,
+        "seed": seed,
+        "prompts": [prompt.text for prompt in prediction.prompts],
+        "classes": list(prediction.maps.ids),
+        "lost_classes": [i for prompt in prediction.prompts for i in prompt.lost_classes],
+        "confusion": None if prediction.counts is None else compact(prediction.counts),
+        "layer_weights": {name: round(weight, 6) for name, weight in prediction.layer_weights.items()},
+        "seconds": dict(seconds),
+        "warnings": list(prediction.warnings),
+    }
+
+
+class Figures(pl.Callback):
+    """Keeps the first few images of a run and draws them when it has ended."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: list[tuple[Sample, Prediction]] = []
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._kept += list(zip(batch, outputs, strict=True))[: self.count - len(self._kept)]
+
+    def draw(self, folder: RunFolder, classes: ClassTable, threshold: int) -> dict[str, Image.Image]:
+        """Write the overview and one stages figure per image; returns them by name."""
+        if not self._kept:
+            return {}
+        samples, predictions = zip(*self._kept, strict=True)
+        pictures = {"overview": visualize.overview(samples, predictions, classes, threshold)}
+        for sample, prediction in self._kept:
+            if prediction.maps.ids:
+                pictures[f"attention_{sample.image_id}"] = visualize.stages(sample, prediction, classes)
+        for name, picture in pictures.items():
+            path = folder.figures / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        return pictures
+
+    def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[tuple[Sample, np.ndarray]]:
+        """The kept images with their labels at the summary's threshold."""
+        chosen = list(thresholds).index(summary.get("threshold")) if summary.get("threshold") in thresholds else 0
+        return [(sample, prediction.labels[chosen].cpu().numpy()) for sample, prediction in self._kept]
+
+
+class RunningMiou(TQDMProgressBar):
+    """Lightning's progress bar with the mIoU so far, at the best threshold."""
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: Segmentor, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # type: ignore[override]
+    ) -> None:
+        metric = pl_module.metric
+        if metric is not None and bool(metric.counts.any()):
+            miou = float(np.nanmax(metric.compute().miou))
+            self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)

@@ -1,0 +1,125 @@
+"""From Hydra's configuration to objects, with errors that name the key, what was wrong and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from goca.errors import ConfigError, GocaError
+from goca.paths import BUNDLED, CONF
+
+OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
+
+
+def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
+    """The configuration that `python -m goca.run` would see with these overrides.
+
+    Raises:
+        ConfigError: an override that does not fit; the message names the key and the choices.
+    """
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose(config_name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error, config_name)) from error
+
+
+def build(cfg: Any, key: str, **arguments: Any) -> Any:
+    """Instantiate one section of the configuration.
+
+    Raises:
+        ConfigError: an unknown key, a missing value, a wrong type or value in that section.
+    """
+    section = OmegaConf.select(cfg, key)
+    try:
+        return hydra.utils.instantiate(section, _convert_="all", **arguments)
+    except InstantiationException as error:
+        raise ConfigError(_explain_instantiation(error, key)) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}: {_first_line(error)}") from error
+
+
+def command(main: Callable[[], Any], config_name: str = "config") -> None:
+    """Run a Hydra entry point; what a person can mend is printed as one message (exit code 2), without a traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
+    try:
+        main()
+    except GocaError as error:
+        message = str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = explain(error, config_name)
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def explain(error: BaseException, config_name: str = "config") -> str:
+    """One line or two for what Hydra raises, with the valid keys where a key is unknown."""
+    text = str(error)
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _unknown_key(unknown.group(1), config_name)
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("full_key", "object_type"))]
+    return "\n".join(line for line in lines if "hydra.searchpath" not in line and not line.startswith(("Config search path", "provider=")))
+
+
+def _unknown_key(key: str, config_name: str) -> str:
+    """Name the choices beside an unknown key: the groups and keys of the section it was looked for in."""
+    parent, _, name = key.rpartition(".")
+    with_defaults = compose([], config_name)
+    section = OmegaConf.select(with_defaults, parent) if parent else with_defaults
+    if section is None and parent:
+        return _unknown_key(parent, config_name)
+    if not isinstance(section, DictConfig):
+        return f"there is no key '{key}': '{parent}' is a single value"
+    choices = sorted(str(choice) for choice in section if not str(choice).startswith("_"))
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"there is no key '{key}'{hint}; {parent or 'the configuration'} has {', '.join(choices)}"
+
+
+def _explain_instantiation(error: InstantiationException, key: str) -> str:
+    cause: BaseException | None = error
+    where = re.search(r"full_key: (\S+)", str(error))
+    path = where.group(1) if where else key
+    while cause is not None:
+        if isinstance(cause, ValidationError):
+            return "\n".join(_explain_field(path, issue, cause) for issue in cause.errors())
+        if isinstance(cause, GocaError):
+            return str(cause)
+        cause = cause.__cause__
+    return f"{path}: {_first_line(error)}"
+
+
+def _explain_field(path: str, issue: Any, error: ValidationError) -> str:
+    location = ".".join(str(part) for part in issue["loc"])
+    name = f"{path}.{location}" if location else path
+    if issue["type"] in ("unexpected_keyword_argument", "missing"):
+        verb = "is not a key of" if issue["type"].startswith("unexpected") else "is missing from"
+        return f"{name}: '{location}' {verb} {error.title}"
+    message = issue["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = issue["input"]
+    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
+    return f"{name}: {message}{shown}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def plain(cfg: Any) -> Any:
+    """The composed configuration as plain data, every reference resolved; what goes into results and loggers."""
+    if isinstance(cfg, (DictConfig, ListConfig)):
+        return OmegaConf.to_container(cfg, resolve=True)
+    return cfg

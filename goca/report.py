@@ -1,0 +1,78 @@
+"""Tables on the terminal: the result of one run, and of a sweep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from rich.console import Console
+from rich.table import Table
+
+from goca.results import NO_THRESHOLD
+
+_WORST_CLASSES_SHOWN = 30
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """The numbers of one run, and where everything was written."""
+    console = console or Console()
+    title = f"{summary['model']} on {summary['dataset']} - protocol {summary['protocol']}, {summary['images']} images"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    if summary["miou"] is None:
+        table.add_row("mIoU", "no ground truth: predictions only")
+    else:
+        table.add_row("mIoU", f"[bold]{summary['miou']:.2f}[/bold]{_threshold(summary)}")
+        by_threshold = summary["miou_by_threshold"]
+        if NO_THRESHOLD not in by_threshold:
+            table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
+        table.add_row("pixel accuracy", _percent(summary["pixel_accuracy"]))
+        classes = sorted(summary["iou_by_class"].items(), key=lambda item: -(item[1] or 0))[:_WORST_CLASSES_SHOWN]
+        table.add_row("IoU by class", "  ".join(f"{name} {_percent(value)}" for name, value in classes))
+    table.add_row("seconds an image", f"{summary['seconds_per_image']:.3f}")
+    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+    for warning, count in sorted(summary["warnings"].items(), key=lambda item: -item[1])[:5]:
+        table.add_row("warning", f"{warning} ({count} images)")
+    console.print(table)
+
+
+def _threshold(summary: dict[str, Any]) -> str:
+    return "" if summary["threshold"] is None else f"  at tau {summary['threshold']:g} ({summary['threshold_choice']})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+class SweepTable(Callback):
+    """Hydra callback: when a multirun ends, one row per run, best first, one table per data set and protocol."""
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        summaries = [json.loads(path.read_text()) | {"folder": path.parent.name} for path in sorted(folder.glob("*/summary.json"))]
+        print_sweep(summaries, folder)
+
+
+def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:
+    """Runs of a sweep, ranked only among those with the same data set, protocol and prompts."""
+    console = console or Console()
+    kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for summary in summaries:
+        kinds.setdefault((summary["dataset"], summary["protocol"], summary["prompts"]["source"]), []).append(summary)
+    for (dataset, protocol, prompts), members in kinds.items():
+        table = Table(title=f"{dataset} - protocol {protocol}, prompts {prompts}", title_justify="left")
+        for name in ("run", "model", "method", "images", "mIoU", "pixel accuracy", "s / image"):
+            table.add_column(name, justify="right" if name in ("images", "mIoU", "pixel accuracy", "s / image") else "left")
+        for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
+            table.add_row(
+                summary["folder"],
+                summary["model"],
+                summary["method"],
+                str(summary["images"]),
+                "-" if summary["miou"] is None else f"{summary['miou']:.2f}",
+                _percent(summary.get("pixel_accuracy")),
+                f"{summary['seconds_per_image']:.3f}",
+            )
+        console.print(table)
+    console.print(f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json")

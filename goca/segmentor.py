@@ -1,0 +1,328 @@
+"""The Segmentor: an inference-only LightningModule that turns images and prompts into label maps. Also the Python API."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch import Tensor
+
+from goca import config
+from goca.aggregation import Aggregation
+from goca.attention.statistics import AttentionStatistics, Observation
+from goca.backbones.base import Backbone
+from goca.calibration import Calibration, ClassMaps
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
+from goca.data.datamodule import Unreadable, to_pixels
+from goca.data.files import read_rgb
+from goca.decision import Decision, Hungarian
+from goca.errors import ConfigError, ModelError
+from goca.metrics import SegmentationMetric, confusion
+from goca.prompts import sources
+from goca.prompts.prompt import Prompt
+from goca.refinement import RefinementContext, Refinements
+from goca.timing import StageTimer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the segmentor says about one image.
+
+    Attributes:
+        labels: (T, H, W) class ids at the image's size, one map per threshold, or one alone where no threshold applies.
+        maps: refined class maps and the supporting map.
+        calibrated: the class maps before refinement; their `raw` are the scores before calibration.
+        token_maps: (n, f, f) share of each token at each pixel, of the first prompt.
+        prompts: one, or several where a vocabulary needed several forwards.
+        layer_weights: weight of each cross-attention layer, adding up to 1.
+        head_weights: cross-attention layer -> mean weight of each head.
+        warnings: what a reader of the results should know about this image.
+        counts: (T, K, K) confusion counts, where there is ground truth.
+    """
+
+    image_id: str
+    labels: Tensor
+    maps: ClassMaps
+    calibrated: ClassMaps
+    token_maps: Tensor | None
+    prompts: tuple[Prompt, ...]
+    layer_weights: dict[str, float]
+    head_weights: dict[str, list[float]]
+    warnings: tuple[str, ...]
+    counts: Tensor | None = None
+
+
+class Segmentor(pl.LightningModule):
+    """One noisy forward per prompt, then aggregation, calibration, refinement and decision (METHOD 1).
+
+    Args:
+        backbone: the pipeline whose attention is read; `load()` it before the first image.
+        aggregation, calibration, refinement, decision: the method.
+        prompts: where an image's words come from.
+        classes: the class table of the data set.
+        has_background: whether class 0 is a class and competes.
+        metric: gathers confusion counts; None where there is no ground truth.
+        seed: with the image id it determines the noise.
+        max_bytes: largest block of attention probabilities held at a time.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        aggregation: Aggregation,
+        calibration: Calibration,
+        refinement: Refinements,
+        decision: Decision | Hungarian,
+        prompts: sources.PromptSource,
+        classes: ClassTable,
+        has_background: bool,
+        metric: SegmentationMetric | None = None,
+        seed: int = 0,
+        max_bytes: int = 2**28,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.aggregation, self.calibration = backbone, aggregation, calibration
+        self.refinement, self.decision, self.prompts = refinement, decision, prompts
+        self.classes, self.has_background, self.metric = classes, has_background, metric
+        self.seed, self.max_bytes = seed, max_bytes
+        self.timer = StageTimer()
+
+    # ------------------------------------------------------------------------------------------------------ Python API
+    @classmethod
+    def from_config(cls, model: str = "scenes_unet", *overrides: str) -> Segmentor:
+        """A loaded segmentor for single images.
+
+        Args:
+            model: a name in `conf/model`.
+            overrides: as on the command line, such as `"preset=vanilla"` or `"model.dtype=bfloat16"`.
+
+        Raises:
+            ConfigError, ModelError: with what to change.
+        """
+        cfg = config.compose([f"model={model}", *overrides])
+        segmentor = cls.from_components(cfg, classes=ClassTable.from_names(["object"]), has_background=False)
+        segmentor.backbone.load()
+        return segmentor
+
+    @classmethod
+    def from_components(
+        cls, cfg: Any, classes: ClassTable, has_background: bool, metric: SegmentationMetric | None = None, prompts: Any = None
+    ) -> Segmentor:
+        """Build every part from the composed configuration; reads no weights."""
+        parts = {key: config.build(cfg, key) for key in ("aggregation", "calibration", "refinement", "decision")}
+        return cls(
+            backbone=config.build(cfg, "model"),
+            prompts=prompts or sources.Classes(),
+            classes=classes,
+            has_background=has_background,
+            metric=metric,
+            seed=cfg.seed,
+            max_bytes=cfg.attention.max_bytes,
+            **parts,
+        )
+
+    def segment(
+        self, image: str | Path | Image.Image | np.ndarray, words: str | Sequence[str], background: float | None = None
+    ) -> Segmentation:
+        """Segment one image by words.
+
+        Args:
+            image: a path, a PIL image or an (H, W, 3) uint8 array.
+            words: class names, or a caption in the form "(person, clothes), dog, grass" whose entities become classes.
+            background: threshold tau of the configured background rule; None lets every pixel belong to a class.
+
+        Raises:
+            ConfigError: no content word. DataError: an image that cannot be read.
+        """
+        segments = self.backbone.text_segments
+        if isinstance(words, str):
+            table, prompts = sources.from_text(words, segments)
+        else:
+            table, prompts = sources.from_names(words, segments)
+        if not any(prompt.class_tokens for prompt in prompts):
+            raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
+        array = _as_array(image)
+        sample = Sample("image", array, None, (), pixels=to_pixels(array, self.backbone.size))
+        decision = self.decision
+        if background is not None and isinstance(decision, Decision):
+            decision = dataclasses.replace(decision, thresholds=(background,))
+        (prediction,) = self._predict([(sample, prompts)], table, background is not None, decision)
+        return Segmentation(array, table, prediction)
+
+    def check(self) -> None:
+        """Resolve every layer name that the configuration asks for, before the first image; raises ModelError."""
+        needs = self.refinement.needs
+        self.backbone.plan(self.aggregation, needs.self_attention, needs.features)
+
+    # -------------------------------------------------------------------------------------------------------- Lightning
+    def predict_step(self, batch: list[Sample | Unreadable], batch_idx: int = 0) -> list[Prediction]:
+        """Predictions of one batch, in order; counts them in the metric where there is a label."""
+        readable = [sample for sample in batch if isinstance(sample, Sample)]
+        segments = self.backbone.text_segments
+        with self.timer("prompt"):
+            pairs = [(sample, self.prompts(sample, self.classes, segments)) for sample in readable]
+        predictions = self._predict(pairs, self.classes, self.has_background, self.decision)
+        with self.timer("decide"):
+            return [self._count(sample, prediction) for sample, prediction in zip(readable, predictions, strict=True)]
+
+    def _count(self, sample: Sample, prediction: Prediction) -> Prediction:
+        """Count the prediction in the metric and keep its own counts for the record."""
+        if self.metric is None or sample.label is None:
+            return prediction
+        counts = confusion(prediction.labels, torch.from_numpy(sample.label).to(prediction.labels.device), len(self.classes))
+        self.metric.add(counts)
+        return dataclasses.replace(prediction, counts=counts)
+
+    @torch.inference_mode()
+    def _predict(
+        self,
+        pairs: Sequence[tuple[Sample, tuple[Prompt, ...]]],
+        table: ClassTable,
+        has_background: bool,
+        decision: Decision | Hungarian,
+    ) -> list[Prediction]:
+        """One forward for all prompts of all images, then each image on its own."""
+        rows = [(sample, prompt) for sample, prompts in pairs for prompt in prompts]
+        observation = self.observe(rows) if rows else None
+        predictions, first = [], 0
+        for sample, prompts in pairs:
+            chosen = range(first, first + len(prompts))
+            first += len(prompts)
+            predictions.append(self._conclude(sample, prompts, observation, chosen, table, has_background, decision))
+        return predictions
+
+    def observe(self, rows: Sequence[tuple[Sample, Prompt]], keep_layer_maps: bool = False) -> Observation:
+        """Run the denoiser once for (image, prompt) rows and return what its attention showed."""
+        needs = self.refinement.needs
+        plan = self.backbone.plan(self.aggregation, needs.self_attention, needs.features)
+        statistics = AttentionStatistics(self.aggregation, plan, self.max_bytes, keep_layer_maps)
+        pixels = [sample.pixels for sample, _ in rows]
+        if any(image is None for image in pixels):
+            raise ValueError("samples need `pixels`; set the data module's size to the backbone's")
+        return self.backbone.observe(
+            torch.stack(pixels),  # type: ignore[arg-type]
+            [prompt.text for _, prompt in rows],
+            [sample.image_id for sample, _ in rows],
+            self.seed,
+            statistics,
+            self.timer,
+        )
+
+    def _conclude(
+        self,
+        sample: Sample,
+        prompts: tuple[Prompt, ...],
+        observation: Observation | None,
+        rows: range,
+        table: ClassTable,
+        has_background: bool,
+        decision: Decision | Hungarian,
+    ) -> Prediction:
+        """Calibrate and refine each prompt's maps, join them, and decide."""
+        calibrated, refined = [], []
+        for row, prompt in zip(rows, prompts, strict=True):
+            assert observation is not None
+            token_maps = observation.token_maps[row]
+            if not token_maps.isfinite().all():
+                raise ModelError(f"{sample.image_id}: the model gave attention that is not finite; try model.dtype=float32")
+            with self.timer("calibrate"):
+                calibrated.append(self.calibration(token_maps, prompt))
+            with self.timer("refine"):
+                context = RefinementContext(
+                    size=calibrated[-1].size,
+                    self_attention=observation.self_attention(row),
+                    features={name: feature[row] for name, feature in observation.features.items()},
+                    image=sample.pixels,
+                    max_bytes=self.max_bytes,
+                )
+                refined.append(self.refinement.refine(calibrated[-1], context))
+        before, after = join(calibrated, self.aggregation.feature_size), join(refined, self.aggregation.feature_size)
+        with self.timer("decide"):
+            label = None if sample.label is None else torch.from_numpy(sample.label)
+            labels = decision(after, sample.image.shape[:2], len(table), has_background, label)
+        warnings = [*(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
+        if not prompts:
+            warnings.append("no prompt: there is no class to look for in this image")
+        weights = {} if observation is None or not rows else observation.layer_weights
+        heads = {} if observation is None or not rows else observation.head_weights
+        return Prediction(
+            image_id=sample.image_id,
+            labels=labels,
+            maps=after,
+            calibrated=before,
+            token_maps=observation.token_maps[rows[0]] if observation is not None and rows else None,
+            prompts=prompts,
+            layer_weights={name: float(weight[rows[0]]) for name, weight in weights.items()},
+            head_weights={name: weight[rows[0]].tolist() for name, weight in heads.items()},
+            warnings=tuple(dict.fromkeys(warnings)),
+        )
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """An image with its predicted classes, as `Segmentor.segment` returns it; shows itself as a picture in a notebook."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    classes: ClassTable
+    prediction: Prediction
+
+    @property
+    def label_map(self) -> np.ndarray:
+        """(H, W) ids into `classes.names`; 0 is background."""
+        return self.prediction.labels[0].cpu().numpy()
+
+    @property
+    def class_maps(self) -> dict[str, np.ndarray]:
+        """Class name -> (f, f) refined score map."""
+        maps = self.prediction.maps
+        return {self.classes.names[i]: maps.scores[channel].cpu().numpy() for channel, i in enumerate(maps.ids)}
+
+    @property
+    def token_maps(self) -> dict[str, np.ndarray]:
+        """"position:token" -> (f, f) share of that token at each pixel, before any calibration."""
+        assert self.prediction.token_maps is not None
+        tokens = self.prediction.prompts[0].tokens
+        return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
+
+    def picture(self) -> Image.Image:
+        """The image with its classes laid over, and their names."""
+        from goca.visualize import overlay_figure  # matplotlib loads only when a picture is wanted
+
+        return overlay_figure(self.image, self.label_map, self.classes)
+
+    def _repr_png_(self) -> bytes:
+        return self.picture()._repr_png_()
+
+
+def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:
+    """Class maps of one image from several prompts: classes side by side, the supporting map their maximum."""
+    if not parts:
+        empty = torch.zeros(0, size, size)
+        return ClassMaps((), empty, torch.zeros(size, size), empty)
+    if len(parts) == 1:
+        return parts[0]
+    return ClassMaps(
+        ids=tuple(i for part in parts for i in part.ids),
+        scores=torch.cat([part.scores for part in parts]),
+        supporting=torch.stack([part.supporting for part in parts]).amax(0),
+        raw=torch.cat([part.raw for part in parts]),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
+    )
+
+
+def _as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of whatever names an image."""
+    if isinstance(image, (str, Path)):
+        return read_rgb(Path(image))
+    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ConfigError(f"an image array must be (H, W, 3) uint8, got {array.shape} {array.dtype}")
+    return array

@@ -1,0 +1,110 @@
+"""Pictures of results: predictions beside ground truth, and the maps of each class through the stages of the method."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import Image
+
+from goca.data.base import IGNORE, Sample
+from goca.data.classes import ClassTable
+
+if TYPE_CHECKING:
+    from goca.segmentor import Prediction
+
+MAP_COLOURS = "viridis"  # perceptually uniform
+_OPACITY = 0.6
+_VOID = (128, 128, 128)
+
+
+def colourize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """(H, W) class ids -> (H, W, 3) uint8 in the classes' own colours; ignored pixels are grey."""
+    palette = np.full((256, 3), _VOID, np.uint8)
+    palette[: min(len(classes), IGNORE)] = classes.colours[:IGNORE]
+    return palette[label]
+
+
+def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> np.ndarray:
+    """The image with its classes laid over; background pixels stay as they are."""
+    colours = colourize(label, classes)
+    mixed = _OPACITY * colours + (1 - _OPACITY) * image
+    return np.where((label == 0)[..., None], image, mixed).round().astype(np.uint8)
+
+
+def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> Image.Image:
+    """One image with its classes laid over, and a legend."""
+    height, width = image.shape[:2]
+    figure = Figure(figsize=(4.5, 4.5 * height / width + 0.7), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(overlay(image, label, classes), interpolation="nearest")
+    axes.axis("off")
+    _legend(figure, classes, np.unique(label))
+    return render(figure)
+
+
+def overview(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassTable, threshold: int = 0) -> Image.Image:
+    """A row per image: the image, its ground truth (where there is one) and the prediction at one threshold."""
+    rows = len(samples)
+    figure = Figure(figsize=(6.6, 2.2 * rows + 0.8), layout="constrained")
+    grid = figure.subplots(rows, 3, squeeze=False)
+    seen: set[int] = set()
+    for axes, sample, prediction in zip(grid, samples, predictions, strict=True):
+        label = prediction.labels[min(threshold, len(prediction.labels) - 1)].cpu().numpy()
+        shown = [sample.image, None if sample.label is None else overlay(sample.image, sample.label, classes)]
+        shown.append(overlay(sample.image, label, classes))
+        seen.update(np.unique(label).tolist(), [] if sample.label is None else np.unique(sample.label).tolist())
+        for axis, picture in zip(axes, shown, strict=True):
+            axis.axis("off")
+            if picture is not None:
+                axis.imshow(picture, interpolation="nearest")
+        axes[0].set_title(sample.image_id, fontsize=8)
+    grid[0, 1].set_title("ground truth", fontsize=8)
+    grid[0, 2].set_title("prediction", fontsize=8)
+    _legend(figure, classes, sorted(seen))
+    return render(figure)
+
+
+def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image.Image:
+    """A column per class: its aggregated attention, the same after calibration, and after refinement; one colour scale a row."""
+    before, after = prediction.calibrated, prediction.maps
+    rows = [("aggregated attention", before.raw), ("calibrated", before.scores), ("refined", after.scores)]
+    columns = len(after.ids)
+    figure = Figure(figsize=(1.7 * (columns + 1) + 0.6, 5.6), layout="constrained")
+    grid = figure.subplots(3, columns + 1, squeeze=False)
+    for axes, (title, maps) in zip(grid, rows, strict=True):
+        axes[0].axis("off")
+        values = maps.cpu().numpy()
+        limits = {"vmin": float(values.min(initial=0)), "vmax": float(values.max(initial=1e-12))}
+        for column, class_map in enumerate(values, start=1):
+            picture = axes[column].imshow(class_map, cmap=MAP_COLOURS, **limits)
+            axes[column].axis("off")
+        axes[0].text(1.0, 0.5, title, ha="right", va="center", fontsize=8, transform=axes[0].transAxes)
+        if columns:
+            figure.colorbar(picture, ax=list(axes[1:]), shrink=0.8).ax.tick_params(labelsize=6)
+    grid[0, 0].imshow(sample.image)
+    grid[0, 0].texts[0].set_visible(False)
+    grid[0, 0].set_title(rows[0][0], fontsize=8)
+    for column, class_id in enumerate(after.ids, start=1):
+        grid[0, column].set_title(classes.names[class_id], fontsize=8)
+    return render(figure)
+
+
+def _legend(figure: Figure, classes: ClassTable, ids: Sequence[int] | np.ndarray) -> None:
+    named = [int(i) for i in ids if 0 < i < len(classes)]
+    patches = [Patch(color=np.array(classes.colours[i]) / 255, label=classes.names[i]) for i in named]
+    if any(i == IGNORE for i in ids):
+        patches.append(Patch(color=np.array(_VOID) / 255, label="ignored"))
+    if patches:
+        figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
+
+
+def render(figure: Figure, dpi: int = 110) -> Image.Image:
+    """Draw a figure into an RGB image."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer).convert("RGB")

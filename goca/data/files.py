@@ -26,10 +26,10 @@ def inside(folder: Path, name: str) -> Path:
     Raises:
         DataError: an absolute name, or one that climbs above the folder.
     """
-    relative = os.path.normpath(name.replace("\\", "/"))
-    if not name or "\0" in name or relative.startswith(("/", "..")) or ":" in relative.split("/")[0]:
+    first, *_ = parts = os.path.normpath(name.replace("\\", "/")).split("/")
+    if not name or "\0" in name or first in ("", "..") or ":" in first:
         raise DataError(f"{name!r} leads out of its folder {folder}; only names inside it are read")
-    return folder / relative
+    return folder.joinpath(*parts)
 
 
 def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:

@@ -1,0 +1,99 @@
+"""The class tables: complete, unambiguous where corrected, and equal to the released tables where asked."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goca.data.classes import ClassTable
+from goca.data.colours import distinct_colours, oklab
+from goca.errors import ConfigError
+
+COUNTS = {"voc": 21, "context": 60, "coco_object": 81, "coco_stuff": 28, "cityscapes": 20, "ade20k": 151, "scenes": 15}
+UPSTREAM = {"voc": "voc", "context": "context", "coco-object": "coco_object", "coco-stuff": "coco_stuff"}
+UPSTREAM |= {"city": "cityscapes", "ade": "ade20k"}
+# Words that stand for several classes in the data set itself: ADE20K uses them in the official names of both.
+AMBIGUOUS = {"ade20k": {"ground", "counter", "screen"}}
+
+
+@pytest.mark.parametrize(("name", "count"), COUNTS.items())
+@pytest.mark.parametrize("synonyms", ["corrected", "upstream"])
+def test_tables_are_complete(name: str, count: int, synonyms: str) -> None:
+    table = ClassTable.load(name, synonyms)
+    assert len(table) == len(table.synonyms) == len(table.colours) == len(table.things) == count
+    assert table.names[0] == "background"
+    assert table.synonyms[0] == ()
+    assert len(set(table.names)) == count
+    assert len(set(table.colours)) == count
+    for words in table.synonyms:
+        assert len(set(words)) == len(words)
+        assert all(word == word.lower().strip() and word for word in words)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_corrected_words_mean_one_class(name: str) -> None:
+    table = ClassTable.load(name)
+    words = {word for words in table.synonyms for word in words}
+    assert {word for word in words if len(table.id_of(word)) > 1} == AMBIGUOUS.get(name, set())
+    merged = {15, 16} if name == "coco_stuff" else set()
+    assert {i for i, words in enumerate(table.synonyms) if not words} == {0, *merged}
+
+
+@pytest.mark.parametrize(("upstream", "name"), UPSTREAM.items())
+def test_the_upstream_words_are_the_released_ones(shared: Path, upstream: str, name: str) -> None:
+    released = json.loads((shared / "tables" / f"{upstream}.json").read_text())["caption_classes"]
+    assert [list(words) for words in ClassTable.load(name, "upstream").synonyms] == released
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "upstream", "corrected"),
+    [
+        ("ade20k", "buildings", (), "building"),
+        ("ade20k", "edifice", (), "building"),
+        ("ade20k", "houses", (), "house"),
+        ("voc", "skyline", (1,), None),
+        ("voc", "wine", (5,), None),
+        ("voc", "truck", (7,), None),
+        ("voc", "woodpecker", (15,), "bird"),
+        ("voc", "potted plant", (), "pottedplant"),
+        ("voc", "dining table", (), "diningtable"),
+        ("cityscapes", "person", (), "person"),
+        ("cityscapes", "people", (), "person"),
+        ("coco_stuff", "food", (3, 15), "food"),
+        ("ade20k", "ground", (14, 95), ("earth", "land")),
+    ],
+)
+def test_slips_of_the_released_tables(name: str, word: str, upstream: tuple[int, ...], corrected) -> None:
+    assert ClassTable.load(name, "upstream").id_of(word) == upstream
+    table = ClassTable.load(name)
+    names = (corrected,) if isinstance(corrected, str) else corrected or ()
+    assert tuple(table.names[i] for i in table.id_of(word)) == names
+
+
+def test_official_palettes() -> None:
+    assert ClassTable.load("voc").colours[15] == (192, 128, 128)
+    assert ClassTable.load("cityscapes").colours[1] == (128, 64, 128)
+    assert ClassTable.load("coco_object").colours[1] == (220, 20, 60)
+
+
+def test_generated_colours_stay_apart() -> None:
+    lab = oklab(np.array([(0, 0, 0), *distinct_colours(150)]))
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + np.eye(len(lab))
+    assert distances.min() > 0.05  # about twice what a person just notices
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [([], "empty"), (["cat", " "], "class 2"), (["cat, "], "class 1"), (["cat", "dog, cat"], "two classes: cat")],
+)
+def test_bad_class_lists_are_named(names: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ClassTable.from_names(names)
+
+
+def test_unknown_tables_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"tables: ade20k, .*voc"):
+        ClassTable.load("imagenet")
+    with pytest.raises(ConfigError, match="'corrected' or 'upstream'"):
+        ClassTable.load("voc", "both")  # type: ignore[arg-type]

@@ -64,8 +64,10 @@ METHODS: dict[str, HeadMethod] = {
 
 
 def _normalised(weights: Tensor) -> Tensor:
+    """Divide by the sum over heads; a head whose weight is not a number counts as 0."""
+    weights = weights.nan_to_num(0.0)
     total = weights.sum(1, keepdim=True)
-    return torch.where(total != 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[1])).nan_to_num(1.0 / weights.shape[1])
+    return torch.where(total != 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[1]))
 
 
 def _dots(output: Tensor, projection: Tensor) -> Tensor:

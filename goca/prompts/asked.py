@@ -1,0 +1,147 @@
+"""Captions that a model is asked for, one line of JSONL per image, written as the answer arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cached_property
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+from goca.data.base import SegmentationDataset
+from goca.data.classes import ClassTable
+from goca.errors import ConfigError, DataError, ModelError
+from goca.prompts.answers import Answer, AnswerFile, usage
+from goca.prompts.files import image_key, read_captions
+from goca.prompts.sources import Captions
+
+MAX_FAILURES = 20  # so many images in a row without an answer end a run: something is wrong with all of them
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Asked(Captions):
+    """Shared by all sources that ask a model; `python -m goca.caption` fills the file, a segmentation run reads it.
+
+    Args:
+        path: the JSONL file of answers. One file holds one model and one instruction.
+        model: name or path of the model.
+        instruction: template of the request; `{max_words}` and `{classes}` are filled in per data set.
+        max_words: how many words a caption may have.
+        workers: requests under way at the same time.
+        ask_again: ask once more for images whose answer was refused, empty or malformed.
+    """
+
+    path: Path
+    model: str
+    instruction: str
+    max_words: PositiveInt = 20
+    workers: PositiveInt = 1
+    ask_again: bool = False
+
+    def load(self) -> None:
+        """Find out what would fail for every image: a missing key, missing weights.
+
+        Raises:
+            ConfigError, ModelError
+        """
+        raise NotImplementedError
+
+    def ask(self, image: np.ndarray, request: str) -> Answer:
+        """The model's answer for an (H, W, 3) uint8 RGB image; called from several threads.
+
+        Raises:
+            DataError: for an image that gets no answer, where others may.
+            ConfigError, ModelError: where no image would get an answer.
+        """
+        raise NotImplementedError
+
+    @cached_property
+    def captions(self) -> Mapping[str, str]:
+        return read_captions(self.path)
+
+    @property
+    def origin(self) -> str:
+        return str(self.path)
+
+    def setup(self, dataset: SegmentationDataset) -> None:
+        if not self.path.is_file():
+            raise DataError(f"{self.path}: no captions yet; write them with `python -m goca.caption` and the same options")
+        super().setup(dataset)
+
+    def usage(self) -> dict[str, float]:
+        """What the file of answers holds: answers by status, and tokens."""
+        return dict(usage(self.path))
+
+    def request(self, table: ClassTable) -> str:
+        """The instruction for a data set.
+
+        Raises:
+            ConfigError: for a template with an unknown field.
+        """
+        words = ", ".join(dict.fromkeys(synonyms[0] for synonyms in table.synonyms if synonyms))
+        try:
+            return self.instruction.format(max_words=self.max_words, classes=words)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ConfigError(f"prompts.instruction: {error}; only {{max_words}} and {{classes}} are filled in") from None
+
+
+def ask_all(
+    source: Asked,
+    dataset: SegmentationDataset,
+    indices: Sequence[int],
+    advance: Callable[[int], None] = lambda images: None,
+) -> dict[str, str]:
+    """Ask for every image that has no answer yet; what was answered before is neither lost nor asked for again.
+
+    Interrupted, it starts no further request, waits for those under way, which may be charged for, and writes their answers.
+
+    Args:
+        indices: positions of the images in the data set.
+        advance: told how many images are done, first with those of earlier runs.
+
+    Returns:
+        Image id -> reason, for images that got no answer; they are not recorded, so the next run asks for them.
+
+    Raises:
+        DataError, ConfigError, ModelError: where going on makes no sense.
+    """
+    request = source.request(dataset.classes)
+    with AnswerFile(source.path, source.model, request).open() as answers:
+        done = {key for key, status in answers.answered.items() if status == "ok" or not source.ask_again}
+        pending = [i for i in indices if image_key(dataset.image_ids[i]) not in done]
+        advance(len(indices) - len(pending))
+        if not pending:
+            return {}
+        source.load()
+        stop = Event()
+
+        def answer(index: int) -> None:
+            if not stop.is_set():
+                sample = dataset[index]
+                answers.append(sample.image_id, source.ask(sample.image, request))
+
+        failures: dict[str, str] = {}
+        in_a_row = 0
+        with ThreadPoolExecutor(source.workers) as pool:
+            try:
+                images = {pool.submit(answer, index): dataset.image_ids[index] for index in pending}
+                for future in as_completed(images):
+                    try:
+                        future.result()
+                        in_a_row = 0
+                    except DataError as error:
+                        failures[images[future]] = str(error)
+                        in_a_row += 1
+                        if in_a_row == MAX_FAILURES:
+                            raise ModelError(
+                                f"{in_a_row} images in a row got no answer, the last one because: {error}"
+                            ) from None
+                    advance(1)
+            except BaseException:
+                stop.set()
+                raise
+    return failures

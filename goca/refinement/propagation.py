@@ -76,6 +76,22 @@ class Propagation:
         return sum((term(maps, rows) for term, rows in zip(self._terms, kept, strict=True)), maps.new_zeros(())) / self._count
 
 
+def affinity_rows(
+    affinities: Sequence[SelfAttention], size: tuple[int, int], max_bytes: int, index: Tensor | None = None
+) -> Iterator[tuple[slice, Tensor]]:
+    """Rows of T for all or the given pixels of the `size` grid: pairs (slice of index, (r, pixels)) within `max_bytes`."""
+    index = torch.arange(size[0] * size[1]) if index is None else index
+    finest = max(height * width for height, width in (size, *(affinity.grid for affinity in affinities)))
+    for block in blocks(len(index), 3 * 4 * finest, max_bytes):
+        total = torch.zeros(())
+        for affinity in affinities:
+            # Neighbouring pixels may take the same row of a coarser layer: compute it once.
+            source, inverse = nearest_rows(affinity.grid, size)[index[block]].unique(return_inverse=True)
+            rows = resize_keys(affinity.rows(source), affinity.grid, size)
+            total = total.to(rows.device) + rows[inverse.to(rows.device)]
+        yield block, total / len(affinities)
+
+
 @dataclass
 class _Term:
     """The affinities of one grid, summed."""

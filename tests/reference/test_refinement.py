@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from goca.calibration import ClassMaps
-from goca.refinement import Activation, Affinity, RefinementContext
+from goca.ops import resize
+from goca.refinement import CRF, PAMR, Activation, Affinity, Prototype, RefinementContext, SpaceMerge
+from goca.refinement.crf import available
+from goca.refinement.pamr import median_filter, pamr
 from goca.refinement.propagation import Propagation
 
 from .cases import Case, cases
@@ -68,3 +71,64 @@ def test_affinity(case: Case):
     maps = Affinity(("layer",), order).refine(_class_maps(case.inputs["cross_feat"]), context)
     tolerance = 5e-5 if order >= 5 else 1e-5
     torch.testing.assert_close(maps.stack(), case.expected["out"], atol=tolerance, rtol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", cases("pamr_module"))
+def test_pamr(case: Case):
+    out = pamr(
+        case.inputs["image"][0], case.inputs["mask"][0], case.options["num_iter"], tuple(case.options["dilations"]), 2**14
+    )
+    torch.testing.assert_close(out, case.expected["out"][0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", cases("pamr_task_fixed"))
+def test_pamr_of_labels(case: Case):
+    """One channel per label, arg-max, median filter; upstream's wrapper itself gives zeros only (P8, docs/parity.md)."""
+    labels = case.inputs["pred"].unique()
+    masks = (case.inputs["pred"] == labels[:, None, None]).float()
+    image = resize(case.inputs["image"].permute(2, 0, 1).float(), tuple(case.inputs["pred"].shape))
+    settings = PAMR()
+    refined = pamr(image, masks, settings.iterations, settings.dilations)
+    torch.testing.assert_close(refined, case.expected["refined"][0], atol=1e-5, rtol=0)
+    best = median_filter(refined.argmax(0)[None].float())[0].long()
+    assert torch.equal(labels[best], case.expected["out"])
+
+
+@pytest.mark.parametrize("case", cases("space_merge"))
+def test_space_merge(case: Case):
+    pixels = case.size * case.size
+    attention = ExplicitAttention(case.inputs["space_feat"].reshape(pixels, pixels))
+    merge = SpaceMerge(("layer",), case.options["grid_len"], case.options["threshold"])
+    assert torch.equal(merge.segments([attention], (case.size, case.size), BYTES), case.expected["hard_proposals"])
+    context = RefinementContext((case.size, case.size), {"layer": attention}, max_bytes=BYTES)
+    assert torch.equal(merge.refine(_class_maps(case.inputs["cross_feat"]), context).stack(), case.expected["out"])
+
+
+@pytest.mark.parametrize("case", cases("prototype"))
+def test_prototype(case: Case):
+    target = case.options["target_size"]
+    size = (target, target) if isinstance(target, int) else tuple(target)
+    context = RefinementContext((16, 16), features={"layer": case.inputs["dense"]}, image=torch.zeros(3, *size))
+    maps = Prototype("layer").refine(_class_maps(case.inputs["attn"]), context)
+    assert torch.equal(maps.stack().to(torch.uint8), case.expected["out"])
+
+
+@pytest.mark.skipif(not available(), reason="pydensecrf2 is not installed")
+@pytest.mark.parametrize("case", cases("dcrf_class"))
+def test_crf(case: Case):
+    image, scores = case.inputs["image"], case.inputs["prob"]
+    torch.testing.assert_close(CRF().infer(image, scores), case.expected["q"], atol=1e-5, rtol=0)
+    other = case.info["other_params"]
+    settings = CRF(
+        other["iter_max"], other["pos_xy_std"], other["pos_w"], other["bi_xy_std"], other["bi_rgb_std"], other["bi_w"]
+    )
+    torch.testing.assert_close(settings.infer(image, scores), case.expected["q_other_params"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.skipif(not available(), reason="pydensecrf2 is not installed")
+@pytest.mark.parametrize("case", cases("dcrf_task"))
+def test_crf_of_class_maps(case: Case):
+    """Given the picture that upstream's wrap-around makes of the image (P9), the result is upstream's."""
+    image = case.expected["crf_image"].permute(2, 0, 1).float() / 127.5 - 1
+    maps = CRF().refine(_class_maps(case.inputs["pred"]), RefinementContext((10, 10), image=image))
+    torch.testing.assert_close(maps.stack(), case.expected["out"], atol=1e-4, rtol=0)

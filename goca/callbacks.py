@@ -19,7 +19,7 @@ from goca.segmentor import Prediction, Segmentor
 
 
 class Recorder(pl.Callback):
-    """Appends one record per image as its batch is done, and saves label maps where there is no ground truth or when asked to."""
+    """Appends one record per image as its batch is done; saves label maps where there is no ground truth, or when asked to."""
 
     def __init__(self, folder: RunFolder, save_predictions: bool = False) -> None:
         self.folder, self.save_predictions = folder, save_predictions
@@ -32,8 +32,15 @@ class Recorder(pl.Callback):
         self._loading = time.perf_counter() - self._since
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: Segmentor, outputs: list[Prediction], batch: list[Sample], *_: Any  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
+        assert isinstance(pl_module, Segmentor)
         with pl_module.timer("record"):
             for sample, prediction in zip(batch, outputs, strict=True):
                 if self.save_predictions or sample.label is None:
@@ -104,9 +111,15 @@ class RunningMiou(TQDMProgressBar):
     """Lightning's progress bar with the mIoU so far, at the best threshold."""
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: Segmentor, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        metric = pl_module.metric
+        metric = pl_module.metric if isinstance(pl_module, Segmentor) else None
         if metric is not None and bool(metric.counts.any()):
             miou = float(np.nanmax(metric.compute().miou))
             self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)

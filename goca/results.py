@@ -112,7 +112,7 @@ def summarize(
     unseen_classes: Any,
     has_background: bool,
 ) -> dict[str, Any]:
-    """The numbers of a run from its records: mIoU at the best and at every threshold, IoU per class, accuracy, times, warnings."""
+    """The numbers of a run from its records: mIoU at the best and every threshold, IoU per class, accuracy, times, warnings."""
     images = len(records)
     warnings: dict[str, int] = {}
     for record in records:
@@ -139,8 +139,12 @@ def summarize(
         "miou": _number(found.miou[best]),
         "miou_by_threshold": {key: _number(value) for key, value in zip(keys, found.miou, strict=True)},
         "threshold": None if thresholds[best] is None else thresholds[best],
-        "threshold_choice": "no background score" if thresholds[best] is None else f"best of {len(keys)} on the evaluated images",
-        "iou_by_class": {name: _number(value) for name, value in zip(class_names, found.iou[best], strict=True) if not np.isnan(value)},
+        "threshold_choice": "no background score"
+        if thresholds[best] is None
+        else f"best of {len(keys)} on the evaluated images",
+        "iou_by_class": {
+            name: _number(value) for name, value in zip(class_names, found.iou[best], strict=True) if not np.isnan(value)
+        },
         "pixel_accuracy": _number(found.pixel_accuracy[best]),
     }
 

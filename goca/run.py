@@ -96,7 +96,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     console = Console()
     print_summary(summary, console)
-    console.print(f"numbers   {folder / 'summary.json'}\nrecords   {folder / 'records.jsonl'}\npictures  {output.figures}", highlight=False)
+    console.print(
+        f"numbers   {folder / 'summary.json'}\nrecords   {folder / 'records.jsonl'}\npictures  {output.figures}",
+        highlight=False,
+    )
     if where:
         console.print(f"logged    {where}", highlight=False)
     return summary
@@ -105,7 +108,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 def method_name(cfg: DictConfig) -> str:
     """The method in one phrase: the preset, or the choices that make it up."""
     try:
-        choices = HydraConfig.get().runtime.choices
+        choices: Any = HydraConfig.get().runtime.choices
     except ValueError:  # composed by hand, without Hydra's own section
         return "custom"
     if choices.preset not in (None, "none"):

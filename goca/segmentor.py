@@ -287,7 +287,7 @@ class Segmentation:
 
     @property
     def token_maps(self) -> dict[str, np.ndarray]:
-        """"position:token" -> (f, f) share of that token at each pixel, before any calibration."""
+        """ "position:token" -> (f, f) share of that token at each pixel, before any calibration."""
         assert self.prediction.token_maps is not None
         tokens = self.prediction.prompts[0].tokens
         return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
@@ -298,7 +298,7 @@ class Segmentation:
 
         return overlay_figure(self.image, self.label_map, self.classes)
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> bytes | None:
         return self.picture()._repr_png_()
 
 

@@ -47,7 +47,9 @@ def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) ->
     return render(figure)
 
 
-def overview(samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassTable, threshold: int = 0) -> Image.Image:
+def overview(
+    samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassTable, threshold: int = 0
+) -> Image.Image:
     """A row per image: the image, its ground truth (where there is one) and the prediction at one threshold."""
     rows = len(samples)
     figure = Figure(figsize=(6.6, 2.2 * rows + 0.8), layout="constrained")
@@ -70,7 +72,7 @@ def overview(samples: Sequence[Sample], predictions: Sequence[Prediction], class
 
 
 def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image.Image:
-    """A column per class: its aggregated attention, the same after calibration, and after refinement; one colour scale a row."""
+    """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row."""
     before, after = prediction.calibrated, prediction.maps
     rows = [("aggregated attention", before.raw), ("calibrated", before.scores), ("refined", after.scores)]
     columns = len(after.ids)
@@ -96,11 +98,16 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
 
 def _legend(figure: Figure, classes: ClassTable, ids: Sequence[int] | np.ndarray) -> None:
     named = [int(i) for i in ids if 0 < i < len(classes)]
-    patches = [Patch(color=np.array(classes.colours[i]) / 255, label=classes.names[i]) for i in named]
+    patches = [Patch(color=_unit(classes.colours[i]), label=classes.names[i]) for i in named]
     if any(i == IGNORE for i in ids):
-        patches.append(Patch(color=np.array(_VOID) / 255, label="ignored"))
+        patches.append(Patch(color=_unit(_VOID), label="ignored"))
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
+
+
+def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
 
 
 def render(figure: Figure, dpi: int = 110) -> Image.Image:

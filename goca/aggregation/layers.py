@@ -1,4 +1,4 @@
-"""Layer-wise aggregation: one weight per layer from how its self-attention agrees with a reference affinity (paper section 3.2).
+"""Layer-wise aggregation: a weight per layer, how far its self-attention agrees with a reference affinity (paper section 3.2).
 
 R (S_r x S_r) is the reference affinity and P (S_r x S_r) the layer's head-mean self-attention on the same grid. Each method is
 a statistic that adds up over query rows, and a rule that turns the sum into a weight, so that P is visited in blocks of rows.
@@ -55,14 +55,14 @@ def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> T
 
 
 def nearest_rows(grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """For each position of `target` the row of `grid` it is nearest to (floor, as `interpolate(mode="nearest")`): (h_t * w_t,)."""
+    """For each position of `target` the row of `grid` it is nearest to (rounded down, as upstream): (h_t * w_t,)."""
     y = torch.arange(target[0]) * grid[0] // target[0]
     x = torch.arange(target[1]) * grid[1] // target[1]
     return (y[:, None] * grid[1] + x[None, :]).flatten()
 
 
 def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """Resize the key axis of attention rows bilinearly (align_corners False, no antialiasing): (..., h * w) -> (..., h_t * w_t).
+    """Resize the key axis of attention rows bilinearly (no antialiasing): (..., h * w) -> (..., h_t * w_t).
 
     Rows are not renormalised: those of a low-resolution layer then sum to more than 1, as in the authors' code.
     """

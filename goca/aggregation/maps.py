@@ -1,4 +1,4 @@
-"""From layer maps to one map per token: resize, weigh, add, clamp, and share each pixel out among all tokens (paper section 3.2)."""
+"""From layer maps to one map per token: resize, weigh, add, and share each pixel out among all tokens (paper section 3.2)."""
 
 from __future__ import annotations
 

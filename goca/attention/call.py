@@ -46,7 +46,12 @@ class AttentionCall:
             return None if tensor is None else (tensor[one] if tensor.shape[0] > 1 else tensor)
 
         return replace(
-            self, query=self.query[one], key=self.key[one], mask=pick(self.mask), value=pick(self.value), output=pick(self.output)
+            self,
+            query=self.query[one],
+            key=self.key[one],
+            mask=pick(self.mask),
+            value=pick(self.value),
+            output=pick(self.output),
         )
 
 

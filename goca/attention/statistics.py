@@ -182,7 +182,7 @@ class AttentionStatistics:
 
 
 class _Reference:
-    """The reference affinity R of a batch: kept whole while it fits the byte budget, else recomputed with each block of rows."""
+    """The reference affinity R of a batch: kept whole while it fits the byte budget, else recomputed block by block."""
 
     def __init__(self, feature: Tensor, max_bytes: int, rows: int | None) -> None:
         self.feature, self.max_bytes = feature, max_bytes

@@ -33,6 +33,7 @@ DIFFERENT = {
     "goca/quirk_zero_post_value_dot-product-wo-clamp",
     "goca/quirk_zero_post_value_l2-norm",
     "goca/quirk_zero_post_value_cosine",
+    "goca/quirk_nan_post_value_l2-norm",
 }
 SAME = cases("goca_cross_run", where=lambda case: case.id not in DIFFERENT)
 
@@ -125,8 +126,12 @@ def _class_maps(case: Case, channels: str):
 
 @pytest.mark.parametrize(
     "case",
-    cases("goca_cross_run", where=lambda case: case.id not in DIFFERENT and "degenerate" not in case.id
-          and case.options["keep_all_objects"] is None),
+    cases(
+        "goca_cross_run",
+        where=lambda case: (
+            case.id not in DIFFERENT and "degenerate" not in case.id and case.options["keep_all_objects"] is None
+        ),
+    ),
 )
 def test_from_attention_to_class_maps(case: Case):
     for channels, key in (("first", "out"), ("all", "out_ref_all_channels")):

@@ -1,0 +1,112 @@
+"""Every configuration composes and builds; a wrong key, value or type stops before anything heavy, naming the choices."""
+
+import itertools
+import subprocess
+import sys
+
+import pytest
+
+from goca import config
+from goca.errors import ConfigError
+from goca.paths import CONF
+from goca.segmentor import Segmentor
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+
+
+def _overrides(*choices: str) -> list[str]:
+    """The choices, and a stand-in for every mandatory value they leave open."""
+    from omegaconf import OmegaConf
+
+    cfg = config.compose(choices)
+    return [*choices, *(f"{key}=given" for key in OmegaConf.missing_keys(cfg))]
+
+
+@pytest.mark.parametrize("preset", options("preset"))
+@pytest.mark.parametrize("model", options("model"))
+def test_every_preset_with_every_model(preset, model):
+    cfg = config.compose(_overrides(f"preset={preset}", f"model={model}"))
+    for key in ("aggregation", "calibration", "refinement", "decision", "model"):
+        config.build(cfg, key)
+
+
+@pytest.mark.parametrize(
+    ("group", "option"), [(group.name, option) for group in sorted(CONF.iterdir()) if group.is_dir() for option in options(group.name)]
+)
+def test_every_option_composes_and_says_when_to_use_it(group, option):
+    first = (CONF / group / f"{option}.yaml").read_text().splitlines()[:2]
+    assert any(line.startswith("# ") and "@package" not in line for line in first)
+    if (CONF / "config.yaml").read_text().count(f"- {group}:"):
+        config.build(config.compose(_overrides(f"{group}={option}")), group)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "calibration", "refinement", "decision"),
+    list(itertools.product(options("aggregation"), ["goca", "vanilla", "compound"], ["affinity", "none"], ["offset", "max"])),
+)
+def test_combinations_of_methods_build(aggregation, calibration, refinement, decision):
+    cfg = config.compose(
+        [f"aggregation={aggregation}", f"calibration={calibration}", f"refinement={refinement}", f"decision={decision}"]
+    )
+    for key in ("aggregation", "calibration", "refinement", "decision"):
+        config.build(cfg, key)
+
+
+@pytest.mark.parametrize("protocol", options("protocol"))
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_every_data_set_with_every_protocol(dataset, protocol):
+    config.build(config.compose(_overrides(f"dataset={dataset}", f"protocol={protocol}")), "data")
+
+
+def test_a_command_line_choice_beats_the_preset():
+    cfg = config.compose(["preset=vanilla", "aggregation=goca"])
+    assert cfg.aggregation.heads == "dot_product"
+    assert list(cfg.calibration.steps) == ["minmax"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["dataset=vocc"], ["vocc", "voc", "ade20k"]),
+        (["aggregation.head=average"], ["aggregation.head", "heads", "layers"]),
+        (["agregation.heads=average"], ["agregation", "aggregation"]),
+        (["aggregation.heads=dot"], ["aggregation.heads", "dot_product", "l2_norm"]),
+        (["model.timestep=1200"], ["model.timestep", "999"]),
+        (["model.size=big"], ["model.size", "integer", "big"]),
+        (["data.batch_size=0"], ["batch_size", "1"]),
+        (["decision.rule=ofset"], ["decision.rule", "offset"]),
+        (["calibration.steps=[per_pixl]"], ["per_pixl", "per_pixel", "minmax"]),
+        (["data.shard=4/3"], ["4/3", "k/n"]),
+        (["protocol.void=drop"], ["protocol", "background", "ignore"]),
+        (["model.dtype=float8"], ["model.dtype", "bfloat16"]),
+        (["aggregation.cross_layers=[]"], ["cross_layers"]),
+        (["limit=none"], ["limit", "integer"]),
+    ],
+)
+def test_a_wrong_setting_names_the_key_and_the_choices(overrides, expected):
+    with pytest.raises(ConfigError) as caught:
+        cfg = config.compose(overrides)
+        for key in ("data", "prompts", "aggregation", "calibration", "refinement", "decision", "model", "logger"):
+            config.build(cfg, key)
+    for word in expected:
+        assert word in str(caught.value)
+
+
+def test_the_command_prints_one_message_and_no_traceback():
+    ran = subprocess.run(
+        [sys.executable, "-m", "goca.run", "aggregation.head=average"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: there is no key 'aggregation.head' (did you mean 'heads'?)")
+    assert "Traceback" not in ran.stderr
+
+
+def test_building_the_parts_reads_no_weights():
+    from goca.data.classes import ClassTable
+
+    cfg = config.compose(["model=sd15", "model.checkpoint=/does/not/exist"])
+    Segmentor.from_components(cfg, ClassTable.from_names(["cat"]), has_background=False)

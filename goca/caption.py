@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -123,6 +124,8 @@ def _terminate(*_: Any) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="caption")
 def main(cfg: DictConfig) -> None:
     signal.signal(signal.SIGTERM, _terminate)
+    for client in ("httpx", "httpx2"):
+        logging.getLogger(client).setLevel(logging.WARNING)  # a line per request would tear the progress bar
     run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 

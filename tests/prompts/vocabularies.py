@@ -31,7 +31,7 @@ def t5_tokenizer(model: Path) -> T5Tokenizer:
     return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *vocab])
 
 
-def bert_tokenizer(words: tuple[str, ...] = ("cat", "dog", "sk", "sky", "surf", "the")) -> BertTokenizer:
+def bert_tokenizer(words: tuple[str, ...] = ("car", "cat", "dog", "sk", "sky", "surf", "the")) -> BertTokenizer:
     """A BERT tokenizer with some words, all lower-case letters and their continuations."""
     letters = "abcdefghijklmnopqrstuvwxyzé"
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

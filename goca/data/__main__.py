@@ -1,0 +1,107 @@
+"""Fetch or check a data set.
+
+python -m goca.data get dataset=voc paths.data=data      download and unpack what may be fetched
+python -m goca.data check dataset=voc paths.data=data    verify counts, pairs, sizes and the ids in the masks
+
+Other settings are those of conf/config.yaml; `split=val` restricts both commands to one split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.progress import Progress
+
+from goca.data.base import SegmentationDataset
+from goca.data.check import Report, check
+from goca.data.download import archives_of, get
+from goca.errors import GocaError
+from goca.paths import CONF
+
+_SHOWN = 20  # problems printed per split
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0: all is well; 1: the check found problems; 2: the command could not run."""
+    parser = argparse.ArgumentParser("python -m goca.data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=("get", "check"))
+    parser.add_argument("overrides", nargs="+", help="dataset=<name> and any other setting, such as paths.data=<folder>")
+    parser.add_argument("--mirror", help="get: folder of another server with archives of the same names")
+    parser.add_argument("--workers", type=int, default=0, help="check: processes that read images")
+    options = parser.parse_args(arguments)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    try:
+        dataset, split = _dataset(options.overrides)
+        if options.command == "get":
+            return _get(dataset, split, options.mirror, console)
+        return _check(dataset, split, options.workers, console)
+    except (GocaError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _dataset(overrides: list[str]) -> tuple[SegmentationDataset, str | None]:
+    """The data set, and the split that was asked for."""
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("config", overrides)
+    split = OmegaConf.select(config, "dataset.split")
+    try:
+        return hydra.utils.instantiate(config.dataset), split
+    except hydra.errors.InstantiationException as error:
+        if isinstance(error.__cause__, GocaError):
+            raise error.__cause__ from error
+        raise
+
+
+def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, console: Console) -> int:
+    archives = archives_of(dataset.name, split)
+    if not archives:
+        console.print(f"{dataset.name} cannot be fetched by a program.\nSource: {dataset.SOURCE}")
+        console.print(f"Unpack it under {dataset.root} so that it looks like this:\n{dataset.TREE}")
+        return 2
+    for archive in archives:
+        count = get(archive, dataset.root, mirror)
+        checked = "checksum matches" if archive.hash else "no checksum is published for it"
+        console.print(f"{archive.file_name}: {f'{count} files, {checked}' if count else 'had been fetched before'}")
+    console.print(f"\nNext: python -m goca.data check dataset={dataset.name} paths.data={dataset.root}")
+    return 0
+
+
+def _check(dataset: SegmentationDataset, split: str | None, workers: int, console: Console) -> int:
+    reports = []
+    with Progress(console=console, transient=True) as progress:
+        for name in [split] if split else dataset.SPLITS:
+            one = dataclasses.replace(dataset, split=name)
+            task = progress.add_task(f"{dataset.name} {name}", total=one.COUNTS.get(name))
+            reports.append(check(one, workers, lambda task=task: progress.advance(task)))  # type: ignore[misc]
+    for report in reports:
+        _print(report, dataset, console)
+    if all(report.complete for report in reports):
+        return 0
+    console.print(f"\nExpected under {dataset.root}:\n{dataset.TREE}\nSource: {dataset.SOURCE}")
+    return 1
+
+
+def _print(report: Report, dataset: SegmentationDataset, console: Console) -> None:
+    official = "" if report.expected is None else f" of {report.expected}"
+    seen = f", {len(report.classes)} of {len(dataset.classes) - 1} classes occur" if report.images else ""
+    verdict = "complete" if report.complete else "incomplete" if not report.problems else f"{len(report.problems)} problems"
+    console.print(f"{dataset.name} {report.split}: {report.images}{official} images{seen}: {verdict}")
+    for problem in report.problems[:_SHOWN]:
+        console.print(f"  {problem.splitlines()[0]}")  # what follows the first line is printed once, at the end
+    if len(report.problems) > _SHOWN:
+        console.print(f"  ... and {len(report.problems) - _SHOWN} more")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,8 +7,7 @@ import torch
 
 from goca.calibration import Calibration
 from goca.ops import gaussian_blur
-
-from .cases import Case, cases
+from tests.reference.cases import Case, cases
 
 CHAINS = {  # upstream's name: our chain (METHOD 2.3)
     "raw": (),

@@ -7,8 +7,7 @@ from torch import Tensor
 from goca.calibration import ClassMaps
 from goca.decision import Decision, match_clusters
 from goca.metrics import SegmentationMetric, confusion
-
-from .cases import Case, cases
+from tests.reference.cases import Case, cases
 
 RULES = {"vanilla": "constant", "max": "max", "exact": "exact", "avg": "average", "offset": "offset"}
 

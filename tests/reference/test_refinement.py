@@ -1,36 +1,18 @@
 """Refinements against the authors' functions."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from torch import Tensor
 
-from goca.calibration import ClassMaps
 from goca.ops import resize
 from goca.refinement import CRF, PAMR, Activation, Affinity, Prototype, RefinementContext, SpaceMerge
 from goca.refinement.crf import available
 from goca.refinement.pamr import median_filter, pamr
 from goca.refinement.propagation import Propagation
-
-from .cases import Case, cases
+from tests.reference.cases import Case, cases
+from tests.refinement.explicit import ExplicitAttention, class_maps
 
 BYTES = 2**14  # small: several blocks even for these sizes
-
-
-@dataclass(frozen=True)
-class ExplicitAttention:
-    """Self-attention whose maps (S, S) are at hand."""
-
-    maps: Tensor
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        side = int(len(self.maps) ** 0.5)
-        return side, side
-
-    def rows(self, index: Tensor) -> Tensor:
-        return self.maps[index]
 
 
 def _matrix(operator: Propagation, size: int) -> Tensor:
@@ -40,15 +22,10 @@ def _matrix(operator: Propagation, size: int) -> Tensor:
     return operator(basis).flatten(1).T.reshape(size, size, size, size)
 
 
-def _class_maps(stack: Tensor) -> ClassMaps:
-    """Maps with the background as the last channel, as upstream keeps them."""
-    return ClassMaps(tuple(range(1, len(stack))), stack[:-1], stack[-1], stack[:-1])
-
-
 @pytest.mark.parametrize("case", cases("self_attn_run"))
 @pytest.mark.parametrize("keep_bytes", [0, 2**20])
 def test_self_attention_affinity(case: Case, keep_bytes: int):
-    attentions = [ExplicitAttention(maps[0].mean(0)) for maps in case.inputs.values()]
+    attentions = [ExplicitAttention.square(maps[0].mean(0)) for maps in case.inputs.values()]
     operator = Propagation(attentions, (case.size, case.size), keep_bytes, BYTES)
     torch.testing.assert_close(_matrix(operator, case.size), case.expected["out"], atol=1e-5, rtol=0)
 
@@ -66,9 +43,9 @@ def test_activation_affinity(case: Case):
 @pytest.mark.parametrize("case", cases("affinity_propagate"))
 def test_affinity(case: Case):
     size, order = case.size, case.options["order"]
-    attention = {"layer": ExplicitAttention(case.inputs["space_feat"].reshape(size * size, size * size))}
+    attention = {"layer": ExplicitAttention.square(case.inputs["space_feat"].reshape(size * size, size * size))}
     context = RefinementContext((size, size), attention, max_bytes=BYTES)
-    maps = Affinity(("layer",), order).refine(_class_maps(case.inputs["cross_feat"]), context)
+    maps = Affinity(("layer",), order).refine(class_maps(case.inputs["cross_feat"]), context)
     tolerance = 5e-5 if order >= 5 else 1e-5
     torch.testing.assert_close(maps.stack(), case.expected["out"], atol=tolerance, rtol=0, equal_nan=True)
 
@@ -97,11 +74,11 @@ def test_pamr_of_labels(case: Case):
 @pytest.mark.parametrize("case", cases("space_merge"))
 def test_space_merge(case: Case):
     pixels = case.size * case.size
-    attention = ExplicitAttention(case.inputs["space_feat"].reshape(pixels, pixels))
+    attention = ExplicitAttention.square(case.inputs["space_feat"].reshape(pixels, pixels))
     merge = SpaceMerge(("layer",), case.options["grid_len"], case.options["threshold"])
     assert torch.equal(merge.segments([attention], (case.size, case.size), BYTES), case.expected["hard_proposals"])
     context = RefinementContext((case.size, case.size), {"layer": attention}, max_bytes=BYTES)
-    assert torch.equal(merge.refine(_class_maps(case.inputs["cross_feat"]), context).stack(), case.expected["out"])
+    assert torch.equal(merge.refine(class_maps(case.inputs["cross_feat"]), context).stack(), case.expected["out"])
 
 
 @pytest.mark.parametrize("case", cases("prototype"))
@@ -109,7 +86,7 @@ def test_prototype(case: Case):
     target = case.options["target_size"]
     size = (target, target) if isinstance(target, int) else tuple(target)
     context = RefinementContext((16, 16), features={"layer": case.inputs["dense"]}, image=torch.zeros(3, *size))
-    maps = Prototype("layer").refine(_class_maps(case.inputs["attn"]), context)
+    maps = Prototype("layer").refine(class_maps(case.inputs["attn"]), context)
     assert torch.equal(maps.stack().to(torch.uint8), case.expected["out"])
 
 
@@ -127,8 +104,8 @@ def test_crf(case: Case):
 
 @pytest.mark.skipif(not available(), reason="pydensecrf2 is not installed")
 @pytest.mark.parametrize("case", cases("dcrf_task"))
-def test_crf_of_class_maps(case: Case):
+def test_crf_ofclass_maps(case: Case):
     """Given the picture that upstream's wrap-around makes of the image (P9), the result is upstream's."""
     image = case.expected["crf_image"].permute(2, 0, 1).float() / 127.5 - 1
-    maps = CRF().refine(_class_maps(case.inputs["pred"]), RefinementContext((10, 10), image=image))
+    maps = CRF().refine(class_maps(case.inputs["pred"]), RefinementContext((10, 10), image=image))
     torch.testing.assert_close(maps.stack(), case.expected["out"], atol=1e-4, rtol=0)

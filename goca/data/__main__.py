@@ -12,18 +12,15 @@ import argparse
 import dataclasses
 import sys
 
-import hydra
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import Progress
 
+from goca import config
 from goca.data.base import SegmentationDataset
 from goca.data.check import Report, check
 from goca.data.download import archives_of, get
 from goca.errors import GocaError
-from goca.paths import CONF
 
 _SHOWN = 20  # problems printed per split
 
@@ -38,29 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
-        dataset, split = _dataset(options.overrides)
+        cfg = config.compose(options.overrides)
+        dataset: SegmentationDataset = config.build(cfg, "dataset")
+        split = OmegaConf.select(cfg, "dataset.split")  # null: all of them
         if options.command == "get":
             return _get(dataset, split, options.mirror, console)
         return _check(dataset, split, options.workers, console)
-    except (GocaError, HydraException, OmegaConfBaseException) as error:
+    except GocaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command continues", file=sys.stderr)
         return 130
-
-
-def _dataset(overrides: list[str]) -> tuple[SegmentationDataset, str | None]:
-    """The data set, and the split that was asked for."""
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("config", overrides)
-    split = OmegaConf.select(config, "dataset.split")
-    try:
-        return hydra.utils.instantiate(config.dataset), split
-    except hydra.errors.InstantiationException as error:
-        if isinstance(error.__cause__, GocaError):
-            raise error.__cause__ from error
-        raise
 
 
 def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, console: Console) -> int:

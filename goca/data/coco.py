@@ -25,7 +25,7 @@ class CocoObject(SegmentationDataset):
     """The 80 things of the panoptic annotation; stuff is background, pixels of no segment (id 0) are void.
 
     Every segment is looked up once, by its id. The released code relabels the mask in place, segment by segment, so that a
-    segment with an id below 81 takes pixels that were already relabelled (QUIRKS E9); no real number depends on that.
+    segment with an id below 81 takes pixels that were already relabelled (QUIRKS E9).
     """
 
     COUNTS: ClassVar = {"train": 118287, "val": 5000}

@@ -1,6 +1,10 @@
 """Data set folders that are small, incomplete or wrong."""
 
 import json
+import re
+import sys
+import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +16,8 @@ from PIL import Image
 
 from goca.data.base import IGNORE
 from goca.errors import ConfigError, DataError
+from goca.paths import CONF
+from goca.protocol import Protocol
 from tests.data.conftest import Build
 
 ALL = ["voc", "context", "coco_object", "coco_stuff", "cityscapes", "ade20k", "folder"]
@@ -120,6 +126,29 @@ def test_voc_without_background_ignores_it(tmp_path: Path, build: Build) -> None
     assert build("voc", tmp_path)[0].label[0].tolist() == [0, 3, IGNORE, 20]
     assert build("voc", tmp_path, background=False)[0].label[0].tolist() == [IGNORE, 3, IGNORE, 20]
     assert build("voc", tmp_path, "upstream")[0].label[0].tolist() == [0, 3, 0, 20]
+
+
+def test_the_documented_recipe_for_a_new_data_set_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (CONF.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(re.search(r"```python\n(.*?)```", text, re.S)[1])
+    imports = """
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+import numpy as np
+from pydantic.dataclasses import dataclass
+from goca.data.base import CONFIG, SegmentationDataset
+from goca.data.label_maps import identity_map
+"""
+    names = {"__name__": "mine"}
+    monkeypatch.setitem(sys.modules, "mine", types.ModuleType("mine"))
+    exec(imports + code, names)
+    picture(tmp_path / "mine" / "val" / "a.jpg", (3, 4))
+    picture(tmp_path / "mine" / "val" / "a_mask.png", np.array([[0, 1, 2, 255]] * 3, np.uint8))
+    standard = Protocol(name="standard", void="ignore", unseen_classes="skip", prompt="classes")
+    dataset = names["Mine"](protocol=standard, root=tmp_path)
+    assert dataset[0].label[0].tolist() == [IGNORE, 1, 2, IGNORE]
+    assert len(dataset) == 1
 
 
 # ------------------------------------------------------------------------------------------------------- wrong folders

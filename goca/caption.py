@@ -71,7 +71,7 @@ def inspect(sample: Sample, caption: str | None, prompts: Sequence[Prompt], miss
 def report(summary: dict[str, Any]) -> None:
     """Print totals and, per kind, the most frequent classes."""
     table = Table("", "count", "most frequent")
-    for name in ("images", "labelled", "without_prompt", "truncated"):
+    for name in ("images", "labelled", "without_prompt", "with_warning"):
         table.add_row(name.replace("_", " "), str(summary[name]), "")
     for name, counts in summary["by_class"].items():
         table.add_row(name, str(summary[name]), escape(", ".join(f"{word} {n}" for word, n in list(counts.items())[:8])))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from goca.errors import ModelError
 from goca.prompts.caption import text_of
@@ -15,8 +15,7 @@ STOP_TOKENS = frozenset({"a", "an", "the", "and", ",", ".", "-"})
 _BETWEEN = frozenset(" ,")  # between two entities; a tokenizer may join these to a neighbouring word
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     """One position: the characters [start, end) of the text, or the kind of special token it is."""
 
     position: int
@@ -55,7 +54,13 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment]) -> Prompt
         if entity.class_id is not None:
             classes.setdefault(entity.class_id, []).extend(group)
     lost = tuple(i for i, positions in classes.items() if not positions)
-    warnings = [warning for segment in segments if (warning := _limit_warning(text, segment))]
+    padded = special.get("padding", ())
+    full = [segment for segment in segments if not any(segment.start <= p < segment.start + segment.length for p in padded)]
+    warnings = [
+        f"the prompt has {count} tokens, {segment.length} fit"
+        for segment in full
+        if (count := _count(text, segment)) > segment.length
+    ]
     return Prompt(
         text=text,
         tokens=tuple(labels),
@@ -77,12 +82,12 @@ def fits(text: str, segments: Sequence[TextSegment]) -> bool:
 
 def _tokens(text: str, segment: TextSegment) -> Iterator[_Token]:
     """The padded and truncated tokens of a segment."""
-    tokenizer = segment.tokenizer
     rows = _encode(text, segment)
+    openings = (segment.tokenizer.bos_token_id, segment.tokenizer.cls_token_id)
+    unknown_id = segment.tokenizer.unk_token_id
     for position, (token_id, name, (start, end), is_special, is_text) in enumerate(rows, segment.start):
         if is_special:
-            opening = token_id in (tokenizer.bos_token_id, tokenizer.cls_token_id) and position == segment.start
-            kind = "padding" if not is_text else "start" if opening else "end"
+            kind = "padding" if not is_text else "start" if token_id in openings else "end"
             yield _Token(position, 0, 0, name, kind)
             continue
         while start < end and text[start].isspace():  # sentencepiece counts the space before a word as part of it
@@ -90,7 +95,7 @@ def _tokens(text: str, segment: TextSegment) -> Iterator[_Token]:
         while start < end and text[end - 1].isspace():
             end -= 1
         # A lone "▁" (sentencepiece's space) claims the first character of the word after it.
-        unknown = token_id == tokenizer.unk_token_id or name.strip("▁") == ""
+        unknown = token_id == unknown_id or name.strip("▁") == ""
         yield _Token(position, start, end, text[start:end] or name, unknown=unknown)
 
 
@@ -116,8 +121,3 @@ def _belongs(token: _Token, entity: Entity, text: str) -> bool:
 def _count(text: str, segment: TextSegment) -> int:
     """Tokens of the text before any limit, special tokens included."""
     return len(segment.tokenizer(text, verbose=False)["input_ids"])
-
-
-def _limit_warning(text: str, segment: TextSegment) -> str | None:
-    count = _count(text, segment)
-    return f"the prompt has {count} tokens, {segment.length} fit" if count > segment.length else None

@@ -23,7 +23,7 @@ class Coverage:
     """Counts over images; an image without a label is left out of `present`, `missed` and `hallucinated`.
 
     Attributes:
-        images, labelled, without_prompt, truncated: numbers of images.
+        images, labelled, without_prompt, with_warning: numbers of images.
         mentioned, present, missed, hallucinated, lost: class id -> number of images. Missed classes are in the label and not
             in the caption, hallucinated ones the reverse; lost ones fell off the token limit.
     """
@@ -31,7 +31,7 @@ class Coverage:
     images: int = 0
     labelled: int = 0
     without_prompt: int = 0
-    truncated: int = 0
+    with_warning: int = 0
     mentioned: Counter[int] = field(default_factory=Counter)
     present: Counter[int] = field(default_factory=Counter)
     missed: Counter[int] = field(default_factory=Counter)
@@ -47,7 +47,7 @@ class Coverage:
         present = frozenset(sample.present)
         self.images += 1
         self.without_prompt += not prompts
-        self.truncated += any(prompt.warnings for prompt in prompts)
+        self.with_warning += any(prompt.warnings for prompt in prompts)
         self.mentioned.update(mentioned)
         self.lost.update(i for prompt in prompts for i in prompt.lost_classes)
         if sample.label is None:
@@ -65,7 +65,7 @@ class Coverage:
             "images": self.images,
             "labelled": self.labelled,
             "without_prompt": self.without_prompt,
-            "truncated": self.truncated,
+            "with_warning": self.with_warning,
             **{name: counts.total() for name, counts in classes.items()},
             "by_class": {name: {table.names[i]: n for i, n in counts.most_common()} for name, counts in classes.items()},
         }

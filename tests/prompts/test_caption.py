@@ -136,7 +136,7 @@ def test_coverage() -> None:
         "images": 2,
         "labelled": 1,
         "without_prompt": 1,
-        "truncated": 0,
+        "with_warning": 0,
         "mentioned": 3,
         "present": 2,
         "missed": 1,

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     CLIPImageProcessor,
@@ -46,6 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image_token_index=3,
         vision_feature_layer=-1,
     )
+    torch.manual_seed(0)
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     LlavaProcessor(
         CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}),
@@ -67,7 +69,7 @@ def test_a_local_model_captions(model: Path, tmp_path: Path) -> None:
     assert [row["image_id"] for row in rows] == dataset.image_ids
     for row in rows:
         assert row["status"] in ("ok", "empty")
-        assert "name" not in (row["caption"] or "").split()[:1]  # the answer alone, without the request
+        assert not (row["caption"] or "").startswith("name the nouns")  # the answer alone, without the request
     assert ask_all(source, dataset, range(2)) == {}
 
 

@@ -81,7 +81,8 @@ def _check(dataset: SegmentationDataset, split: str | None, workers: int, consol
 def _print(report: Report, dataset: SegmentationDataset, console: Console) -> None:
     official = "" if report.expected is None else f" of {report.expected}"
     seen = f", {len(report.classes)} of {len(dataset.classes) - 1} classes occur" if report.images else ""
-    verdict = "complete" if report.complete else "incomplete" if not report.problems else f"{len(report.problems)} problems"
+    count = len(report.problems)
+    verdict = "complete" if report.complete else f"{count} problem{'s' * (count > 1)}" if count else "incomplete"
     console.print(f"{dataset.name} {report.split}: {report.images}{official} images{seen}: {verdict}")
     for problem in report.problems[:_SHOWN]:
         console.print(f"  {problem.splitlines()[0]}")  # what follows the first line is printed once, at the end

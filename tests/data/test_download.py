@@ -272,7 +272,7 @@ def test_get_then_check(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
     assert "4 files, checksum matches" in capsys.readouterr().out
     assert main(["check", *command]) == 1
     output = capsys.readouterr().out
-    assert "ade20k val: 2 of 2000 images, 1 of 150 classes occur: 1 problems" in output
+    assert "ade20k val: 2 of 2000 images, 1 of 150 classes occur: 1 problem\n" in output
     assert "b.png has values that are no ids of ade20k: 203" in output
     assert "sceneparsing.csail.mit.edu" in output
 

@@ -24,18 +24,25 @@ def confusion(prediction: Tensor, label: Tensor, num_classes: int, ignore: int =
     """
     if prediction.shape[1:] != label.shape:
         raise DataError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ in height or width")
-    count, size = len(prediction), num_classes * num_classes
+    # One more row of counts takes the ignored pixels: cheaper than picking the others out.
+    count, size = len(prediction), (num_classes + 1) * num_classes
     offset = torch.arange(count, device=label.device)[:, None] * size
     counts = torch.zeros(count * size, dtype=torch.long, device=label.device)
     for predicted, truth in zip(prediction.flatten(1).split(_BLOCK, dim=1), label.flatten().split(_BLOCK), strict=True):
-        kept = truth != ignore
-        rows, columns = truth[kept].long(), predicted[:, kept].long()  # (P,), (T, P)
-        for name, ids in (("label", rows), ("prediction", columns)):
-            if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < num_classes:
-                worst = int(ids.max()) if int(ids.min()) >= 0 else int(ids.min())
-                raise DataError(f"the {name} holds id {worst}; ids are 0 ... {num_classes - 1}, or {ignore} where ignored")
-        counts += torch.bincount((offset + rows * num_classes + columns).flatten(), minlength=count * size)
-    return counts.view(count, num_classes, num_classes)
+        ignored = truth == ignore
+        _check_ids("label", truth.masked_fill(ignored, 0), num_classes)
+        _check_ids("prediction", predicted, num_classes)
+        first = truth.long().masked_fill(ignored, num_classes) * num_classes + offset  # (T, P): where each row begins
+        counts += torch.bincount(first.add_(predicted.long()).flatten(), minlength=count * size)
+    return counts.view(count, num_classes + 1, num_classes)[:, :num_classes]
+
+
+def _check_ids(name: str, ids: Tensor, num_classes: int) -> None:
+    if not ids.numel():
+        return
+    low, high = (int(bound) for bound in ids.aminmax())
+    if low < 0 or high >= num_classes:
+        raise DataError(f"the {name} holds id {low if low < 0 else high}; ids are 0 ... {num_classes - 1}")
 
 
 class SegmentationScores(NamedTuple):

@@ -37,6 +37,11 @@ def oracle(maps: ClassMaps, size: tuple[int, int], classes: int, rule: str, tau:
     return scores.argmax(0)
 
 
+def grids(largest: int) -> st.SearchStrategy[tuple[int, int]]:
+    """Heights and widths up to `largest`."""
+    return st.tuples(st.integers(1, largest), st.integers(1, largest))
+
+
 ids = st.permutations(range(1, 7)).flatmap(lambda order: st.integers(0, 6).map(lambda n: tuple(order[:n])))
 
 
@@ -60,15 +65,13 @@ def test_every_rule_at_every_threshold(ids, rule, absent, factor, max_bytes, see
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 900, 2**20])
-)
-def test_bands_are_the_bilinear_resize(grid, height, width, max_bytes):
+@given(grids(9), grids(40), st.sampled_from([1, 900, 2**20]))
+def test_bands_are_the_bilinear_resize(grid, size, max_bytes):
     maps = torch.rand(3, *grid)
-    bands = list(upsampled_bands(maps, (height, width), max_bytes))
-    expected = F.interpolate(maps[None], (height, width), mode="bilinear", align_corners=False)[0]
+    bands = list(upsampled_bands(maps, size, max_bytes))
+    expected = F.interpolate(maps[None], size, mode="bilinear", align_corners=False)[0]
     torch.testing.assert_close(torch.cat([band for _, band in bands], dim=1), expected, atol=1e-5, rtol=1e-5)
-    assert [row for rows, _ in bands for row in range(height)[rows]] == list(range(height))
+    assert [row for rows, _ in bands for row in range(size[0])[rows]] == list(range(size[0]))
 
 
 def test_without_background_class_the_best_class_wins_everywhere():

@@ -37,7 +37,7 @@ def test_confusion_counts_pixel_by_pixel(classes, thresholds, seed, block):
 
 
 def test_ids_out_of_range_and_sizes_are_refused():
-    with pytest.raises(DataError, match="label holds id 3; ids are 0 ... 2"):
+    with pytest.raises(DataError, match="label holds id 3; ids are 0"):
         confusion(torch.zeros(1, 1, 2), torch.tensor([[3, 0]]), 3)
     with pytest.raises(DataError, match="prediction holds id -1"):
         confusion(torch.tensor([[[-1, 0]]]), torch.zeros(1, 2), 3)

@@ -26,7 +26,7 @@ class FeatureAffinity:
         return height, width
 
     def rows(self, index: Tensor) -> Tensor:
-        """(len(index), h * w) rows of the softmax."""
+        """As `SelfAttention.rows`."""
         flat = self.feature.flatten(1).float()  # (C, S)
         return torch.softmax(flat[:, index.to(flat.device)].T @ flat / flat.shape[0] ** 0.5, dim=-1)
 

@@ -40,7 +40,7 @@ class SelfAttention(Protocol):
         ...
 
     def rows(self, index: Tensor) -> Tensor:
-        """(len(index), h * w) float32 attention of those query pixels."""
+        """(len(index), h * w) float32 attention of those query pixels, in a tensor that the caller may change."""
         ...
 
 

@@ -119,7 +119,7 @@ class _Term:
             index = self.source[block]
             total = self.affinities[0].rows(index)
             for affinity in self.affinities[1:]:
-                total = total + affinity.rows(index)
+                total += affinity.rows(index)
             yield resize_keys(total, self.grid, self.size) if self.coarsens else total
 
     def __call__(self, maps: Tensor, rows: Iterable[Tensor]) -> Tensor:

@@ -6,11 +6,15 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -31,7 +35,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose(config_name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error, config_name)) from error
+        raise ConfigError(explain(error, config_name, overrides)) from error
 
 
 def build(cfg: Any, key: str, **arguments: Any) -> Any:
@@ -52,35 +56,67 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
     """Run a Hydra entry point; what a person can mend is printed as one message (exit code 2), without a traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
+    failed: list[str] = []
+    _failed_jobs.clear()
     try:
         main()
+        failed += _failed_jobs
     except GocaError as error:
-        message = str(error)
+        failed.append(str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        message = explain(error, config_name)
-    else:
-        return
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+        failed.append(explain(error, config_name, sys.argv[1:]))
+    for message in failed:
+        print(f"error: {message}", file=sys.stderr)
+    if failed:
+        sys.exit(2)
 
 
-def explain(error: BaseException, config_name: str = "config") -> str:
+_failed_jobs: list[str] = []
+
+
+@contextmanager
+def job() -> Iterator[None]:
+    """Around one job's work: in a sweep, what a person can mend is kept for the end, and the other jobs go on.
+
+    The message is also left in the job's folder as `error.txt`.
+    """
+    hydra_config = HydraConfig.get()
+    try:
+        yield
+    except GocaError as error:
+        if hydra_config.mode == RunMode.MULTIRUN:
+            name = f"job {hydra_config.job.num} ({hydra_config.job.override_dirname})"
+            _failed_jobs.append(f"{name}: {error}")
+            folder = Path(hydra_config.runtime.output_dir)
+            if os.access(folder, os.W_OK):
+                (folder / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+        else:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+
+def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:
     """One line or two for what Hydra raises, with the valid keys where a key is unknown."""
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        return _unknown_key(unknown.group(1), config_name)
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("full_key", "object_type"))]
-    return "\n".join(line for line in lines if "hydra.searchpath" not in line and not line.startswith(("Config search path", "provider=")))
+        groups = [override for override in overrides if re.fullmatch(r"[\w/@]+=[\w/]+", override)]
+        return _unknown_key(unknown.group(1), config_name, [group for group in groups if (CONF / group.split("=")[0]).is_dir()])
+    lines = [
+        line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("full_key", "object_type"))
+    ]
+    return "\n".join(
+        line for line in lines if "hydra.searchpath" not in line and not line.startswith(("Config search path", "provider="))
+    )
 
 
-def _unknown_key(key: str, config_name: str) -> str:
+def _unknown_key(key: str, config_name: str, groups: Sequence[str]) -> str:
     """Name the choices beside an unknown key: the groups and keys of the section it was looked for in."""
     parent, _, name = key.rpartition(".")
-    with_defaults = compose([], config_name)
-    section = OmegaConf.select(with_defaults, parent) if parent else with_defaults
+    composed = compose(groups, config_name)
+    section = OmegaConf.select(composed, parent) if parent else composed
     if section is None and parent:
-        return _unknown_key(parent, config_name)
+        return _unknown_key(parent, config_name, groups)
     if not isinstance(section, DictConfig):
         return f"there is no key '{key}': '{parent}' is a single value"
     choices = sorted(str(choice) for choice in section if not str(choice).startswith("_"))
@@ -91,6 +127,7 @@ def _unknown_key(key: str, config_name: str) -> str:
 
 def _explain_instantiation(error: InstantiationException, key: str) -> str:
     cause: BaseException | None = error
+    deepest: BaseException = error
     where = re.search(r"full_key: (\S+)", str(error))
     path = where.group(1) if where else key
     while cause is not None:
@@ -98,8 +135,8 @@ def _explain_instantiation(error: InstantiationException, key: str) -> str:
             return "\n".join(_explain_field(path, issue, cause) for issue in cause.errors())
         if isinstance(cause, GocaError):
             return str(cause)
-        cause = cause.__cause__
-    return f"{path}: {_first_line(error)}"
+        deepest, cause = cause, cause.__cause__
+    return f"{path}: {type(deepest).__name__}: {_first_line(deepest)}"
 
 
 def _explain_field(path: str, issue: Any, error: ValidationError) -> str:

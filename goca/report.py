@@ -50,7 +50,9 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        summaries = [json.loads(path.read_text()) | {"folder": path.parent.name} for path in sorted(folder.glob("*/summary.json"))]
+        summaries = [
+            json.loads(path.read_text()) | {"folder": path.parent.name} for path in sorted(folder.glob("*/summary.json"))
+        ]
         print_sweep(summaries, folder)
 
 
@@ -75,4 +77,4 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
                 f"{summary['seconds_per_image']:.3f}",
             )
         console.print(table)
-    console.print(f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json")
+    console.print(f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json", soft_wrap=True)

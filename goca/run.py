@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import hydra
 import pytorch_lightning as pl
+import transformers
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -99,9 +101,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     console.print(
         f"numbers   {folder / 'summary.json'}\nrecords   {folder / 'records.jsonl'}\npictures  {output.figures}",
         highlight=False,
+        soft_wrap=True,
     )
     if where:
-        console.print(f"logged    {where}", highlight=False)
+        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
     return summary
 
 
@@ -119,7 +122,9 @@ def method_name(cfg: DictConfig) -> str:
 def quiet() -> None:
     """Silence what libraries say about things that are as they should be."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    for library in (diffusers.utils.logging, transformers.utils.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
 
@@ -127,8 +132,10 @@ def quiet() -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     quiet()
-    miou: float | None = evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))["miou"]
-    return miou
+    with config.job():
+        miou: float | None = evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))["miou"]
+        return miou
+    return None
 
 
 if __name__ == "__main__":

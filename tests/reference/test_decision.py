@@ -88,3 +88,15 @@ def test_hungarian_matching(case: Case):
         for name in ("tp", "fn", "fp", "all"):
             total = sum(count[name] for count in counts)
             assert torch.equal(total.double(), case.expected[f"matching_{image}_{name}"].double()), name
+
+
+@pytest.mark.parametrize("case", cases("hungarian_evaluate"))
+def test_hungarian_counts_over_a_data_set(case: Case):
+    """Upstream's counts, row by row as there (P6), with its one class too many (P7)."""
+    sums: dict[str, Tensor] = {}
+    for image in range(case.n_images):
+        for row in zip(case.inputs[f"pred_{image}"][:, None], _label(case, image)[:, None], strict=True):
+            for name, count in _matched_counts(*row, case.n_class).items():
+                sums[name] = sums.get(name, torch.zeros_like(count)) + count
+        for name in ("tp", "fn", "fp", "all"):
+            assert torch.equal(sums[name].double(), case.expected[f"{name.upper()}_{image}"].double()), name

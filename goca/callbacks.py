@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from goca import visualize
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
+from goca.loggers import Example
 from goca.results import RunFolder, compact
 from goca.segmentor import Prediction, Segmentor
 
@@ -101,10 +102,10 @@ class Figures(pl.Callback):
             picture.save(path)
         return pictures
 
-    def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[tuple[Sample, np.ndarray]]:
+    def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[Example]:
         """The kept images with their labels at the summary's threshold."""
         chosen = list(thresholds).index(summary.get("threshold")) if summary.get("threshold") in thresholds else 0
-        return [(sample, prediction.labels[chosen].cpu().numpy()) for sample, prediction in self._kept]
+        return [Example(sample, prediction, prediction.labels[chosen].cpu().numpy()) for sample, prediction in self._kept]
 
 
 class RunningMiou(TQDMProgressBar):

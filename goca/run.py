@@ -18,6 +18,7 @@ from rich.console import Console
 from goca import config
 from goca.callbacks import Figures, Recorder, RunningMiou
 from goca.data.datamodule import SegmentationDataModule
+from goca.gallery import Gallery
 from goca.loggers import Logger, Report
 from goca.metrics import SegmentationMetric
 from goca.paths import CONF
@@ -57,7 +58,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     figures = Figures(cfg.figures.count)
-    callbacks: list[pl.Callback] = [Recorder(output, save_predictions=cfg.save_predictions), figures]
+    callbacks: list[pl.Callback] = [
+        Recorder(output, save_predictions=cfg.save_predictions),
+        Gallery(folder, cfg.figures.gallery),
+        figures,
+    ]
     if trainer_options.pop("enable_progress_bar", True):
         callbacks.append(RunningMiou())
     trainer = pl.Trainer(
@@ -80,6 +85,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "method": method_name(cfg),
         "protocol": dataset.protocol.name,
         "prompts": prompts.describe(),
+        "classes": list(dataset.classes.names),
+        "unseen_classes": dataset.protocol.unseen_classes,
+        "has_background": dataset.has_background,
     }
     summary |= summarize(
         output.records(), dataset.classes.names, metric.thresholds, dataset.protocol.unseen_classes, dataset.has_background

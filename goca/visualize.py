@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from goca.segmentor import Prediction
 
 MAP_COLOURS = "viridis"  # perceptually uniform
+BAR_COLOUR = "#31688e"  # of the same palette
 _OPACITY = 0.6
 _VOID = (128, 128, 128)
 
@@ -94,6 +96,53 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
     for column, class_id in enumerate(after.ids, start=1):
         grid[0, column].set_title(classes.names[class_id], fontsize=8)
     return render(figure)
+
+
+def heat(values: np.ndarray, top: float, side: int = 128) -> Image.Image:
+    """One map (h, w) in the colours of all maps, from 0 to `top`, enlarged without blurring to about `side` pixels."""
+    unit = np.clip(values / (top or 1.0), 0, 1)
+    picture = Image.fromarray((colormaps[MAP_COLOURS](unit)[..., :3] * 255).round().astype(np.uint8))
+    scale = max(1, side // max(values.shape))
+    return picture.resize((values.shape[1] * scale, values.shape[0] * scale), Image.Resampling.NEAREST)
+
+
+def bars(names: Sequence[str], values: Sequence[float], spreads: Sequence[float] | None = None, axis: str = "") -> Image.Image:
+    """Horizontal bars, the first name on top, with their spread where there is one."""
+    figure = Figure(figsize=(7, 0.9 + 0.2 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(names))[::-1]
+    axes.barh(places, values, xerr=spreads, height=0.75, color=BAR_COLOUR, error_kw={"elinewidth": 1})
+    axes.set_yticks(places, [plain_text(name) for name in names], fontsize=7)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel(axis, fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    return render(figure)
+
+
+def confusion_figure(rows: Sequence[Sequence[Any]]) -> Image.Image:
+    """(truth, prediction, pixels) rows as a matrix whose rows add up to 100 %."""
+    names = list(dict.fromkeys([row[0] for row in rows] + [row[1] for row in rows]))
+    matrix = np.zeros((len(names), len(names)))
+    for truth, predicted, count in rows:
+        matrix[names.index(truth), names.index(predicted)] = count
+    matrix = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = 2.2 + 0.22 * len(names)
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(matrix, cmap=MAP_COLOURS, vmin=0, vmax=100)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(range(len(names)), [plain_text(name) for name in names], fontsize=7)
+    axes.tick_params(axis="x", rotation=90)
+    axes.set_xlabel("prediction", fontsize=8)
+    axes.set_ylabel("ground truth", fontsize=8)
+    figure.colorbar(picture, shrink=0.7, label="% of the class's pixels").ax.tick_params(labelsize=7)
+    return render(figure)
+
+
+def plain_text(text: str) -> str:
+    """Text that matplotlib does not read as a formula: tokens and class names may hold dollar signs."""
+    return str(text).replace("$", r"\$")
 
 
 def _legend(figure: Figure, classes: ClassTable, ids: Sequence[int] | np.ndarray) -> None:

@@ -1,0 +1,151 @@
+"""Loggers: what they wrote is read back by each destination's own reader."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from goca import config
+from goca.errors import ConfigError
+from goca.loggers import CsvLogger, Logger, Report, Several, TensorBoardLogger, WandbLogger
+from tests.made_up import CLASSES, TAUS, report
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return report(tmp_path_factory.mktemp("run"))
+
+
+class WandbRun:
+    """An offline run as W&B's own command reads it back."""
+
+    def __init__(self, folder: Path) -> None:
+        (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+        self.files = file.parent / "files"
+        self._records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
+        (self.run,) = self._of("run")
+        self.summary: dict[str, Any] = {}
+        for part in self._of("summary"):
+            self.summary |= part["update"]
+        (self.history,) = (part["item"] for part in self._of("history"))
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [record[kind] for record in self._records if record["type"] == kind]
+
+    def table(self, name: str) -> list[list[Any]]:
+        return json.loads((self.files / self.history[f"tables/{name}.path"]).read_text())["data"]
+
+
+@pytest.fixture(scope="module")
+def wandb_run(made_up: Report) -> WandbRun:
+    where = WandbLogger(mode="offline", tags=("mine",)).log(made_up)
+    assert where is not None
+    assert "wandb sync" in where
+    return WandbRun(made_up.folder)
+
+
+def test_wandb_holds_the_configuration_in_full_and_what_to_filter_by(made_up: Report, wandb_run: WandbRun) -> None:
+    update = wandb_run.run["config"]["update"]
+    assert {key: update[key] for key in made_up.config} == made_up.config
+    assert (wandb_run.run["run_group"], wandb_run.run["job_type"]) == ("made up", "evaluate")
+    assert wandb_run.run["tags"] == ["mine", "made up", "tiny", "standard", "method=goca"]
+
+
+def test_wandb_tags_are_never_longer_than_the_service_takes(made_up: Report, tmp_path: Path) -> None:
+    method = "aggregation=" + "x" * 90 + ", calibration=goca"
+    long = Report(tmp_path, {}, {**made_up.summary, "method": method}, CLASSES)
+    long.__dict__["records"] = made_up.records
+    assert WandbLogger(mode="offline").log(long)
+    assert max(map(len, WandbRun(tmp_path).run["tags"])) == 64
+
+
+def test_wandb_summary_has_miou_at_the_best_and_at_every_threshold(made_up: Report, wandb_run: WandbRun) -> None:
+    assert wandb_run.summary["miou"] == pytest.approx(made_up.summary["miou"])
+    assert [wandb_run.summary[f"miou/{tau:g}"] for tau in TAUS] == pytest.approx(
+        list(made_up.summary["miou_by_threshold"].values())
+    )
+    assert wandb_run.summary["seconds/forward"] == 0.2
+    assert wandb_run.summary["peak_memory_bytes"] == 2**20
+
+
+def test_wandb_tables_hold_classes_confusion_layers_heads_and_stages(made_up: Report, wandb_run: WandbRun) -> None:
+    assert dict(wandb_run.table("iou_by_class")) == pytest.approx(made_up.summary["iou_by_class"])
+    pixels = sum(count for _, _, count in wandb_run.table("confusion"))
+    assert pixels == 6 * 12 * 12
+    layers = {row[0]: row[1:] for row in wandb_run.table("layer_weights")}
+    assert layers["down.attn2"] == pytest.approx([0.275, np.std(0.01 * np.arange(6)), 0.25, 0.3], abs=1e-5)
+    assert [row[:3] for row in wandb_run.table("head_weights")][:2] == [["down.attn2", 0, 0.4], ["down.attn2", 1, 0.6]]
+    assert dict(wandb_run.table("seconds_by_stage")) == {"decide": 0.05, "forward": 0.2}
+    assert len(wandb_run.table("images")) == 6
+    assert "charts/layer_weights_table.path" in wandb_run.history
+
+
+def test_wandb_examples_are_masks_with_class_names(made_up: Report, wandb_run: WandbRun) -> None:
+    history = wandb_run.history
+    assert history["examples.captions"] == ["image 0", "image 1"]
+    masks = history["examples.all_masks"][0]
+    for kind, expected in (("prediction", made_up.examples[0].label), ("ground_truth", made_up.examples[0].sample.label)):
+        assert (np.asarray(Image.open(wandb_run.files / masks[kind]["path"])) == expected).all()
+    labels = json.dumps(wandb_run._records)
+    assert '"2": "grass <b>"' in labels
+
+
+def test_wandb_shows_class_maps_through_the_stages_and_token_maps(wandb_run: WandbRun) -> None:
+    captions = wandb_run.history["maps/image 0/classes.captions"]
+    assert captions[:3] == ["cat, before calibration", "grass <b>, before calibration", "cat, after calibration"]
+    assert wandb_run.history["maps/image 0/tokens.captions"] == ["1: cat", "3: gra", "4: ss"]
+    assert {"figures/layer_weights.path", "figures/confusion.path"} <= wandb_run.history.keys()
+
+
+def test_csv_tables_agree_with_the_summary(made_up: Report) -> None:
+    folder = Path(str(CsvLogger().log(made_up)))
+    with open(folder / "iou_by_class.csv") as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["class", "IoU"]
+    assert {name: float(value) for name, value in rows[1:]} == pytest.approx(made_up.summary["iou_by_class"])
+    assert {path.stem for path in folder.iterdir()} >= {"summary", "confusion", "images", "layer_weights", "miou_by_threshold"}
+
+
+def test_tensorboard_events_hold_scalars_and_tables(made_up: Report) -> None:
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    TensorBoardLogger().log(made_up)
+    events = EventAccumulator(str(made_up.folder / "tensorboard"))
+    events.Reload()
+    assert events.Scalars("miou")[0].value == pytest.approx(made_up.summary["miou"])
+    assert "tables/iou_by_class/text_summary" in events.Tags()["tensors"]
+
+
+class _Broken(Logger):
+    def log(self, report: Report) -> str:
+        raise OSError("the service is away")
+
+
+def test_several_loggers_do_not_keep_each_other_from_logging(made_up: Report, caplog: pytest.LogCaptureFixture) -> None:
+    where = Several({"broken": _Broken(), "csv": CsvLogger()}).log(made_up)
+    assert where == str(made_up.folder / "tables")
+    assert "the service is away" in caplog.text
+
+
+def test_every_logger_config_builds_and_several_can_be_chosen() -> None:
+    for name in ("none", "wandb", "csv", "tensorboard", "several"):
+        assert isinstance(config.build(config.compose([f"logger={name}"]), "logger"), Logger)
+    chosen = config.build(config.compose(["logger=several", "logger.use=[csv,wandb]"]), "logger")
+    assert chosen.use == ("csv", "wandb")
+    assert config.build(config.compose(["logger.mode=online"]), "logger").mode == "online"
+
+
+def test_an_unknown_logger_is_named_beside_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r"no logger csw; choices are wandb, csv, tensorboard"):
+        config.build(config.compose(["logger=several", "logger.use=[csw]"]), "logger")
+    with pytest.raises(ConfigError, match="'auto', 'online' or 'offline'"):
+        config.build(config.compose(["logger.mode=on"]), "logger")

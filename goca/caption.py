@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from goca import config
 from goca.data.base import Sample, SegmentationDataset
-from goca.errors import DataError, ModelError
+from goca.errors import DataError, GocaError, ModelError
 from goca.paths import CONF
 from goca.prompts import Captions, Prompt, PromptSource, TextSegment
 from goca.prompts.asked import Asked, ask_all
@@ -62,10 +62,10 @@ def inspect(sample: Sample, caption: str | None, prompts: Sequence[Prompt], miss
     """Print one image's caption, its aligned tokens and the classes the caption misses."""
     console.rule(escape(sample.image_id))
     if caption is not None:
-        console.print(f"caption  {escape(caption)}", highlight=False)
+        console.print(f"caption  {escape(caption)}", highlight=False, soft_wrap=True)
     for prompt in prompts:
-        console.print(escape(str(prompt)), highlight=False)
-    console.print(f"missed   {escape(', '.join(missed)) or '-'}", highlight=False)
+        console.print(escape(str(prompt)), highlight=False, soft_wrap=True)
+    console.print(f"missed   {escape(', '.join(missed)) or '-'}", highlight=False, soft_wrap=True)
 
 
 def report(summary: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ def report(summary: dict[str, Any]) -> None:
     console.print(table)
     if "answers" in summary:
         counts = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in summary["answers"].items())
-        console.print(f"answers  {counts}", highlight=False)
+        console.print(f"answers  {counts}", highlight=False, soft_wrap=True)
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -126,7 +126,10 @@ def main(cfg: DictConfig) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     for client in ("httpx", "httpx2"):
         logging.getLogger(client).setLevel(logging.WARNING)  # a line per request would tear the progress bar
-    run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    try:
+        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    except KeyboardInterrupt:
+        raise GocaError("interrupted; every answer so far is kept, the same command continues") from None
 
 
 if __name__ == "__main__":

@@ -67,10 +67,10 @@ class Asked(Captions):
     def origin(self) -> str:
         return str(self.path)
 
-    def setup(self, dataset: SegmentationDataset) -> None:
+    def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         if not self.path.is_file():
             raise DataError(f"{self.path}: no captions yet; write them with `python -m goca.caption` and the same options")
-        super().setup(dataset)
+        super().setup(dataset, image_ids)
 
     def usage(self) -> dict[str, float]:
         """What the file of answers holds: answers by status, and tokens."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,8 +27,12 @@ _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 class PromptSource(Protocol):
     """What the segmentor needs of a source."""
 
-    def setup(self, dataset: SegmentationDataset) -> None:
-        """Read files and check that they cover the data set; called once, before a model is loaded."""
+    def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
+        """Read files and check that they cover the images; called once, before a model is loaded.
+
+        Args:
+            image_ids: the images of the data set that will be asked for; None stands for all of them.
+        """
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
         """Prompts for an image, one forward each; none where there is nothing to look for."""
@@ -45,7 +50,7 @@ class Classes:
 
     background_token: bool = False
 
-    def setup(self, dataset: SegmentationDataset) -> None:
+    def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         """Nothing to read."""
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
@@ -68,7 +73,7 @@ class Vocabulary:
     words: tuple[str, ...] | None = None
     background_token: bool = False
 
-    def setup(self, dataset: SegmentationDataset) -> None:
+    def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         self._ids(dataset.classes)
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
@@ -120,17 +125,18 @@ class Captions(Filters):
         """Where the captions come from, for messages."""
         raise NotImplementedError
 
-    def setup(self, dataset: SegmentationDataset) -> None:
-        """Read the captions and check that they cover the data set.
+    def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
+        """Read the captions and check that they cover the images.
 
         Raises:
             DataError: for a file that cannot be read, or for images without a caption where on_missing=error.
         """
-        missing = [image_id for image_id in dataset.image_ids if image_key(image_id) not in self.captions]
+        wanted = dataset.image_ids if image_ids is None else image_ids
+        missing = [image_id for image_id in wanted if image_key(image_id) not in self.captions]
         if missing and self.on_missing == "error":
             some = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
             raise DataError(
-                f"{self.origin} has no caption for {len(missing)} of {len(dataset.image_ids)} images ({some}); "
+                f"{self.origin} has no caption for {len(missing)} of {len(wanted)} images ({some}); "
                 "complete it, or set prompts.on_missing to classes or skip"
             )
 
@@ -223,13 +229,21 @@ def _named(ids: Sequence[int], table: ClassTable, background_token: bool) -> tup
 
 def _chunks(
     ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment], background_token: bool
-) -> Iterator[tuple[int, ...]]:
-    """Consecutive classes whose joined names fit into every segment; a name alone in its chunk may be longer than that."""
-    chunk: tuple[int, ...] = ()
+) -> list[Sequence[int]]:
+    """Consecutive classes whose joined names fit into every segment, in as few chunks as that takes.
+
+    The chunks are made equally long where possible: a class that is left over, alone in its prompt, has none to compete with.
+    """
+
+    def fit(chunk: Sequence[int]) -> bool:
+        return fits(text_of(_named(chunk, table, background_token)), segments)
+
+    chunks: list[Sequence[int]] = []
     for i in ids:
-        if chunk and not fits(text_of(_named((*chunk, i), table, background_token)), segments):
-            yield chunk
-            chunk = ()
-        chunk = (*chunk, i)
-    if chunk:
-        yield chunk
+        if chunks and fit((*chunks[-1], i)):
+            chunks[-1] = (*chunks[-1], i)
+        else:
+            chunks.append((i,))
+    bounds = [len(ids) * k // len(chunks) for k in range(len(chunks) + 1)] if chunks else []
+    even = [ids[start:stop] for start, stop in pairwise(bounds)]
+    return even if all(map(fit, even)) else chunks

@@ -48,7 +48,7 @@ def pamr(image: Tensor, masks: Tensor, iterations: int, dilations: tuple[int, ..
     Masks are resized bilinearly with aligned corners. Weights are a softmax over neighbours j of
     -mean over colours of |x_i - x_j| / (0.1 std_i), std_i the unbiased deviation in the neighbourhood of i.
     """
-    weights = _colour_weights(image.float(), dilations)  # (8 * dilations, H, W)
+    weights = _colour_weights(image.to(masks.device).float(), dilations)  # (8 * dilations, H, W)
     resized = F.interpolate(masks.float()[None], size=image.shape[-2:], mode="bilinear", align_corners=True)[0]
     refined = torch.empty_like(resized)
     for channels in blocks(len(resized), 4 * resized[0].nbytes, max_bytes):

@@ -13,7 +13,6 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from goca.data.base import SegmentationDataset
-from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError, ModelError
 from goca.prompts.answers import Answer, AnswerFile, usage
 from goca.prompts.files import image_key, read_captions
@@ -30,7 +29,7 @@ class Asked(Captions):
         path: the JSONL file of answers. One file holds one model and one instruction.
         model: name or path of the model.
         instruction: template of the request; `{max_words}` and `{classes}` are filled in per data set.
-        max_words: how many words a caption may have.
+        max_words: how many words a caption may have; or this by name of the data set, with "default" for all others.
         workers: requests under way at the same time.
         ask_again: ask once more for images whose answer was refused, empty or malformed.
     """
@@ -38,7 +37,7 @@ class Asked(Captions):
     path: Path
     model: str
     instruction: str
-    max_words: PositiveInt = 20
+    max_words: PositiveInt | dict[str, PositiveInt] = 20
     workers: PositiveInt = 1
     ask_again: bool = False
 
@@ -76,15 +75,20 @@ class Asked(Captions):
         """What the file of answers holds: answers by status, and tokens."""
         return dict(usage(self.path))
 
-    def request(self, table: ClassTable) -> str:
+    def request(self, dataset: SegmentationDataset) -> str:
         """The instruction for a data set.
 
         Raises:
-            ConfigError: for a template with an unknown field.
+            ConfigError: for a template with an unknown field, or a data set without a word limit.
         """
-        words = ", ".join(dict.fromkeys(synonyms[0] for synonyms in table.synonyms if synonyms))
+        words = ", ".join(dict.fromkeys(synonyms[0] for synonyms in dataset.classes.synonyms if synonyms))
+        limit = self.max_words
+        if isinstance(limit, dict):
+            limit = limit.get(dataset.name, limit.get("default", 0))
+        if not limit:
+            raise ConfigError(f"prompts.max_words has neither {dataset.name!r} nor 'default'")
         try:
-            return self.instruction.format(max_words=self.max_words, classes=words)
+            return self.instruction.format(max_words=limit, classes=words)
         except (KeyError, IndexError, ValueError) as error:
             raise ConfigError(f"prompts.instruction: {error}; only {{max_words}} and {{classes}} are filled in") from None
 
@@ -109,7 +113,7 @@ def ask_all(
     Raises:
         DataError, ConfigError, ModelError: where going on makes no sense.
     """
-    request = source.request(dataset.classes)
+    request = source.request(dataset)
     with AnswerFile(source.path, source.model, request).open() as answers:
         done = {key for key, status in answers.answered.items() if status == "ok" or not source.ask_again}
         pending = [i for i in indices if image_key(dataset.image_ids[i]) not in done]

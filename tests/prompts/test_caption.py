@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from goca.config import compose
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError, ModelError
+from goca.paths import CONF
 from goca.prompts import TextSegment
 from goca.prompts.align import align
 from goca.prompts.caption import parse
@@ -101,6 +103,17 @@ def test_sources_without_captions_are_counted_too(tmp_path: Path, tokenizer: str
 def test_wrong_options(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         caption.run(compose(["prompts=published", "prompts.path=c.json", override], "caption"), tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "prompts").glob("*.yaml")), ids=lambda file: file.stem)
+def test_configurations_show_every_option(file: Path) -> None:
+    """Each yaml builds, begins with when to use it, and lists all options of its class."""
+    path = ["prompts.path=x"] if "path: ???" in file.read_text() else []
+    cfg = compose([f"prompts={file.stem}", *path], "caption")
+    source = caption.config.build(cfg, "prompts")
+    fixed = {"workers"} if file.stem == "vlm" else set()
+    assert {field.name for field in fields(source)} - fixed == set(cfg.prompts) - {"_target_"}
+    assert file.read_text().startswith("# ")
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:

@@ -285,6 +285,12 @@ def test_unknown_field_of_the_instruction(tmp_path: Path) -> None:
         ask(source("http://localhost/v1", tmp_path, instruction="{nouns}"), dataset(1))
 
 
+@pytest.mark.parametrize(("limit", "words"), [(5, "5"), ({"scenes": 7, "default": 9}, "7"), ({"default": 9}, "9")])
+def test_word_limit_of_a_data_set(tmp_path: Path, limit: Any, words: str) -> None:
+    asked = source("http://localhost/v1", tmp_path, max_words=limit)
+    assert asked.request(dataset(1)).startswith(f"Name {words} of ")
+
+
 def test_large_images_are_scaled_down() -> None:
     url = data_url(np.zeros((30, 4000, 3), np.uint8), 1000)
     assert Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).width == 1000

@@ -16,8 +16,6 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-
-
 def _overrides(*choices: str) -> list[str]:
     """The choices, and a stand-in for every mandatory value they leave open."""
     from omegaconf import OmegaConf
@@ -35,7 +33,8 @@ def test_every_preset_with_every_model(preset, model):
 
 
 @pytest.mark.parametrize(
-    ("group", "option"), [(group.name, option) for group in sorted(CONF.iterdir()) if group.is_dir() for option in options(group.name)]
+    ("group", "option"),
+    [(group.name, option) for group in sorted(CONF.iterdir()) if group.is_dir() for option in options(group.name)],
 )
 def test_every_option_composes_and_says_when_to_use_it(group, option):
     first = (CONF / group / f"{option}.yaml").read_text().splitlines()[:2]

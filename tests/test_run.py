@@ -1,0 +1,116 @@
+"""`python -m goca.run`: what a run leaves behind, in-process on a tiny checkpoint that is loaded from disk."""
+
+import json
+
+import pytest
+
+from goca import config
+from goca.errors import ConfigError, DataError, ModelError
+from goca.results import RunFolder, compact, expand, total_counts
+from goca.run import evaluate
+from tests.backbones.tiny import tiny_sd
+
+KEYS = {
+    "dataset", "model", "protocol", "images", "miou", "miou_by_threshold", "iou_by_class", "pixel_accuracy",
+    "seconds_per_image", "peak_memory_bytes", "versions",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def compose(checkpoint, tmp_path):
+    def with_overrides(*overrides):
+        return config.compose(
+            [f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu", "limit=3", "logger=none",
+             "data.batch_size=2", "figures.count=1", "trainer.enable_progress_bar=false", *overrides]
+        )  # fmt: skip
+
+    return with_overrides
+
+
+def test_a_run_leaves_config_records_summary_and_figures(compose, tmp_path):
+    summary = evaluate(compose(), tmp_path / "run")
+    assert summary.keys() >= KEYS
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"overview.png", "attention_1000000.png"}
+    records = RunFolder(tmp_path / "run").records()
+    assert [record["image_id"] for record in records] == ["1000000", "1000001", "1000002"]
+    assert total_counts(records, 15).sum() == 3 * 64 * 64
+    assert summary["images"] == 3
+    assert 0 <= summary["miou"] <= 100
+
+
+def test_the_same_numbers_for_another_batch_size_and_again(compose, tmp_path):
+    summaries = [
+        evaluate(compose(*extra), tmp_path / name)
+        for name, extra in (("a", ()), ("b", ()), ("c", ("data.batch_size=3",)), ("d", ("data.num_workers=1",)))
+    ]
+    assert summaries[0]["miou"] == summaries[1]["miou"] == summaries[3]["miou"]
+    assert summaries[0]["miou"] == pytest.approx(summaries[2]["miou"], abs=0.5)
+
+
+def test_images_alone_give_predictions_without_a_metric(compose, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "mine" / "images" / "one.jpg")
+    cfg = compose(
+        "dataset=folder", f"paths.data={tmp_path / 'mine'}", "dataset.class_names=[circle,grass]", "prompts=vocabulary"
+    )
+    summary = evaluate(cfg, tmp_path / "run")
+    assert summary["miou"] is None
+    assert Image.open(tmp_path / "run" / "predictions" / "one.png").size == (40, 30)
+
+
+def test_confusion_counts_survive_the_record():
+    import torch
+
+    counts = torch.randint(0, 3, (2, 4, 4))
+    assert torch.equal(expand(compact(counts), 4), counts)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "words"),
+    [
+        (["dataset=voc", "paths.data=/nowhere"], DataError, ["/nowhere", "VOCdevkit", "Source"]),
+        (["model.checkpoint=/nowhere/sd"], ModelError, ["/nowhere/sd", "folder"]),
+        (["model.checkpoint=model.ckpt"], ModelError, ["single file", "diffusers folder"]),
+        (["aggregation.cross_layers=['up_blocks.9*']"], ModelError, ["up_blocks.9*", "up_blocks.1"]),
+        (["aggregation.reference=mid.attn"], ModelError, ["mid.attn", "attentions"]),
+        (["model.size=38"], ModelError, ["38", "multiples of"]),
+        (["model.device=cuda:7"], ModelError, ["cuda:7"]),
+        (["model.dtype=float16"], ModelError, ["float16", "bfloat16"]),
+        (["prompts=published", "prompts.path=/nowhere.json"], DataError, ["/nowhere.json"]),
+        (["prompts=vocabulary", "prompts.words=[zebra]"], ConfigError, ["zebra", "circle"]),
+        (["indices=[5000]"], ConfigError, ["5000"]),
+    ],
+)
+def test_bad_input_stops_with_one_message(compose, tmp_path, overrides, error, words):
+    with pytest.raises(error) as caught:
+        evaluate(compose(*overrides), tmp_path / "run")
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_output_folder_that_cannot_be_written(compose, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        evaluate(compose(), tmp_path / "file" / "run")
+
+
+def test_a_checkpoint_without_safetensors(compose, checkpoint, tmp_path):
+    import shutil
+
+    broken = tmp_path / "pickled"
+    shutil.copytree(checkpoint, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ModelError, match=r"unet .* only safetensors"):
+        evaluate(compose(f"model.checkpoint={broken}"), tmp_path / "run")

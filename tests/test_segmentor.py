@@ -1,0 +1,106 @@
+"""The segmentor: batches, several prompts per image, images without words, and the Python API."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from goca import config
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
+from goca.data.datamodule import to_pixels
+from goca.data.scenes import Scenes
+from goca.errors import ConfigError, DataError
+from goca.metrics import SegmentationMetric
+from goca.prompts import Classes, Vocabulary
+from goca.scenes.generator import CLASSES
+from goca.segmentor import Segmentor
+from tests.backbones.tiny import tiny_sd, tiny_unet_backbone
+
+
+def _segmentor(prompts=None, metric=False, **options):
+    cfg = config.compose(["refinement=affinity", "preset=goca"])
+    parts = {key: config.build(cfg, key) for key in ("aggregation", "calibration", "refinement", "decision")}
+    backbone = tiny_unet_backbone(tiny_sd(), **options)
+    table = ClassTable.load("scenes")
+    counter = SegmentationMetric(len(table), (None,), has_background=False) if metric else None
+    return Segmentor(backbone, prompts=prompts or Classes(), classes=table, has_background=False, metric=counter, **parts)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    dataset = Scenes(protocol=config.build(config.compose(), "protocol"), size=32, count=4)
+    found = [dataset[i] for i in range(4)]
+    for sample in found:
+        sample.pixels = to_pixels(sample.image, 32)
+    return found
+
+
+def test_a_batch_gives_what_its_images_give_alone(samples):
+    segmentor = _segmentor(metric=True)
+    together = segmentor.predict_step(samples)
+    for sample, joint in zip(samples, together, strict=True):
+        (alone,) = segmentor.predict_step([sample])
+        torch.testing.assert_close(alone.maps.scores, joint.maps.scores, atol=2e-3, rtol=0)
+        assert (alone.labels != joint.labels).float().mean() < 0.01
+        assert alone.prompts == joint.prompts
+    assert segmentor.metric.counts.sum() == 2 * sum(sample.label.size for sample in samples)
+
+
+def test_only_classes_of_the_prompt_are_predicted_at_the_size_of_the_image(samples):
+    for sample, prediction in zip(samples, _segmentor().predict_step(samples), strict=True):
+        assert prediction.labels.shape == (1, *sample.label.shape)
+        assert set(prediction.labels.unique().tolist()) <= set(sample.present)
+        assert sum(prediction.layer_weights.values()) == pytest.approx(1)
+
+
+def test_a_vocabulary_in_several_prompts_covers_every_class(samples):
+    segmentor = _segmentor(Vocabulary())
+    (prediction,) = segmentor.predict_step(samples[:1])
+    assert len(prediction.prompts) > 1
+    assert set(prediction.maps.ids) == set(range(1, len(CLASSES)))
+
+
+def test_an_image_without_words_is_background_and_says_so(samples):
+    empty = Sample("empty", samples[0].image, np.full((32, 32), 255, np.uint8), (), pixels=samples[0].pixels)
+    first, blank = _segmentor().predict_step([samples[0], empty])
+    assert first.maps.ids
+    assert blank.labels.eq(0).all()
+    assert any("no prompt" in warning for warning in blank.warnings)
+
+
+def test_noise_follows_the_seed_and_the_image_id(samples):
+    first, second = _segmentor(), _segmentor()
+    second.seed = 1
+    maps = [segmentor.predict_step(samples[:1])[0].token_maps for segmentor in (first, first, second)]
+    assert torch.equal(maps[0], maps[1])
+    assert not torch.equal(maps[0], maps[2])
+
+
+def test_segment_by_names_and_by_caption(tmp_path):
+    path = tmp_path / "odd.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (37, 53, 3), dtype=np.uint8)).save(path)
+    segmentor = _segmentor()
+    by_names = segmentor.segment(path, ["circle", "grass"])
+    assert by_names.label_map.shape == (37, 53)
+    assert set(by_names.class_maps) == {"circle", "grass"}
+    assert set(np.unique(by_names.label_map)) <= {1, 2}
+    assert by_names.token_maps["1:circle"].shape == (32, 32)
+    by_caption = segmentor.segment(Image.open(path), "(circle, ring), grass", background=0.2)
+    assert list(by_caption.class_maps) == ["circle", "grass"]
+    assert by_caption.picture().width > 100
+
+
+@pytest.mark.parametrize(
+    ("image", "words", "error", "message"),
+    [
+        ("missing.png", ["circle"], DataError, "missing.png"),
+        (np.zeros((8, 8), np.uint8), ["circle"], ConfigError, r"\(H, W, 3\) uint8"),
+        (np.zeros((8, 8, 3), np.uint8), [], ConfigError, "empty"),
+        (np.zeros((8, 8, 3), np.uint8), "", ConfigError, "noun|empty"),
+        (np.zeros((8, 8, 3), np.uint8), "a, and", ConfigError, "noun"),
+    ],
+)
+def test_bad_input_to_segment(image, words, error, message):
+    with pytest.raises(error, match=message):
+        _segmentor().segment(image, words)

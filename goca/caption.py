@@ -85,7 +85,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Ask for missing captions, or with `inspect` show what there is; then count. The summary is also written to `folder`.
 
     Raises:
-        GocaError: whatever a person can mend; images that got no caption are reported after everything else is done.
+        GocaError: whatever a person can mend; images that were left out are reported after everything else is done.
     """
     dataset: SegmentationDataset = config.build(cfg, "dataset")
     source: PromptSource = config.build(cfg, "prompts")
@@ -96,7 +96,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     captions = source.captions if isinstance(source, Captions) else None
     coverage = Coverage()
     for index in indices:
-        sample = dataset[index]
+        try:
+            sample = dataset[index]
+        except DataError as error:  # a picture that cannot be read, or is too large
+            failures[dataset.image_ids[index]] = str(error)
+            continue
         caption = captions.get(image_key(sample.image_id)) if captions is not None else None
         prompts = source(sample, dataset.classes, segments) if captions is None or caption is not None else ()
         missed = coverage.add(sample, caption, prompts, dataset.classes)
@@ -111,7 +115,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if failures:
         image_id, reason = next(iter(failures.items()))
         raise DataError(
-            f"{len(failures)} images got no answer, such as {image_id}: {reason}\nThe same command asks for them again."
+            f"{len(failures)} images are left out, such as {image_id}: {reason}\nThe same command tries them again."
         )
     return summary
 

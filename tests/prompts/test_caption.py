@@ -16,6 +16,7 @@ from goca import caption
 from goca.config import compose
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
+from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError, ModelError
 from goca.paths import CONF
 from goca.prompts import TextSegment
@@ -82,8 +83,22 @@ def test_images_without_an_answer_are_named_at_the_end(tmp_path: Path, tokenizer
     with serve(lambda _: error(400, "too large")) as endpoint:
         overrides = ["dataset.count=3", "limit=2", "prompts=openai", f"prompts.base_url={endpoint.url}"]
         cfg = compose([*overrides, f"prompts.path={tmp_path / 'c.jsonl'}", tokenizer], "caption")
-        with pytest.raises(DataError, match=r"2 images got no answer, such as \d+:.*too large"):
+        with pytest.raises(DataError, match=r"2 images are left out, such as \d+:.*too large"):
             caption.run(cfg, tmp_path)
+
+
+def test_images_that_cannot_be_read_are_left_out(tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Scenes.__getitem__
+
+    def broken(self: Scenes, index: int) -> Sample:
+        if index == 0:
+            raise DataError("the image is too large")
+        return original(self, index)
+
+    monkeypatch.setattr(Scenes, "__getitem__", broken)
+    with pytest.raises(DataError, match=r"1 images are left out.*too large"):
+        caption.run(compose(["dataset.count=3", tokenizer], "caption"), tmp_path)
+    assert json.loads((tmp_path / "captions.json").read_text())["images"] == 2
 
 
 @pytest.mark.parametrize("source", ["classes", "vocabulary"])

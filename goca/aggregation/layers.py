@@ -12,15 +12,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goca.ops import resize
+from goca.ops import resize, resize_adjoint
 
 
 @dataclass(frozen=True)
 class LayerMethod:
-    """`partial` maps rows of R and P (..., r, S_r) to statistics (..., k) that add up; `weight` maps their sum to (...)."""
+    """`partial` maps rows of R and P (..., r, S_r) to statistics (..., k) that add up; `weight` maps their sum to (...).
+
+    `linear` methods are linear in P, so that R can be brought to the layer's grid instead of P to R's (see `resize_adjoint`).
+    """
 
     partial: Callable[[Tensor, Tensor], Tensor]
     weight: Callable[[Tensor], Tensor]
+    linear: bool = False
 
 
 def _product(reference: Tensor, attention: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ def _overlap(reference: Tensor, attention: Tensor) -> Tensor:
 
 METHODS: dict[str, LayerMethod] = {
     # sum(R * P): GoCA's choice
-    "dot_product": LayerMethod(_product, lambda s: s[..., 0]),
+    "dot_product": LayerMethod(_product, lambda s: s[..., 0], linear=True),
     # 1 / sum_i |R[i] - P[i]|
     "mse": LayerMethod(_row_distance, lambda s: 1.0 / s[..., 0]),
     # sum min / (sum max + 1e-4)
@@ -67,6 +71,16 @@ def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) ->
     Rows are not renormalised: those of a low-resolution layer then sum to more than 1, as in the authors' code.
     """
     return resize(rows.unflatten(-1, grid), target).flatten(-2)
+
+
+def to_coarser(reference: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
+    """R' (B, S_p, S_p) with sum(R * resize(P)) = sum(R' * P) for any P on the coarser `target` grid: (B, S_r, S_r) -> R'.
+
+    The transpose of bringing P to R's grid: sums over the queries that share a nearest row, adjoint bilinear along keys.
+    """
+    rows = nearest_rows(target, grid).to(reference.device)
+    keys = resize_adjoint(reference.unflatten(-1, grid), target).flatten(-2)  # (B, S_r, S_p)
+    return keys.new_zeros(len(keys), target[0] * target[1], keys.shape[-1]).index_add_(1, rows, keys)
 
 
 def normalised(weights: Tensor) -> Tensor:

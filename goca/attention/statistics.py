@@ -6,7 +6,7 @@ Of a cross-attention layer there remains one S x n map until its weight is known
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -192,14 +192,29 @@ class _Reference:
         self.rows = torch.linspace(0, pixels - 1, count).round().long()
         whole = 4 * feature.shape[0] * count * pixels <= max_bytes
         self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
+        self._coarser: dict[tuple[int, int], Tensor] = {}  # R on the grids of coarser layers
 
     def agreement(self, method: str, call: AttentionCall, renormalize: bool) -> Tensor:
         """The layer's weight before normalisation, one per image: (B,)."""
+        partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
+        coarser = call.grid[0] * call.grid[1] < self.grid[0] * self.grid[1]
+        if layers.METHODS[method].linear and coarser and not renormalize and self._all_rows is not None:
+            parts = self._on_the_layers_grid(call, partial, self._all_rows)
+        else:
+            parts = self._on_the_reference_grid(call, partial, renormalize)
+        statistics: dict[int, Tensor] = {}
+        for batch, values in parts:
+            for image, value in zip(range(batch.start, batch.stop), values, strict=True):
+                statistics[image] = statistics[image] + value if image in statistics else value
+        return weight(torch.stack([statistics[image] for image in sorted(statistics)]))
+
+    def _on_the_reference_grid(
+        self, call: AttentionCall, partial: Callable[[Tensor, Tensor], Tensor], renormalize: bool
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Statistics of blocks of R's rows, the layer's attention being resized to them."""
         assert call.image is not None
         device = call.query.device
-        partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
         sources = layers.nearest_rows(call.grid, self.grid)[self.rows]
-        statistics: list[Tensor | None] = [None] * call.query.shape[0]
         for batch, rows in blocks(call, len(self.rows), self.max_bytes):
             # Neighbouring rows of the reference grid share a source row of a coarser layer: compute each once.
             source, inverse = sources[rows].unique(return_inverse=True)
@@ -207,11 +222,23 @@ class _Reference:
             attention = layers.resize_keys(attention, call.grid, self.grid)[:, inverse.to(device)]
             if renormalize:
                 attention = attention / attention.sum(-1, keepdim=True)
-            values = partial(self._affinity_rows(batch, rows), attention)
-            for image, value in zip(range(batch.start, batch.stop), values, strict=True):
-                previous = statistics[image]
-                statistics[image] = value if previous is None else previous + value
-        return weight(torch.stack([value for value in statistics if value is not None]))
+            yield batch, partial(self._affinity_rows(batch, rows), attention)
+
+    def _on_the_layers_grid(
+        self, call: AttentionCall, partial: Callable[[Tensor, Tensor], Tensor], affinity: Tensor
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """The same sum for a coarser layer and a linear method: R is brought to the layer's grid, once per grid."""
+        assert call.image is not None
+        if call.grid not in self._coarser:
+            self._coarser[call.grid] = layers.to_coarser(affinity, self.grid, call.grid)
+        coarse = self._coarser[call.grid]
+        for batch, rows in blocks(call, call.query.shape[2], self.max_bytes):
+            yield batch, partial(coarse[batch, rows], probabilities(call, call.image, batch, rows).mean(1))
+
+    @property
+    def _all_rows(self) -> Tensor | None:
+        """R, if it is at hand with every row."""
+        return self._affinity if len(self.rows) == self.grid[0] * self.grid[1] else None
 
     def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
         if self._affinity is not None:

@@ -1,5 +1,7 @@
 """The streaming statistics equal the materialising oracle on real UNet forwards, for every method and byte budget."""
 
+from fnmatch import fnmatch
+
 import pytest
 import torch
 
@@ -52,6 +54,7 @@ def _expected(backbone, calls, aggregation):
     if plan.reference:
         query = calls[plan.reference].query
         reference = query.transpose(2, 3).flatten(1, 2).unflatten(2, calls[plan.reference].grid)
+        reference = reference[:, :1] if aggregation.reference_channels == "first" else reference
     cross = {name: calls[name] for name in plan.cross}
     return oracle.aggregate(aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, reference)
 
@@ -70,9 +73,13 @@ def test_equals_the_oracle(recorded, head_method, layer_method, max_bytes):
         torch.testing.assert_close(seen.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
 
 
-def test_renormalized_layer_weights(recorded):
+@pytest.mark.parametrize("options", [{}, {"renormalize": True}, {"layers": "mse"}, {"reference_channels": "first"}])
+@pytest.mark.parametrize("reference", ["up_blocks.0*blocks.0.attn2", "up_blocks.1*", "down_blocks.1*blocks.0.attn2"])
+def test_layer_weights_for_coarser_and_finer_references(recorded, options, reference):
     backbone, pixels, calls = recorded
-    aggregation = _aggregation(renormalize=True)
+    aggregation = _aggregation(reference=reference, **options)
+    if not any(fnmatch(name, reference) for name in calls):
+        pytest.skip("this UNet has no attention there")
     seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
     _, weights = _expected(backbone, calls, aggregation)
     for name, weight in weights.items():

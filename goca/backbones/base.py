@@ -1,13 +1,13 @@
-"""What every backbone offers: one noisy forward of a diffusers pipeline, observed, with the family's differences kept in adapters."""
+"""What every backbone offers: one noisy forward of a diffusers pipeline, observed; what differs per family is left to adapters."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -22,23 +22,22 @@ from goca.aggregation import Aggregation
 from goca.attention.call import AttentionCall
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.attention.tap import AttentionTap, RawCall
+from goca.backbones import loading
+from goca.backbones.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.layers import LayerNames, resolve
-from goca.backbones.loading import choose_device, choose_dtype, load_pipeline
+from goca.backbones.quantization import Quantization, dense_weight
 from goca.errors import ModelError
 from goca.prompts.prompt import TextSegment
 from goca.timing import StageTimer
-
-Conditioning = Mapping[str, Tensor]  # arguments of the denoiser that come from the prompt; the batch is axis 0
-
-_CACHED_PROMPTS = 256
 
 
 @dataclass(config=ConfigDict(extra="forbid"))
 class Backbone(ABC):
     """A pretrained text-to-image pipeline as a source of attention.
 
-    Constructing one reads nothing; `load()` reads the weights. A family implements what differs: how text and images are encoded,
-    how the denoiser is called, where text tokens sit in attention and which self-attention layer goes with a cross-attention layer.
+    Constructing one reads nothing; `inspect()` reads configurations and tokenizers, `load()` the weights. A family implements
+    what differs: how text is encoded, how the denoiser is called, where text tokens sit in attention and which self-attention
+    layer goes with a cross-attention layer.
 
     Args:
         name: short name, used in results.
@@ -53,6 +52,13 @@ class Backbone(ABC):
         lora: hub id or path of LoRA weights (safetensors), fused after loading.
         dtype: `auto` is float32 on CPU and bfloat16 (else float16) on an accelerator.
         device: `auto` takes the first accelerator, else the CPU.
+        placement: `device` keeps every component there; `offload` keeps them in main memory and brings a group of blocks over
+            when it runs, so that a model larger than the device fits.
+        quantization: load the denoiser and the large text encoders with fewer bits.
+        text_encoders: `resident` keeps them beside the denoiser; `first` encodes prompts before the denoiser loads, and frees
+            them.
+        prompt_cache: folder that keeps prompt embeddings from run to run, by checkpoint, revision and prompt; None keeps them
+            for one run.
     """
 
     name: str
@@ -68,32 +74,94 @@ class Backbone(ABC):
     lora: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
+    placement: Literal["device", "offload"] = "device"
+    quantization: Quantization | None = None
+    text_encoders: Literal["resident", "first"] = "resident"
+    prompt_cache: str | None = None
 
     pipelines: ClassVar[tuple[str, ...]] = ()  # diffusers pipeline classes that the adapter understands
     unused: ClassVar[tuple[str, ...]] = ()  # components that one forward does not need and that are not loaded
+    denoiser_name: ClassVar[str] = "transformer"
+    large_encoder: ClassVar[str | None] = "text_encoder"  # text encoder that is worth quantising, beside the denoiser
 
     # ------------------------------------------------------------------------------------------------------- loading
-    def load(self, pipeline: DiffusionPipeline | None = None) -> Backbone:
-        """Read the checkpoint, or take a pipeline that is already in memory, onto the chosen device and dtype.
+    def inspect(self) -> Backbone:
+        """Read configurations and tokenizers, no weights: enough to name layers, align prompts and refuse what cannot work.
 
         Raises:
             ModelError: no such checkpoint, not a pipeline of this family, no safetensors, a dtype the device lacks, an image
-                size the model cannot take.
+                size the model cannot take, a quantisation extra that is not installed.
         """
-        self.torch_device = choose_device(self.device)
-        self.torch_dtype = choose_dtype(self.dtype, self.torch_device)
-        self.pipeline: Any = pipeline or load_pipeline(
-            self.checkpoint, self.torch_dtype, self.pipelines, self.unused, self.revision, self.variant, self.lora
-        )
-        self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline.to(self.torch_device, self.torch_dtype)
-        for component in self.pipeline.components.values():
-            if isinstance(component, nn.Module):
-                component.eval().requires_grad_(False)
-        if self.size % self.size_multiple:
-            raise ModelError(f"model.size: {self.name} takes multiples of {self.size_multiple} px, got {self.size}")
-        self._texts: OrderedDict[str, Conditioning] = OrderedDict()
+        self._choose()
+        self._adopt(loading.load_skeleton(self._source), encoders_left_out=True)
         return self
+
+    def load(self, pipeline: DiffusionPipeline | None = None) -> Backbone:
+        """Read the weights, or take a pipeline in memory, onto the chosen device and dtype; raises as `inspect` does."""
+        self._choose()
+        without_encoders = pipeline is None and self.text_encoders == "first"
+        if pipeline is None:
+            pipeline = loading.load_pipeline(self._source, self.torch_dtype, self.quantization, without_encoders)
+        self._adopt(pipeline, without_encoders)
+        loading.place(self.pipeline, self.torch_device, self.torch_dtype, self.placement)
+        return self
+
+    def encode_prompts(self, texts: Sequence[str]) -> None:
+        """Encode the prompts that have no embedding yet; text encoders that are not resident are loaded for it, then freed.
+
+        With `text_encoders=first`, call it between `inspect()` and `load()` with all prompts of the run.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self.embeddings]
+        encoders = {}
+        if new and self._encoders_left_out:
+            encoders = loading.load_text_encoders(self._source, self.torch_dtype, self.quantization)
+            for encoder in encoders.values():
+                loading.place(encoder, self.torch_device, self.torch_dtype, self.placement)
+            self.pipeline.register_modules(**encoders)
+        for text in new:  # one at a time, so that a batch never changes an embedding
+            self.embeddings[text] = self.encode_text([text])
+        if encoders:
+            self.pipeline.register_modules(**dict.fromkeys(encoders))
+            encoders.clear()
+            loading.free_memory()
+
+    def _choose(self) -> None:
+        self.torch_device = loading.choose_device(self.device)
+        self.torch_dtype = loading.choose_dtype(self.dtype, self.torch_device)
+
+    def _adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
+        """Make a pipeline this backbone's own; what was derived from an earlier one is forgotten."""
+        self.pipeline: Any = pipeline
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._encoders_left_out = encoders_left_out
+        for name in ("attention_modules", "text_segments", "sigma"):
+            self.__dict__.pop(name, None)
+        if self.size % self.size_multiple:
+            unit = self.size_multiple
+            near = max(1, round(self.size / unit)) * unit
+            raise ModelError(f"model.size: {self.name} takes multiples of {unit} px, got {self.size}; {near} is nearest")
+
+    @property
+    def _source(self) -> loading.Source:
+        return loading.Source(
+            self.checkpoint,
+            families=self.pipelines,
+            unused=self.unused,
+            quantized=tuple(name for name in (self.denoiser_name, self.large_encoder) if name),
+            revision=self.revision,
+            variant=self.variant,
+            lora=self.lora,
+        )
+
+    @cached_property
+    def embeddings(self) -> PromptEmbeddings:
+        """Embeddings of prompts met so far."""
+        folder = self.prompt_cache
+        if folder is None and self.text_encoders == "first":
+            self._temporary = TemporaryDirectory(prefix="goca_prompts_")  # lives as long as the backbone
+            folder = self._temporary.name
+        what = (loading.resolved_revision(self.checkpoint, self.revision), self.lora, self.quantization, self.torch_dtype)
+        return PromptEmbeddings(self.torch_device, folder, f"{self.checkpoint} {what} {self.text_options}")
 
     @property
     def checkpoint_id(self) -> str:
@@ -102,14 +170,28 @@ class Backbone(ABC):
         return f"{name}@{self.revision}" if self.revision else name
 
     @property
-    @abstractmethod
     def denoiser(self) -> nn.Module:
         """The network whose attention is observed."""
+        return getattr(self.pipeline, self.denoiser_name)
 
     @property
-    @abstractmethod
+    def patch(self) -> int:
+        """Side in latent pixels of what one image token stands for, where the denoiser first sees it."""
+        return self.pipeline.transformer.config.patch_size
+
+    @property
     def size_multiple(self) -> int:
         """Image sides must be a multiple of this many pixels."""
+        return self.pipeline.vae_scale_factor * self.patch
+
+    def token_grid(self, latent_grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid of image tokens."""
+        return latent_grid[0] // self.patch, latent_grid[1] // self.patch
+
+    @property
+    def text_options(self) -> str:
+        """Settings that change how a text is encoded, for telling cached embeddings apart."""
+        return str(getattr(self, "text_length", ""))
 
     @property
     @abstractmethod
@@ -117,17 +199,33 @@ class Backbone(ABC):
         """How text lies on the attention's text axis."""
 
     # -------------------------------------------------------------------------------------------------- the one forward
-    @abstractmethod
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] -> scaled latents, the posterior's mode."""
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        shift = vae.config.get("shift_factor") or 0.0
+        return ((latents - shift) * vae.config.scaling_factor).to(self.torch_dtype)
 
     @abstractmethod
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         """Prompts -> arguments of the denoiser, padded to full length, without guidance."""
 
     @abstractmethod
+    def blank_conditioning(self) -> Conditioning:
+        """Zeros in the shapes that `encode_text` gives for one prompt, from the denoiser's configuration alone."""
+
+    def blank(self, *shape: int, value: float = 0) -> Tensor:
+        """A constant tensor on the backbone's device and in its dtype."""
+        return torch.full(shape, value, device=self.torch_device, dtype=self.torch_dtype)
+
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """Latents at the configured time step."""
+        """Latents at the configured time step, with the variance of the data kept (DDPM).
+
+        From the scheduler's noise table and not by its `add_noise`: Euler schedulers add noise to unscaled latents, and
+        multistep ones look the step up in a table that is only right once a number of sampling steps has been set.
+        """
+        kept = float(self.pipeline.scheduler.alphas_cumprod[self.timestep])
+        return kept**0.5 * latents + (1 - kept) ** 0.5 * noise
 
     @abstractmethod
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
@@ -141,15 +239,16 @@ class Backbone(ABC):
     def paired_self_attention(self, layer: str) -> str:
         """The self-attention layer of the same block; for joint attention the layer itself."""
 
+    def projection(self, layer: str, like: Tensor) -> Tensor | None:
+        """W^O of a layer (D, H * d), without its bias, on the device and in the dtype of `like`."""
+        module: Any = self.attention_modules[layer]
+        return dense_weight(module.to_out[0]).to(like)
+
+    @torch.inference_mode()
     def conditioning(self, texts: Sequence[str]) -> Conditioning:
-        """`encode_text`, once per distinct prompt of the run, one at a time so that a batch never changes an embedding."""
-        for text in dict.fromkeys(texts):
-            if text not in self._texts:
-                self._texts[text] = self.encode_text([text])
-            self._texts.move_to_end(text)
-        rows = [self._texts[text] for text in texts]
-        while len(self._texts) > _CACHED_PROMPTS:
-            self._texts.popitem(last=False)
+        """`encode_text` of each text, from memory where it has been encoded before; the batch is axis 0."""
+        self.encode_prompts(texts)
+        rows = [self.embeddings[text] for text in texts]
         return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
 
     @torch.inference_mode()
@@ -195,16 +294,14 @@ class Backbone(ABC):
     @cached_property
     def attention_modules(self) -> dict[str, nn.Module]:
         """Every attention module of the denoiser by its name, in the order of the model."""
-        kinds = (Attention, AttentionModuleMixin)
+        kinds: Any = (Attention, AttentionModuleMixin)
         return {name: module for name, module in self.denoiser.named_modules() if isinstance(module, kinds)}
 
     def is_text_layer(self, layer: str) -> bool:
         """Whether image queries attend to text in this layer."""
         return True
 
-    def plan(
-        self, aggregation: Aggregation, self_attention: Sequence[str] = (), features: Sequence[str] = ()
-    ) -> Plan:
+    def plan(self, aggregation: Aggregation, self_attention: Sequence[str] = (), features: Sequence[str] = ()) -> Plan:
         """Resolve the layer names that the configured methods ask for.
 
         Raises:
@@ -212,12 +309,14 @@ class Backbone(ABC):
         """
         names = list(self.attention_modules)
         text = [name for name in names if self.is_text_layer(name)]
-        image = list(dict.fromkeys(self.paired_self_attention(name) for name in text))
+        paired = {self.paired_self_attention(name) for name in text}
+        image = [name for name in names if name in paired or name not in text]
         reference = None
         if aggregation.weighs_layers and aggregation.reference is not None:
             (reference,) = resolve([aggregation.reference], names, "aggregation.reference")[:1]
+        cross = resolve(aggregation.cross_layers, text, "aggregation.cross_layers")
         return Plan(
-            cross={name: self.paired_self_attention(name) for name in resolve(aggregation.cross_layers, text, "aggregation.cross_layers")},
+            cross={name: self.paired_self_attention(name) for name in cross},
             reference=reference,
             self_attention=resolve(self_attention, image, "self-attention layers of the refinement"),
             features=resolve(features, names, "feature layers of the refinement"),

@@ -44,5 +44,6 @@ def resolve(patterns: Sequence[str], available: Iterable[str], what: str) -> tup
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             near = difflib.get_close_matches(pattern, names, n=4, cutoff=0.3) or names[:4]
-            raise ModelError(f"{what}: no layer of this model matches '{pattern}'; near it are {', '.join(near) or 'none at all'}")
+            known = ", ".join(near) or "none at all"
+            raise ModelError(f"{what}: no layer of this model matches '{pattern}'; near it are {known}")
     return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))

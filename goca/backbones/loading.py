@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.hooks import apply_group_offloading
 from huggingface_hub import errors as hub
+from huggingface_hub import try_to_load_from_cache
+from torch import nn
 
+from goca.backbones.quantization import Quantization, quantization_config
 from goca.errors import ModelError
-
-log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> torch.device:
@@ -49,49 +54,163 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return chosen
 
 
-def load_pipeline(
-    checkpoint: str,
-    dtype: torch.dtype,
-    families: Sequence[str],
-    unused: Sequence[str] = (),
-    revision: str | None = None,
-    variant: str | None = None,
-    lora: str | None = None,
-) -> Any:
-    """A diffusers pipeline from a hub id or a local folder.
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline comes from and what is wanted of it.
 
     Args:
         checkpoint: `owner/name` on the hub, or a folder that holds `model_index.json`.
-        dtype: of all components.
         families: pipeline classes the caller understands; checked before any weight is read.
         unused: optional components to leave out.
+        quantized: components that quantisation is for.
         revision, variant: as in `DiffusionPipeline.from_pretrained`.
         lora: LoRA weights to fuse into the denoiser and the text encoder.
+    """
+
+    checkpoint: str
+    families: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    quantized: tuple[str, ...] = ()
+    revision: str | None = None
+    variant: str | None = None
+    lora: str | None = None
+
+
+def load_pipeline(
+    source: Source, dtype: torch.dtype, quantization: Quantization | None = None, without_encoders: bool = False
+) -> Any:
+    """A diffusers pipeline with its weights, those of the text encoders only if they are wanted.
 
     Raises:
         ModelError: with what to change.
     """
-    index = _model_index(checkpoint, revision)
-    kind = index.get("_class_name", "?")
-    if families and kind not in families:
-        raise ModelError(
-            f"model.checkpoint: {checkpoint} is a {kind}; this model config takes {' or '.join(families)}. "
-            "Choose the model=... config of its family"
-        )
-    if Path(checkpoint).is_dir():
-        _check_components(Path(checkpoint), index, unused, variant)
-    left_out = {name: None for name in unused if name in index}
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(
-            checkpoint, dtype=dtype, use_safetensors=True, revision=revision, variant=variant, **left_out
-        )
-        if lora:
-            pipeline.load_lora_weights(lora, use_safetensors=True)
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
-    except (OSError, ValueError, hub.HfHubHTTPError) as error:
-        raise ModelError(f"model.checkpoint: {lora or checkpoint} could not be loaded: {_first_line(error)}") from error
+    index = check_source(source)
+    left_out = {name: None for name in index if name in source.unused or (without_encoders and is_text_encoder(name))}
+    pipeline = _from_pretrained(source, index, left_out, dtype, quantization)
+    if source.lora:
+        _fuse_lora(pipeline, source.lora)
     return pipeline
+
+
+def load_text_encoders(source: Source, dtype: torch.dtype, quantization: Quantization | None = None) -> dict[str, nn.Module]:
+    """The text encoders alone, by component name."""
+    index = check_source(source)
+    others = {name: None for name in _networks(index) if not is_text_encoder(name)}
+    pipeline = _from_pretrained(source, index, others, dtype, quantization)
+    encoders = {name: getattr(pipeline, name) for name in index if is_text_encoder(name)}
+    return {name: encoder for name, encoder in encoders.items() if encoder is not None}
+
+
+def load_skeleton(source: Source) -> Any:
+    """The pipeline with real scheduler and tokenizers, denoiser and autoencoder on the meta device, without text encoders."""
+    index = check_source(source)
+    replaced: dict[str, Any] = dict.fromkeys((*source.unused, *filter(is_text_encoder, index)))
+    with _explained(source):
+        for name in _networks(index):
+            if name not in replaced:
+                kind = getattr(diffusers, index[name][1])
+                config = kind.load_config(source.checkpoint, subfolder=name, revision=source.revision)
+                replaced[name] = on_meta(kind, config)
+    return _from_pretrained(source, index, {name: value for name, value in replaced.items() if name in index})
+
+
+def on_meta(kind: Any, config: Mapping[str, Any]) -> nn.Module:
+    """A diffusers network without memory for its weights."""
+    with torch.device("meta"):
+        network: nn.Module = kind.from_config(dict(config))
+    return network.to("meta")  # tables that the constructor made by other means
+
+
+def check_source(source: Source) -> dict[str, Any]:
+    """The pipeline's index, after checking that it is of a known family and, in a local folder, complete."""
+    index = _model_index(source.checkpoint, source.revision)
+    kind = index.get("_class_name", "?")
+    if source.families and kind not in source.families:
+        raise ModelError(
+            f"model.checkpoint: {source.checkpoint} is a {kind}; this model config takes {' or '.join(source.families)}. "
+            "Choose the model=... config of its family, or model=auto"
+        )
+    if Path(source.checkpoint).is_dir():
+        _check_components(Path(source.checkpoint), index, source.unused, source.variant)
+    return index
+
+
+def is_text_encoder(component: str) -> bool:
+    return component.startswith("text_encoder")
+
+
+def _networks(index: Mapping[str, Any]) -> list[str]:
+    """Components that hold weights."""
+    other = ("tokenizer", "scheduler", "feature_extractor", "image_processor")
+    components = [name for name, entry in index.items() if isinstance(entry, (list, tuple)) and entry[0]]
+    return [name for name in components if not name.startswith(other)]
+
+
+def _from_pretrained(
+    source: Source,
+    index: Mapping[str, Any],
+    replaced: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
+) -> Any:
+    absent = {name: None for name, entry in index.items() if entry == [None, None]}  # saved without, such as SD3 without T5
+    options: dict[str, Any] = {**absent, **replaced}
+    if quantization:
+        wanted = [name for name in source.quantized if name not in options]
+        options["quantization_config"] = quantization_config(quantization, wanted, dtype or torch.float32)
+    with _explained(source):
+        return DiffusionPipeline.from_pretrained(
+            source.checkpoint, dtype=dtype, use_safetensors=True, revision=source.revision, variant=source.variant, **options
+        )
+
+
+def _fuse_lora(pipeline: Any, lora: str) -> None:
+    with _explained(Source(lora)):
+        pipeline.load_lora_weights(lora, use_safetensors=True)
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _explained(source: Source) -> Iterator[None]:
+    """What loading raises, as one message that names the checkpoint."""
+    try:
+        yield
+    except (OSError, ValueError, AttributeError, hub.HfHubHTTPError) as error:
+        raise ModelError(f"model.checkpoint: {source.checkpoint} could not be loaded: {_first_line(error)}") from error
+
+
+def place(what: Any, device: torch.device, dtype: torch.dtype, placement: str) -> None:
+    """Put a pipeline, or one network, where it runs, ready for inference."""
+    parts = [what] if isinstance(what, nn.Module) else what.components.values()
+    for network in filter(lambda part: isinstance(part, nn.Module), parts):
+        network.eval().requires_grad_(False)
+        if getattr(network, "hf_quantizer", None) is not None:
+            continue  # its weights have their own types, and from_pretrained has put them in place
+        if next(network.parameters()).dtype != dtype:
+            network.to(dtype)
+        if placement == "device":
+            network.to(device)
+        else:
+            apply_group_offloading(network, device, offload_type="block_level", num_blocks_per_group=1)
+
+
+def resolved_revision(checkpoint: str, revision: str | None) -> str:
+    """What tells two states of a checkpoint apart: the commit of a hub id, the files of a folder."""
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        text = [part for part in folder.iterdir() if part.name.startswith(("text_encoder", "tokenizer"))]
+        files = sorted(file for part in text for file in part.rglob("*") if file.is_file())
+        return " ".join(f"{file.relative_to(folder)}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+    cached = try_to_load_from_cache(checkpoint, "model_index.json", revision=revision) if checkpoint.count("/") == 1 else None
+    return Path(cached).parent.name if isinstance(cached, str) else str(revision)
+
+
+def free_memory() -> None:
+    """Give back what is no longer referenced."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _model_index(checkpoint: str, revision: str | None) -> dict[str, Any]:
@@ -99,8 +218,8 @@ def _model_index(checkpoint: str, revision: str | None) -> dict[str, Any]:
     path = Path(checkpoint)
     if path.is_file() or path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
         raise ModelError(
-            f"model.checkpoint: {checkpoint} is a single file; give a diffusers folder (a single-file checkpoint can be converted "
-            "with diffusers' from_single_file and save_pretrained)"
+            f"model.checkpoint: {checkpoint} is a single file; give a diffusers folder (a single-file checkpoint can be "
+            "converted with diffusers' from_single_file and save_pretrained)"
         )
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise ModelError(f"model.checkpoint: {checkpoint} holds no model_index.json, so it is no diffusers pipeline folder")

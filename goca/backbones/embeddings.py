@@ -1,0 +1,67 @@
+"""Embeddings of prompts: the last ones in memory, and all of them on disk where a folder is given."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+Conditioning = Mapping[str, Tensor]  # arguments of the denoiser that come from the prompt; the batch is axis 0
+
+_IN_MEMORY = 256
+
+
+class PromptEmbeddings:
+    """A mapping from prompt to `Conditioning`.
+
+    Args:
+        device: where embeddings are wanted.
+        folder: keeps one safetensors file per prompt; None keeps them in memory alone.
+        identity: whatever else determines an embedding: checkpoint, revision, dtype, lengths.
+
+    >>> memory = PromptEmbeddings(torch.device("cpu"), None, "model")
+    >>> memory["a cat"] = {"encoder_hidden_states": torch.zeros(1, 2, 3)}
+    >>> "a cat" in memory, "a dog" in memory
+    (True, False)
+    """
+
+    def __init__(self, device: torch.device, folder: str | None, identity: str) -> None:
+        self._device = device
+        self._folder = Path(folder).expanduser() / _digest(identity) if folder else None
+        self._kept: OrderedDict[str, Conditioning] = OrderedDict()
+
+    def __contains__(self, text: str) -> bool:
+        return text in self._kept or (self._folder is not None and self._file(text).is_file())
+
+    def __getitem__(self, text: str) -> Conditioning:
+        if text not in self._kept:
+            self._keep(text, load_file(self._file(text)))
+        self._kept.move_to_end(text)
+        return {key: tensor.to(self._device) for key, tensor in self._kept[text].items()}
+
+    def __setitem__(self, text: str, conditioning: Conditioning) -> None:
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            file = self._file(text)
+            part = file.with_suffix(".part")  # a run that is stopped half-way leaves no half file under the final name
+            save_file({key: tensor.contiguous().cpu() for key, tensor in conditioning.items()}, part)
+            part.replace(file)
+        self._keep(text, conditioning)
+
+    def _keep(self, text: str, conditioning: Conditioning) -> None:
+        self._kept[text] = conditioning
+        while len(self._kept) > _IN_MEMORY:
+            self._kept.popitem(last=False)
+
+    def _file(self, text: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{_digest(text)}.safetensors"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,128 @@
+"""What several families share: how attention lies in the layers, and how noise is added."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from torch import Tensor
+
+from goca.attention.call import AttentionCall
+from goca.attention.tap import RawCall
+from goca.backbones.base import Backbone
+from goca.errors import ModelError
+
+
+class CrossAttention(Backbone):
+    """Blocks with `attn1` (image to image) and `attn2` (image to text)."""
+
+    def canonical(self, raw: RawCall, latent_grid: tuple[int, int]) -> AttentionCall:
+        is_text = self.is_text_layer(raw.layer)
+        return AttentionCall(
+            layer=raw.layer,
+            grid=self.query_grid(raw, latent_grid),
+            query=raw.query,
+            key=raw.key,
+            value=raw.value,
+            output=raw.output,
+            scale=raw.scale,
+            mask=raw.mask,
+            text=slice(None) if is_text else None,
+            image=None if is_text else slice(None),
+            projection=self.projection(raw.layer, raw.output),
+        )
+
+    def query_grid(self, raw: RawCall, latent_grid: tuple[int, int]) -> tuple[int, int]:
+        """The grid that the layer's image queries come from."""
+        return self.token_grid(latent_grid)
+
+    def is_text_layer(self, layer: str) -> bool:
+        return layer.endswith("attn2")
+
+    def paired_self_attention(self, layer: str) -> str:
+        return layer.removesuffix("attn2") + "attn1"
+
+
+class JointAttention(Backbone):
+    """Image and text tokens attend to one another in one sequence: a layer is its own paired self-attention.
+
+    The sequence is [extra, text, image], or [image, text] where `text_first` is False.
+    """
+
+    text_first: ClassVar[bool] = True
+
+    @property
+    def extra_tokens(self) -> int:
+        """Tokens before the text that no prompt fills, such as registers."""
+        return 0
+
+    def canonical(self, raw: RawCall, latent_grid: tuple[int, int]) -> AttentionCall | None:
+        grid = self.token_grid(latent_grid)
+        pixels, total = grid[0] * grid[1], raw.key.shape[2]
+        if raw.query.shape[2] < pixels:
+            return None  # text among itself
+        first = total - pixels if self.text_first else 0
+        image = slice(first, first + pixels)
+        text = slice(self.extra_tokens, first) if self.text_first else slice(pixels, total)
+        mask = raw.mask
+        if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
+            mask = mask[..., image, :]
+        return AttentionCall(
+            layer=raw.layer,
+            grid=grid,
+            query=raw.query[:, :, image],
+            key=raw.key,
+            value=raw.value,
+            output=raw.output[:, :, image],
+            scale=raw.scale,
+            mask=mask,
+            text=text if total > pixels else None,
+            image=image,
+            projection=self.projection(raw.layer, raw.output),
+        )
+
+    def paired_self_attention(self, layer: str) -> str:
+        return layer
+
+
+class FlowMatching(Backbone):
+    """Noise of rectified flows, (1 - sigma) x + sigma n, at the sigma where an image-to-image run of strength t/1000 begins."""
+
+    @cached_property
+    def sigma(self) -> float:
+        """The noise level, shifted for the image's size as the model's own schedule does."""
+        scheduler: Any = self.pipeline.scheduler
+        steps = scheduler.config.num_train_timesteps
+        options = {}
+        if scheduler.config.get("use_dynamic_shifting", False):
+            names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+            limits = {name: scheduler.config[name] for name in names}
+            tokens = (self.size // self.size_multiple) ** 2
+            options["mu"] = calculate_shift(
+                tokens, limits["base_image_seq_len"], limits["max_image_seq_len"], limits["base_shift"], limits["max_shift"]
+            )
+        scheduler.set_timesteps(steps, **options)
+        return float(scheduler.sigmas[steps - self.timestep])
+
+    def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
+        return (1 - self.sigma) * latents + self.sigma * noise
+
+    def times(self, noisy: Tensor, scale: float = 1.0) -> Tensor:
+        """sigma for every image of the batch, times `scale`: (B,)."""
+        return torch.full((len(noisy),), self.sigma * scale, device=noisy.device, dtype=noisy.dtype)
+
+
+def level_grid(pixels: int, latent_grid: tuple[int, int], layer: str) -> tuple[int, int]:
+    """The grid of a UNet level, found from its number of pixels: each level halves both sides.
+
+    >>> level_grid(64, (32, 32), "attn1")
+    (8, 8)
+    """
+    height, width = latent_grid
+    while height * width > pixels:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != pixels:
+        raise ModelError(f"{layer}: {pixels} pixels are no level of a {latent_grid[0]} x {latent_grid[1]} latent")
+    return height, width

@@ -1,0 +1,54 @@
+"""Loading with fewer bits, by bitsandbytes or torchao, and reading such weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from goca.errors import ModelError
+
+Quantization = Literal["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8"]
+
+
+def quantization_config(kind: Quantization, components: Sequence[str], dtype: torch.dtype) -> Any:
+    """What `from_pretrained` takes to quantise these components.
+
+    Raises:
+        ModelError: the library is not installed.
+    """
+    library = kind.partition("_")[0]
+    if find_spec(library) is None:
+        raise ModelError(f"model.quantization: {kind} needs {library}; install it with: pip install 'goca[quantization]'")
+    from diffusers import PipelineQuantizationConfig
+
+    if kind == "bitsandbytes_4bit":
+        options: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        return PipelineQuantizationConfig("bitsandbytes_4bit", options, list(components))
+    if kind == "bitsandbytes_8bit":
+        return PipelineQuantizationConfig("bitsandbytes_8bit", {"load_in_8bit": True}, list(components))
+    from diffusers import TorchAoConfig
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig as TransformersTorchAoConfig
+
+    settings: dict[str, Any] = {
+        name: (TransformersTorchAoConfig if name.startswith("text_encoder") else TorchAoConfig)(Int8WeightOnlyConfig())
+        for name in components
+    }
+    return PipelineQuantizationConfig(quant_mapping=settings)
+
+
+def dense_weight(linear: Any) -> Tensor:
+    """The weight of a linear layer as plain numbers, whatever it is stored as: (out, in)."""
+    weight = linear.weight
+    kind = type(weight)
+    if kind.__module__.startswith("torchao"):
+        return weight.dequantize()
+    if kind.__name__ in ("Params4bit", "Int8Params"):
+        from diffusers.quantizers.bitsandbytes.utils import dequantize_bnb_weight
+
+        return dequantize_bnb_weight(weight, getattr(linear, "state", None))
+    return weight

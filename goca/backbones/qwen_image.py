@@ -1,0 +1,79 @@
+"""Qwen-Image: joint attention in double-stream blocks; text is a chat template's user turn, its padding masked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn.functional import pad
+
+from goca.backbones.embeddings import Conditioning
+from goca.backbones.flux import pack
+from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.text import with_suffix
+from goca.prompts.prompt import TextSegment
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class QwenImageBackbone(FlowMatching, JointAttention):
+    """The text axis is the prompt and the end of the template; what comes before the prompt is dropped, as in the pipeline.
+
+    Args beyond `Backbone`'s:
+        text_length: tokens per prompt; the model takes up to 1024, and unused ones cost time.
+    """
+
+    text_length: PositiveInt = 256
+
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
+
+    def _adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
+        super()._adopt(pipeline, encoders_left_out)
+        # The pipeline drops a fixed number of tokens; counted here, it is right for any tokenizer.
+        before, _ = self._template
+        pipeline.prompt_template_encode_start_idx = len(pipeline.tokenizer(before)["input_ids"])
+
+    @property
+    def _template(self) -> tuple[str, str]:
+        before, after = self.pipeline.prompt_template_encode.split("{}")
+        return before, after
+
+    @cached_property
+    def text_segments(self) -> tuple[TextSegment, ...]:
+        return (TextSegment(with_suffix(self.pipeline.tokenizer, self._template[1]), self.text_length),)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """The autoencoder is one for videos; an image is a single frame, and channels have their own mean and scale."""
+        vae = self.pipeline.vae
+        latents = vae.encode(pixels.to(vae.dtype).unsqueeze(2)).latent_dist.mode()[:, :, 0]
+        statistics = vae.config.latents_mean, vae.config.latents_std
+        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in statistics)
+        return ((latents - mean) / std).to(self.torch_dtype)
+
+    def encode_text(self, texts: Sequence[str]) -> Conditioning:
+        embeddings, mask = self.pipeline.encode_prompt(
+            list(texts), device=self.torch_device, max_sequence_length=self.text_length
+        )
+        if mask is None:  # no padding within this batch
+            mask = embeddings.new_ones(embeddings.shape[:2])
+        missing = self.text_length - embeddings.shape[1]
+        return {
+            "encoder_hidden_states": pad(embeddings, (0, 0, 0, missing)),
+            "encoder_hidden_states_mask": pad(mask.bool(), (0, missing)),
+        }
+
+    def blank_conditioning(self) -> Conditioning:
+        width = self.pipeline.transformer.config.joint_attention_dim
+        return {
+            "encoder_hidden_states": self.blank(1, self.text_length, width),
+            "encoder_hidden_states_mask": self.blank(1, self.text_length, value=1).bool(),
+        }
+
+    def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
+        height, width = self.token_grid((noisy.shape[-2], noisy.shape[-1]))
+        shapes = [[(1, height, width)]] * len(noisy)
+        return self.denoiser(pack(noisy), timestep=self.times(noisy), img_shapes=shapes, **conditioning).sample

@@ -1,0 +1,63 @@
+"""Stable Diffusion 3 and 3.5: joint attention with the image first; text is CLIP's 77 tokens, then T5's 256."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from goca.backbones.embeddings import Conditioning
+from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.prompts.prompt import TextSegment
+
+
+@dataclass(config=ConfigDict(extra="forbid"))
+class SD3Backbone(FlowMatching, JointAttention):
+    """`attn` of a block is joint; 3.5 medium's first blocks also hold `attn2`, among the image's tokens alone.
+
+    Args beyond `Backbone`'s:
+        text_length: T5 tokens per prompt.
+    """
+
+    text_length: PositiveInt = 256
+
+    pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
+    large_encoder: ClassVar[str | None] = "text_encoder_3"
+    text_first: ClassVar[bool] = False
+
+    @cached_property
+    def text_segments(self) -> tuple[TextSegment, ...]:
+        """CLIP's two encoders share positions; T5's follow, and are zeros in a pipeline without T5."""
+        clip = TextSegment(self.pipeline.tokenizer, self.pipeline.tokenizer_max_length)
+        if self.pipeline.tokenizer_3 is None:
+            return (clip,)
+        return clip, TextSegment(self.pipeline.tokenizer_3, self.text_length, start=clip.length)
+
+    def encode_text(self, texts: Sequence[str]) -> Conditioning:
+        embeddings, _, pooled, _ = self.pipeline.encode_prompt(
+            list(texts),
+            None,
+            None,
+            device=self.torch_device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.text_length,
+        )
+        return {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
+
+    def blank_conditioning(self) -> Conditioning:
+        config = self.pipeline.transformer.config
+        return {
+            "encoder_hidden_states": self.blank(1, 77 + self.text_length, config.joint_attention_dim),
+            "pooled_projections": self.blank(1, config.pooled_projection_dim),
+        }
+
+    def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.denoiser(noisy, timestep=self.times(noisy, scale=1000), **conditioning).sample
+
+    def is_text_layer(self, layer: str) -> bool:
+        return not layer.endswith("attn2")

@@ -1,0 +1,225 @@
+"""Every family on a small pipeline of the real classes: spans, masks, probabilities, batches, and the main job itself."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from goca import config
+from goca.aggregation import Aggregation
+from goca.attention.call import probabilities
+from goca.attention.statistics import AttentionStatistics
+from goca.attention.tap import AttentionTap
+from goca.data.classes import ClassTable
+from goca.run import evaluate
+from goca.segmentor import Segmentor
+from tests.attention.oracle import attention_maps
+from tests.backbones.tiny_dit import FAMILIES, tiny_backbone, tiny_pipeline
+
+TEXTS = ["circle, grass", "a heart on snow, moon"]
+SIZE = 32
+JOINT = [name for name, (_, _, layers, _) in FAMILIES.items() if layers.cross == ("*attn",)]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def backbone(request):
+    return tiny_backbone(request.param).load(tiny_pipeline(request.param))
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def forward(backbone, pixels):
+    """One bare forward with everything observed: raw calls, canonical calls, and both outputs."""
+    raws, calls = {}, {}
+    with torch.inference_mode():
+        latents = backbone.encode_image(pixels)
+        noisy = backbone.add_noise(latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(2)))
+        conditioning = backbone.conditioning(TEXTS)
+        plain = backbone.denoise(noisy, conditioning)
+
+        def observe(raw):
+            raws[raw.layer], calls[raw.layer] = raw, backbone.canonical(raw, latents.shape[-2:])
+
+        with AttentionTap(backbone.attention_modules, observe):
+            observed = backbone.denoise(noisy, conditioning)
+    return raws, calls, plain, observed
+
+
+def _statistics(backbone):
+    aggregation = Aggregation(
+        heads="dot_product",
+        layers="dot_product",
+        cross_layers=backbone.layers.cross,
+        reference=backbone.layers.reference,
+        feature_size=16,
+    )
+    return AttentionStatistics(aggregation, backbone.plan(aggregation, backbone.layers.affinity))
+
+
+def _text_length(backbone):
+    if backbone.name == "sd3_without_t5":
+        return 77 + backbone.text_length  # T5's part of the axis is there, but zeros
+    return max(segment.start + segment.length for segment in backbone.text_segments)
+
+
+def test_observing_changes_no_bit_of_the_output(forward):
+    _, _, plain, observed = forward
+    assert torch.equal(plain, observed)
+
+
+def test_every_attention_layer_is_seen_and_image_queries_fill_its_grid(backbone, forward):
+    raws, calls, *_ = forward
+    assert set(raws) == set(backbone.attention_modules)
+    for layer, call in calls.items():
+        assert call.query.shape[2] == call.grid[0] * call.grid[1], layer
+        assert (call.text is not None) == backbone.is_text_layer(layer), layer
+
+
+def test_text_keys_are_as_many_as_the_text_axis_is_long(backbone, forward):
+    _, calls, *_ = forward
+    for call in calls.values():
+        if call.text is not None:
+            assert len(range(*call.text.indices(call.key.shape[2]))) == _text_length(backbone)
+
+
+def test_probabilities_are_those_of_an_explicit_softmax_over_the_whole_sequence(forward):
+    """The reference is the model's own output: probabilities times values must give what the layer computed."""
+    _, calls, *_ = forward
+    for layer, call in calls.items():
+        explicit = attention_maps(call)  # (B, H, S, n), the whole sequence
+        torch.testing.assert_close(explicit @ call.value.float(), call.output.float(), rtol=1e-4, atol=1e-5, msg=layer)
+        for part in (call.text, call.image):
+            if part is not None:
+                torch.testing.assert_close(probabilities(call, part), explicit[..., part])
+        if call.text is not None and call.image is not None:
+            both = probabilities(call, call.text).sum(-1) + probabilities(call, call.image).sum(-1)
+            extra = call.text.start if call.text.start and call.text.stop <= call.image.start else 0
+            assert (both <= 1 + 1e-5).all()
+            if not extra:
+                torch.testing.assert_close(both, torch.ones_like(both))
+
+
+def test_head_contributions_add_up_to_the_output_projection(backbone, forward):
+    """W^O is the right matrix: the sum of z_h W_h over heads is what the projection makes of the layer's output."""
+    _, calls, *_ = forward
+    for layer, call in calls.items():
+        flat = call.output.transpose(1, 2).flatten(2)
+        module = backbone.attention_modules[layer]
+        if hasattr(module, "to_out"):
+            linear = module.to_out[0]
+            expected = linear(flat) - (0 if linear.bias is None else linear.bias)
+        else:  # Flux's single blocks: attention's columns of the joint projection
+            linear = backbone.denoiser.get_submodule(layer.rpartition(".")[0]).proj_out
+            padded = torch.cat([flat, flat.new_zeros(*flat.shape[:2], linear.in_features - flat.shape[-1])], dim=-1)
+            expected = linear(padded) - linear.bias
+        torch.testing.assert_close(flat @ call.projection.T, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_position_of_the_prompt_is_the_same_position_among_the_keys(backbone, pixels, forward):
+    """Changing the embedding of one position changes, in the first layer, the keys of that position and of no other."""
+    _, calls, *_ = forward
+    first = next(layer for layer, call in calls.items() if call.text is not None)
+    call = calls[first]
+    position = 3
+    seen = []
+    with torch.inference_mode():
+        conditioning = dict(backbone.conditioning(TEXTS))
+        changed = conditioning["encoder_hidden_states"].clone()
+        changed[:, position] += 1
+        latents = backbone.encode_image(pixels)
+        for states in (conditioning["encoder_hidden_states"], changed):
+            with AttentionTap({first: backbone.attention_modules[first]}, lambda raw: seen.append(raw.key)):
+                backbone.denoise(latents, {**conditioning, "encoder_hidden_states": states})
+    moved = (seen[0] - seen[1]).abs().amax((0, 1, 3)) > 0  # (keys,)
+    assert moved[call.text].nonzero().flatten().tolist() == [position]
+
+
+def test_the_prompt_is_aligned_on_the_tokens_that_the_encoders_get(backbone):
+    """Token ids that enter the text encoders are, position by position, those of the backbone's text segments."""
+    entered = {}
+    handles = []
+    for name, component in backbone.pipeline.components.items():
+        if name.startswith("text_encoder") and component is not None:
+
+            def hook(module, args, kwargs, name=name):
+                entered[name] = args[0] if args else kwargs["input_ids"]
+
+            handles.append(component.register_forward_pre_hook(hook, with_kwargs=True))
+    text = "a Heart on snow, moon"
+    backbone.encode_text([text])
+    for handle in handles:
+        handle.remove()
+    rows = [ids[0].tolist() for ids in entered.values()]
+    for segment in backbone.text_segments:
+        options = {"padding": "max_length", "truncation": True, "max_length": segment.length}
+        expected = segment.tokenizer(text, **options)["input_ids"]
+        if backbone.name == "qwen_image":
+            drop = backbone.pipeline.prompt_template_encode_start_idx
+            rows = [row[drop:] for row in rows]
+            expected = [i for i in expected if i != segment.tokenizer.pad_token_id]
+        assert expected in rows
+
+
+def test_padding_gets_what_the_model_gives_it(backbone, forward):
+    """Masked padding gets nothing; where a family does not mask, padding takes part like any token."""
+    _, calls, *_ = forward
+    segment = backbone.text_segments[-1]
+    words = len(segment.tokenizer(TEXTS[0])["input_ids"])
+    padding = slice(segment.start + words, segment.start + segment.length)
+    masked = backbone.name.startswith(("pixart", "qwen"))
+    for call in calls.values():
+        if call.text is not None:
+            share = probabilities(call, call.text)[0, :, :, padding].sum()
+            assert (share == 0) == masked
+            assert (call.mask is not None) == (masked or backbone.name == "chroma")
+
+
+def test_a_batch_of_two_is_two_runs_of_one(backbone, pixels):
+    together = backbone.observe(pixels, TEXTS, ["a", "b"], 0, _statistics(backbone))
+    assert together.token_maps.shape == (2, _text_length(backbone), 16, 16)
+    torch.testing.assert_close(together.token_maps.sum(1), torch.ones(2, 16, 16))
+    for i, (text, image_id) in enumerate(zip(TEXTS, "ab", strict=True)):
+        alone = backbone.observe(pixels[i : i + 1], [text], [image_id], 0, _statistics(backbone))
+        torch.testing.assert_close(alone.token_maps[0], together.token_maps[i], rtol=1e-3, atol=1e-6)
+
+
+def _overrides(family, checkpoint):
+    """The family's own yaml with the sizes and layers of its small model."""
+    _, _, layers, settings = FAMILIES[family]
+    model = {"sd": "sd15", "sd3_without_t5": "sd3"}.get(family, family)
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(layers).items()}
+    values = {"checkpoint": checkpoint, "size": SIZE, "feature_size": 16, "variant": "null", "device": "cpu", **settings}
+    changed = [f"model.{key}={value}" for key, value in values.items()]
+    changed += [f"model.layers.{key}={str(value).replace(' ', '')}" for key, value in lists.items()]
+    return [f"model={model}", *changed, "logger=none", "limit=2", "data.batch_size=2"]
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "pipeline"
+    tiny_pipeline(request.param).save_pretrained(folder)
+    return request.param, folder
+
+
+def test_the_main_job_ends_with_a_number(saved, tmp_path):
+    family, folder = saved
+    cfg = config.compose([*_overrides(family, folder), "dataset=scenes", "figures.count=0"])
+    summary = evaluate(cfg, tmp_path)
+    assert 0 <= summary["miou"] <= 100
+    assert summary["images"] == 2
+
+
+def test_an_image_of_odd_size_is_segmented_by_words(saved):
+    family, folder = saved
+    cfg = config.compose(_overrides(family, folder))
+    segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
+    segmentor.backbone.load()
+    image = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)
+    result = segmentor.segment(image, ["circle", "grass"])
+    assert result.label_map.shape == (37, 51)
+    assert set(np.unique(result.label_map)) <= {1, 2}

@@ -55,8 +55,12 @@ def test_vocabulary_names_every_class_once(text_axes: Axes, dataset: str, family
     named = [i for prompt in prompts for i in prompt.class_tokens]
     assert named == [i for i, synonyms in enumerate(table.synonyms) if synonyms]
     assert not any(prompt.warnings for prompt in prompts)
-    lengths = [len(prompt.class_tokens) for prompt in prompts]
-    assert family != "clip" or max(lengths) - min(lengths) <= 1
+
+
+def test_vocabulary_is_cut_into_even_prompts(text_axes: Axes) -> None:
+    short = (TextSegment(text_axes["clip"][0].tokenizer, 7),)  # "cat, dog, car" and two special tokens
+    prompts = Vocabulary()(None, ClassTable.from_names(["cat", "dog", "car", "bus"]), short)
+    assert [prompt.text for prompt in prompts] == ["cat, dog", "car, bus"]
 
 
 def test_vocabulary_of_a_user(text_axes: Axes) -> None:

@@ -31,6 +31,12 @@ def t5_tokenizer(model: Path) -> T5Tokenizer:
     return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *vocab])
 
 
+def letter_t5_tokenizer() -> T5Tokenizer:
+    """A T5 tokenizer that spells, but keeps the "a" of the tests' words together with a neighbour: alone it is a stop token."""
+    pieces = ("▁", *"abcdefghijklmnopqrstuvwxyz", *",.-'()", "ca", "ar", "ate")
+    return T5Tokenizer(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((piece, -1.0) for piece in pieces)])
+
+
 def bert_tokenizer(words: tuple[str, ...] = ("car", "cat", "dog", "sk", "sky", "surf", "the")) -> BertTokenizer:
     """A BERT tokenizer with some words, all lower-case letters and their continuations."""
     letters = "abcdefghijklmnopqrstuvwxyzé"

@@ -34,7 +34,13 @@ class Gallery(pl.Callback):
         self.folder, self.count = folder / "gallery", count
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         assert isinstance(pl_module, Segmentor)
         samples = {sample.image_id: sample for sample in batch if isinstance(sample, Sample)}

@@ -52,7 +52,11 @@ def _inert(cell: Cell) -> Cell:
 def _cell(cell: Cell) -> str:
     if cell is None:
         return "-"
-    text = f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:.2f}" if isinstance(cell, float) else markdown_text(str(cell))
+
+
+def markdown_text(text: str) -> str:
+    """Text of a run on one line of Markdown, where it is neither HTML nor the end of a cell."""
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 

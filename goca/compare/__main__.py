@@ -1,0 +1,86 @@
+"""`python -m goca.compare outputs/...`: one page, CSV and Markdown from run folders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import hydra
+import rich.table
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+
+from goca import config
+from goca.compare.content import Comparison, Settings
+from goca.compare.page import markdown, write_page, write_tables
+from goca.compare.runs import load
+from goca.errors import ConfigError
+from goca.paths import CONF
+from goca.tables import Table
+
+
+def compare(cfg: DictConfig) -> Path:
+    """Compare the runs of the configuration and write page, tables and Markdown; returns the page.
+
+    Raises:
+        DataError: no run to compare. ConfigError: plotly is missing, or the output folder cannot be written to.
+    """
+    console = Console()
+    settings: Settings = config.build(cfg, "settings")
+    runs, notes = load([Path(path) for path in cfg.runs] or [Path(cfg.paths.output)])
+    comparison = Comparison(runs, settings)
+    folder = Path(cfg.output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page = write_page(comparison, notes, cfg.title, folder / "index.html")
+        tables = write_tables(comparison, folder)
+        text = Path(cfg.markdown or folder / "results.md")
+        text.write_text(markdown(comparison, notes, cfg.title), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write to {error.filename or folder} ({error.strerror}); set output") from error
+    for kind, members in comparison.kinds.items():
+        console.print(_ranking(comparison.leaderboard(members), kind.title))
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for what, path in (("page", page), ("Markdown", text), *(("table", path) for path in tables)):
+        console.print(f"{what:<9} {path}", markup=False, highlight=False, soft_wrap=True)
+    return page
+
+
+def _ranking(board: Table, title: str) -> rich.table.Table:
+    """The leaderboard of one kind, as far as it fits on a terminal."""
+    grid = rich.table.Table(title=escape(title), title_justify="left")
+    shown = ("rank", "run", "model", "method", "mIoU", "low", "high", "s / image")
+    for name in shown:
+        grid.add_column(name, justify="left" if name in ("run", "model", "method") else "right")
+    for row in board.rows:
+        cells = dict(zip(board.columns, row, strict=True))
+        grid.add_row(*(f"{cells[name]:.2f}" if isinstance(cells[name], float) else escape(str(cells[name])) for name in shown))
+    return grid
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
+def main(cfg: DictConfig) -> None:
+    compare(cfg)
+
+
+def folders_first(arguments: list[str]) -> list[str]:
+    """Command-line arguments with bare folder names gathered into `runs=[...]`.
+
+    >>> folders_first(["outputs/a", "title=x", "outputs/b"])
+    ['title=x', 'runs=["outputs/a","outputs/b"]']
+    """
+    given = [
+        argument for argument in arguments if not argument.startswith("-") and ("=" not in argument or Path(argument).exists())
+    ]
+    if not given:
+        return arguments
+    runs = ",".join(json.dumps(folder, ensure_ascii=False) for folder in given)
+    return [argument for argument in arguments if argument not in given] + [f"runs=[{runs}]"]
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = folders_first(sys.argv[1:])
+    config.command(main, "compare")

@@ -1,0 +1,239 @@
+"""What the comparison shows: everything on the page, in the CSV files and in the Markdown, as plain data."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from goca.compare.runs import Kind, Run
+from goca.compare.statistics import bootstrap, interval
+from goca.gallery import disagreement
+from goca.tables import Cell, Table, threshold_index
+
+# Settings that change where and how fast, but no number.
+_NO_METHOD = ("paths", "logger", "figures", "trainer", "experiment", "save_predictions", "hydra", "resume", "attention")
+_NO_METHOD_KEYS = ("data.batch_size", "data.num_workers")
+_COLUMNS_OF_ABLATION = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How runs are compared.
+
+    Args:
+        samples, seed, level: of the bootstrap.
+        baseline: method that differences are taken from; without one, the lowest run.
+        generative_power: model name -> score of a benchmark of generation.
+    """
+
+    samples: int
+    seed: int
+    level: float
+    baseline: str
+    generative_power: Mapping[str, float | None]
+
+
+class Comparison:
+    """Runs by kind, with intervals and differences.
+
+    Args:
+        runs: finished runs.
+        settings: how to compare them.
+    """
+
+    def __init__(self, runs: Sequence[Run], settings: Settings) -> None:
+        self.settings = settings
+        self.kinds: dict[Kind, list[Run]] = {}
+        for run in runs:
+            self.kinds.setdefault(run.kind, []).append(run)
+        for members in self.kinds.values():
+            members.sort(key=lambda run: -run.summary["miou"])
+        self._resampled = {run.path: bootstrap(run.counts, settings.samples, settings.seed) for run in runs}
+
+    def interval(self, run: Run) -> tuple[float, float]:
+        """Confidence interval of a run's mIoU, in points."""
+        return interval(self._resampled[run.path], self.settings.level)
+
+    def difference(self, run: Run, other: Run) -> tuple[float, float, float]:
+        """mIoU of `run` less that of `other`, and its interval by the paired bootstrap."""
+        low, high = interval(self._resampled[run.path] - self._resampled[other.path], self.settings.level)
+        return run.summary["miou"] - other.summary["miou"], low, high
+
+    def baseline(self, members: Sequence[Run]) -> Run:
+        """The run that others of its kind and model are measured against."""
+        named = [run for run in members if run.summary["method"] == self.settings.baseline]
+        return named[0] if named else min(members, key=lambda run: run.summary["miou"])
+
+    # ----------------------------------------------------------------------------------------------------------- tables
+    def leaderboard(self, members: Sequence[Run]) -> Table:
+        """Runs of one kind, best first; the protocol stands beside every number."""
+        columns = (
+            *("rank", "run", "model", "method", "mIoU", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
+            *("threshold", "threshold choice", "pixel accuracy", "s / image", "peak GiB", "warnings"),
+        )
+        return Table(columns, tuple(self._row(rank, run) for rank, run in enumerate(members, start=1)))
+
+    def _row(self, rank: int, run: Run) -> tuple[Cell, ...]:
+        summary, kind = run.summary, run.kind
+        low, high = self.interval(run)
+        memory = summary.get("peak_memory_bytes")
+        return (
+            rank,
+            run.name,
+            summary["model"],
+            summary["method"],
+            float(summary["miou"]),
+            round(low, 4),
+            round(high, 4),
+            kind.protocol,
+            kind.dataset,
+            kind.split,
+            kind.prompts,
+            summary["images"],
+            summary["threshold"],
+            summary["threshold_choice"],
+            summary["pixel_accuracy"],
+            float(summary["seconds_per_image"]),
+            None if memory is None else round(memory / 2**30, 3),
+            sum(summary.get("warnings", {}).values()),
+        )
+
+    def ablations(self, members: Sequence[Run]) -> dict[str, Table]:
+        """By model: the settings in which its runs differ, and the difference each run makes to the baseline."""
+        tables = {}
+        for model in dict.fromkeys(run.summary["model"] for run in members):
+            runs = [run for run in members if run.summary["model"] == model]
+            if len(runs) < 2:
+                continue
+            base = self.baseline(runs)
+            flat = [_flatten(run.config) for run in runs]
+            keys = sorted({key for settings in flat for key in settings})
+            differing = [key for key in keys if len({settings.get(key) for settings in flat}) > 1][:_COLUMNS_OF_ABLATION]
+            rows = []
+            for run, settings in sorted(zip(runs, flat, strict=True), key=lambda pair: pair[0].summary["miou"]):
+                values = (settings.get(key) for key in differing)
+                change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
+                rows.append((run.summary["method"], *values, float(run.summary["miou"]), *change))
+            columns = ("method", *differing, "mIoU", f"against {base.summary['method']}", "low", "high")
+            tables[model] = Table(columns, tuple(rows))
+        return tables
+
+    def classes(self, members: Sequence[Run]) -> Table:
+        """IoU of every class, a column per run."""
+        rows = [
+            (name, *(run.summary["iou_by_class"].get(name) for run in members))
+            for name in members[0].summary["classes"]
+            if any(name in run.summary["iou_by_class"] for run in members)
+        ]
+        return Table(("class", *(run.name for run in members)), tuple(rows))
+
+    # ------------------------------------------------------------------------------------------------------------- page
+    def page_data(self) -> dict[str, Any]:
+        """Everything the page shows; text is data here and is never read as HTML."""
+        ordered = [run for members in self.kinds.values() for run in members]
+        number = {run.path: index for index, run in enumerate(ordered)}
+        return {
+            "level": self.settings.level,
+            "baseline": self.settings.baseline,
+            "power": {model: value for model, value in self.settings.generative_power.items() if value is not None},
+            "runs": [self._page_run(run) for run in ordered],
+            "kinds": [self._page_kind(kind, members, number) for kind, members in self.kinds.items()],
+        }
+
+    def _page_run(self, run: Run) -> dict[str, Any]:
+        summary = run.summary
+        low, high = self.interval(run)
+        return {
+            "name": run.name,
+            "miou": summary["miou"],
+            "low": low,
+            "high": high,
+            "model": summary["model"],
+            "method": summary["method"],
+            "thresholds": summary["miou_by_threshold"],
+            "classes": summary["iou_by_class"],
+            "images": dict(zip(run.kind.image_ids, np.round(run.counts.miou_by_image(), 2).tolist(), strict=True)),
+        }
+
+    def _page_kind(self, kind: Kind, members: Sequence[Run], number: Mapping[Any, int]) -> dict[str, Any]:
+        leaderboard = self.leaderboard(members)
+        pairs = {}
+        for one, other in itertools.combinations(members, 2):
+            pairs[f"{number[one.path]},{number[other.path]}"] = [round(value, 3) for value in self.difference(one, other)]
+        return {
+            "title": kind.title,
+            "dataset": kind.dataset,
+            "protocol": kind.protocol,
+            "runs": [number[run.path] for run in members],
+            "columns": leaderboard.columns,
+            "rows": leaderboard.rows,
+            "pairs": pairs,
+            "ablations": [{"model": model, **vars(table)} for model, table in self.ablations(members).items()],
+            "gallery": _gallery(members, number),
+        }
+
+
+def _gallery(members: Sequence[Run], number: Mapping[Any, int]) -> list[dict[str, Any]]:
+    """Per image that at least one run has thumbnails of: pictures, and how much each pair of runs disagrees."""
+    by_image: dict[str, list[Run]] = {}
+    for run in members:
+        for image_id in run.thumbnails:
+            by_image.setdefault(image_id, []).append(run)
+    entries = []
+    for image_id, runs in by_image.items():
+        first = runs[0].thumbnails[image_id]
+        truth = first.labels[0]
+        chosen = {run.path: threshold_index(run.summary) + 1 for run in runs}
+        label = {run.path: run.thumbnails[image_id].labels[chosen[run.path]] for run in runs}
+        entries.append(
+            {
+                "image": image_id,
+                "picture": _data_uri("jpeg", first.image),
+                "truth": _data_uri("png", first.png(0)),
+                "labels": {number[run.path]: _data_uri("png", run.thumbnails[image_id].png(chosen[run.path])) for run in runs},
+                "disagreement": {
+                    f"{number[one]},{number[other]}": round(disagreement(label[one], label[other], truth), 4)
+                    for one, other in itertools.combinations(label, 2)
+                    if label[one].shape == label[other].shape
+                },
+            }
+        )
+    return entries
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
+    """Settings that can change numbers, by dotted name; lists as text."""
+    flat: dict[str, Cell] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if name in _NO_METHOD or name in _NO_METHOD_KEYS:
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{name}.")
+        elif isinstance(value, (list, tuple)):
+            flat |= _flatten_list(value, name)
+        else:
+            flat[name.removesuffix("._target_")] = _short(value) if name.endswith("_target_") else value
+    return flat
+
+
+def _flatten_list(values: Sequence[Any], name: str) -> dict[str, Cell]:
+    """Lists of settings, such as the steps of a refinement, by the names of their classes; other lists as one text."""
+    if values and all(isinstance(value, Mapping) for value in values):
+        steps = ", ".join(_short(value.get("_target_", "?")) for value in values)
+        nested = [_flatten({k: v for k, v in value.items() if k != "_target_"}, f"{name}.") for value in values]
+        return {name: steps, **{key: value for part in nested for key, value in part.items()}}
+    return {name: ", ".join(map(str, values))}
+
+
+def _short(target: Any) -> str:
+    return str(target).rpartition(".")[2].lower()

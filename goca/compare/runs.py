@@ -1,0 +1,159 @@
+"""Reading run folders, and which of them may be compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from goca.compare.statistics import ImageCounts
+from goca.errors import DataError, GocaError
+from goca.gallery import Thumbnails, read
+from goca.results import Record, RunFolder
+from goca.tables import threshold_index
+
+# What the summary of a finished run holds; without these it comes from another version.
+_NEEDED = (
+    *("dataset", "split", "model", "method", "protocol", "prompts", "classes", "unseen_classes", "has_background"),
+    *("images", "miou", "seconds_per_image"),
+)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Runs of one kind answer the same question on the same images, so that their numbers can be ranked."""
+
+    dataset: str
+    split: str
+    protocol: str
+    prompts: str
+    classes: tuple[str, ...]
+    has_background: bool
+    image_ids: tuple[str, ...]  # sorted
+
+    @property
+    def title(self) -> str:
+        background = "with background" if self.has_background else "without background"
+        return (
+            f"{self.dataset} {self.split} - protocol {self.protocol}, prompts {self.prompts}, "
+            f"{len(self.classes) - 1} classes {background}, {len(self.image_ids)} images"
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run; `name` tells it from the others on the page."""
+
+    path: Path
+    name: str
+    summary: dict[str, Any]
+    config: dict[str, Any]
+    records: list[Record]  # those with ground truth, by image id
+
+    @cached_property
+    def kind(self) -> Kind:
+        summary = self.summary
+        prompts = summary["prompts"]
+        source = f"{prompts['source']}{' (filtered by ground truth)' if prompts.get('ground_truth') else ''}"
+        return Kind(
+            summary["dataset"],
+            summary["split"],
+            summary["protocol"],
+            source,
+            tuple(summary["classes"]),
+            summary["has_background"],
+            tuple(record["image_id"] for record in self.records),
+        )
+
+    @cached_property
+    def counts(self) -> ImageCounts:
+        """Counts per image at the summary's threshold."""
+        summary = self.summary
+        return ImageCounts.of(
+            self.records,
+            len(summary["classes"]),
+            threshold_index(summary),
+            summary["has_background"],
+            summary["unseen_classes"],
+        )
+
+    @cached_property
+    def thumbnails(self) -> dict[str, Thumbnails]:
+        return read(self.path, len(self.summary["miou_by_threshold"]))
+
+
+def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
+    """Every run under the given folders, and why others were left out.
+
+    Raises:
+        DataError: a folder that does not exist, or no run that can be compared.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is no folder {path}; give run folders, or a folder that holds some")
+    folders = sorted({folder for path in paths for folder in _folders(path)})
+    runs, problems = [], []
+    names = _names(folders)
+    for folder in folders:
+        try:
+            runs.append(_load(folder, names[folder]))
+        except GocaError as error:
+            problems.append(f"{names[folder]}: {error}")
+    if not runs:
+        where = ", ".join(map(str, paths)) or "(no folder given)"
+        why = "\n".join(["", *problems]) if problems else "; `python -m goca.run` makes one"
+        raise DataError(f"no run to compare under {where}{why}")
+    return runs, problems + _class_sets(runs)
+
+
+def _folders(path: Path) -> set[Path]:
+    found = {file.parent.resolve() for name in ("summary.json", "records.jsonl") for file in path.rglob(name)}
+    return {folder for folder in found if "wandb" not in folder.relative_to(path.resolve()).parts}
+
+
+def _names(folders: Sequence[Path]) -> dict[Path, str]:
+    """The shortest path endings that tell the folders apart, by one length for all."""
+    for length in range(1, 12):
+        names = {folder: "/".join(folder.parts[-length:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {folder: str(folder) for folder in folders}
+
+
+def _load(folder: Path, name: str) -> Run:
+    if not (folder / "summary.json").is_file():
+        raise DataError("incomplete, it has no summary.json; finish it by the same command with resume=true")
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        records = RunFolder(folder).records()
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise DataError(f"cannot be read ({type(error).__name__}: {error})") from error
+    missing = [key for key in _NEEDED if key not in summary] if isinstance(summary, dict) else list(_NEEDED)
+    if missing or not isinstance(config, dict):
+        raise DataError(f"written by another version (summary.json lacks {', '.join(missing) or 'its config'}); run it again")
+    if summary["miou"] is None:
+        raise DataError("has no ground truth, so there is no number to compare")
+    judged = [record for record in records if record.get("confusion") is not None]
+    if len(records) != summary["images"] or not judged:
+        raise DataError(f"incomplete, {len(records)} of {summary['images']} images are recorded; continue it with resume=true")
+    return Run(folder, name, summary, config, sorted(judged, key=lambda record: record["image_id"]))
+
+
+def _class_sets(runs: Sequence[Run]) -> list[str]:
+    """Warnings about runs of one data set and protocol that differ in classes or images, and are ranked apart."""
+    first: dict[tuple[str, str, str], Kind] = {}
+    notes = []
+    for run in runs:
+        kind = run.kind
+        other = first.setdefault((kind.dataset, kind.split, kind.protocol), kind)
+        if kind.classes != other.classes or kind.has_background != other.has_background:
+            notes.append(f"{run.name}: another set of classes than other runs on {kind.dataset}; it is ranked apart")
+        elif kind.image_ids != other.image_ids:
+            notes.append(f"{run.name}: other images than other runs on {kind.dataset} ({kind.split}); it is ranked apart")
+    return notes

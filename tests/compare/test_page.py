@@ -1,0 +1,103 @@
+"""The page in a real browser."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goca import config
+from goca.compare.__main__ import compare
+from tests.browser import DESKTOP, PHONE, Page, browser
+from tests.compare.conftest import HOSTILE
+
+pytest.importorskip("plotly", reason="the extra compare is not installed")
+
+
+@pytest.fixture(scope="module")
+def address(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    overrides = [f"runs=[{outputs}]", f"output={folder}", "settings.samples=50", "title='A & <b>B</b>'"]
+    return compare(config.compose(overrides, "compare")).as_uri()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(chromium: Any, address: str) -> Page:
+    return Page(chromium, address)
+
+
+def names(page: Page) -> list[str]:
+    return page.texts("#board tbody td:nth-child(2)")
+
+
+def test_it_opens_without_an_error_and_asks_for_nothing_else(page: Page, address: str) -> None:
+    assert page.texts("h1") == ["A & <b>B</b>"]
+    assert len(page.texts("#board tbody")) == 2
+    assert page.page.locator("#scaling svg.main-svg").count() > 0
+    assert page.errors == []
+    assert [url for url in page.requests if not url.startswith("data:")] == [address]
+
+
+def test_text_of_runs_stays_text(page: Page) -> None:
+    assert HOSTILE in page.texts("#board tbody td:nth-child(4)")
+    assert page.page.locator("#board img").count() == 0
+
+
+def test_it_sorts_within_groups_only(page: Page) -> None:
+    heading = page.page.locator("#board th button", has_text="mIoU")
+    heading.click()
+    best_first = names(page)
+    heading.click()
+    assert best_first == ["sdxl_goca", "sd15_goca", "sdxl_vanilla", "sd15_vanilla", "upstream"]
+    assert names(page) == ["sd15_vanilla", "sdxl_vanilla", "sd15_goca", "sdxl_goca", "upstream"]
+    assert page.page.locator("#board th[aria-sort=ascending]").inner_text().startswith("mIoU")
+
+
+def test_it_filters_by_text_and_by_choice(page: Page) -> None:
+    page.page.fill("#filter", "sdxl")
+    assert set(names(page)) == {"sdxl_vanilla", "sdxl_goca"}
+    page.page.select_option("#filter-method", "goca")
+    assert names(page) == ["sdxl_goca"]
+    page.page.fill("#filter", "")
+    page.page.select_option("#filter-method", "")
+    page.page.select_option("#filter-protocol", "upstream")
+    assert names(page) == ["upstream"]
+    page.page.select_option("#filter-protocol", "")
+    assert len(names(page)) == 5
+
+
+def test_the_gallery_shows_pictures_sorted_by_disagreement(page: Page) -> None:
+    shares = [float(text.split(" %")[0]) for text in page.texts("#images h4 small")]
+    assert len(shares) == 6
+    assert shares == sorted(shares, reverse=True)
+    loaded = page.page.evaluate("[...document.querySelectorAll('#images img')].every(i => i.complete && i.naturalWidth > 0)")
+    assert loaded
+    two = page.page.locator("#images figure").count()
+    page.page.check("#all-runs")
+    assert page.page.locator("#images figure").count() == two + 12
+    page.page.uncheck("#all-runs")
+
+
+def test_choosing_runs_changes_difference_and_gallery(page: Page) -> None:
+    before = page.texts("#pair")
+    page.page.select_option("#run-a", label="sd15, goca")
+    after = page.texts("#pair")
+    assert before != after
+    assert after[0].startswith("A less B: +")
+    page.page.select_option("#kind", index=1)
+    assert page.texts("#pair") == ["A and B are the same run."]
+    page.page.select_option("#kind", index=0)
+    assert page.errors == []
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_sticks_out_sideways(chromium: Any, address: str, viewport: dict[str, int]) -> None:
+    page = Page(chromium, address, viewport)
+    assert page.fits()
+    assert page.errors == []

@@ -13,7 +13,8 @@ from goca.scenes.tokenizer import small_clip_tokenizer
 from tests.conftest import ROOT
 from tests.prompts.vocabularies import bert_tokenizer, clip_tokenizer, letter_t5_tokenizer, t5_tokenizer
 
-WORDS = "background bear bird bus car cat clothes dog dogs grass hat horse hot house ice person polar sign skateboard sky sofa stop toy"
+WORDS = """and background bear bird bus car cat clothes dog dogs grass hat horse hot house ice person polar sign skateboard sky
+sofa stop the toy"""
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +25,7 @@ def clip(shared: Path) -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def text_axes() -> dict[str, tuple[TextSegment, ...]]:
-    """CLIP (Stable Diffusion), T5 (PixArt), BERT, and BERT followed by T5 (HunyuanDiT); small vocabularies where there are no others."""
+    """CLIP (Stable Diffusion), T5 (PixArt), BERT, and BERT followed by T5 (HunyuanDiT), on the best vocabularies that are here."""
     folder = Path(os.environ.get("GOCA_SHARED", ROOT.parent / "shared"))
     merges, pieces = (
         folder / "clip" / "bpe_simple_vocab_16e6.txt.gz",

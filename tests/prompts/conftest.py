@@ -25,7 +25,7 @@ def clip(shared: Path) -> CLIPTokenizer:
 
 @pytest.fixture(scope="session")
 def text_axes() -> dict[str, tuple[TextSegment, ...]]:
-    """CLIP (Stable Diffusion), T5 (PixArt), BERT, and BERT followed by T5 (HunyuanDiT), on the best vocabularies that are here."""
+    """CLIP (Stable Diffusion), T5 (PixArt), BERT, and BERT followed by T5 (HunyuanDiT), with the best vocabularies here."""
     folder = Path(os.environ.get("GOCA_SHARED", ROOT.parent / "shared"))
     merges, pieces = (
         folder / "clip" / "bpe_simple_vocab_16e6.txt.gz",

@@ -1,0 +1,54 @@
+"""What a benchmark says about where and when it ran, and how it measures memory."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goca.results import environment
+
+RESULTS = Path(__file__).parent / "results.jsonl"
+
+
+def context(threads: int) -> dict[str, Any]:
+    """Machine, versions, date and commit of a measurement."""
+    found = environment()
+    processor = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor}, {threads} of {os.cpu_count()} cores"
+    versions = {name: found["versions"][name] for name in ("python", "torch", "diffusers", "transformers")}
+    return {"machine": device, "versions": versions, "date": datetime.date.today().isoformat(), "commit": found["commit"]}
+
+
+def append(result: dict[str, Any]) -> None:
+    """Add one line to the results file."""
+    with open(RESULTS, "a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak from the memory in use now."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets the high-water mark of resident memory
+
+
+def peak_bytes() -> int:
+    """Peak since `reset_peak_memory`: of the GPU's allocator, or of resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))

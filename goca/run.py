@@ -51,7 +51,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     trainer_options = config.plain(cfg.trainer)
     output = RunFolder(folder)
     data.setup()
-    prompts.setup(dataset)
+    prompts.setup(dataset, data.image_ids)
     segmentor.backbone.load()
     segmentor.check()
     data.size = segmentor.backbone.size

@@ -61,11 +61,11 @@ class Case:
         return {name.removeprefix(f"{section}/"): self.tensors[name] for name in self.info[section]}
 
 
-def cases(*families: str, where: Callable[[Case], bool] = lambda case: True) -> list[Any]:
+def cases(*families: str, where: Callable[[Case], bool] = lambda case: True, folder: Path = NUMERICS) -> list[Any]:
     """Parameters for `pytest.mark.parametrize`: every case of the families, or one that is skipped where the data is absent."""
-    index = NUMERICS / "cases.json"
+    index = folder / "cases.json"
     if not index.is_file():
-        absent = pytest.mark.skip(reason=f"no reference data at {REFERENCE.name}/numerics")
+        absent = pytest.mark.skip(reason=f"no reference data at {REFERENCE.name}/{folder.name}")
         return [pytest.param(None, id="absent", marks=absent)]
-    found = [Case(info, NUMERICS) for info in json.loads(index.read_text())["cases"] if info["family"] in families]
+    found = [Case(info, folder) for info in json.loads(index.read_text())["cases"] if info["family"] in families]
     return [pytest.param(case, id=case.id) for case in found if where(case)]

@@ -98,6 +98,24 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
     return render(figure)
 
 
+def map_grid(rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> Image.Image:
+    """A row of maps (C, h, w) per title, a column per name; every row has its own scale, from 0 to its maximum."""
+    columns = max(1, len(names))
+    figure = Figure(figsize=(1.35 * columns + 2.2, 1.35 * len(rows) + 0.5), layout="constrained")
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (axes, (title, maps)) in enumerate(zip(grid, rows, strict=True)):
+        for axis, name, values in zip(axes, names, maps, strict=True):
+            picture = axis.imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=float(maps.max()) or 1.0)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if line == 0:
+                axis.set_title(plain_text(name), fontsize=8)
+        axes[0].set_ylabel(plain_text(title), fontsize=6, rotation=0, ha="right", va="center")
+        if len(names):
+            figure.colorbar(picture, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=6)
+    return render(figure)
+
+
 def heat(values: np.ndarray, top: float, side: int = 128) -> Image.Image:
     """One map (h, w) in the colours of all maps, from 0 to `top`, enlarged without blurring to about `side` pixels."""
     unit = np.clip(values / (top or 1.0), 0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from goca import config
+from goca.arguments import folders_first
 from goca.compare.content import Comparison, Settings
 from goca.compare.page import markdown, write_page, write_tables
 from goca.compare.runs import load
@@ -64,21 +64,6 @@ def _ranking(board: Table, title: str) -> rich.table.Table:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
 def main(cfg: DictConfig) -> None:
     compare(cfg)
-
-
-def folders_first(arguments: list[str]) -> list[str]:
-    """Command-line arguments with bare folder names gathered into `runs=[...]`.
-
-    >>> folders_first(["outputs/a", "title=x", "outputs/b"])
-    ['title=x', 'runs=["outputs/a","outputs/b"]']
-    """
-    given = [
-        argument for argument in arguments if not argument.startswith("-") and ("=" not in argument or Path(argument).exists())
-    ]
-    if not given:
-        return arguments
-    runs = ",".join(json.dumps(folder, ensure_ascii=False) for folder in given)
-    return [argument for argument in arguments if argument not in given] + [f"runs=[{runs}]"]
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ class Comparison:
             "pairs": pairs,
             "ablations": [{"model": model, **vars(table)} for model, table in self.ablations(members).items()],
             "gallery": _gallery(members, number),
+            "colours": _colours(members),
         }
 
 
@@ -204,6 +205,14 @@ def _gallery(members: Sequence[Run], number: Mapping[Any, int]) -> list[dict[str
             }
         )
     return entries
+
+
+def _colours(members: Sequence[Run]) -> dict[str, str]:
+    """Colour of each class in the thumbnails, for their legend."""
+    pictures = next((run.thumbnails for run in members if run.thumbnails), {})
+    palette = next(iter(pictures.values())).palette if pictures else b""
+    names = members[0].summary["classes"]
+    return {name: f"#{palette[3 * i : 3 * i + 3].hex()}" for i, name in enumerate(names) if 0 < i < len(palette) // 3}
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -232,6 +232,12 @@ function gallery() {
   });
   if (!entries.length) entries.push(element("p", { class: "hint", text: "Neither run folder holds thumbnails of the same images (figures.gallery)." }));
   $("images").replaceChildren(...entries);
+  const patches = Object.entries(kind().colours).map(([name, value]) => {
+    const patch = element("i");
+    patch.style.background = value;
+    return element("li", {}, patch, name);
+  });
+  $("legend").replaceChildren(...(usable.length ? patches : []));
   $("more").hidden = usable.length <= state.shown;
 }
 

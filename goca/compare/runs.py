@@ -59,7 +59,7 @@ class Run:
     def kind(self) -> Kind:
         summary = self.summary
         prompts = summary["prompts"]
-        source = f"{prompts['source']}{' (filtered by ground truth)' if prompts.get('ground_truth') else ''}"
+        source = f"{prompts['source']}{' (with ground truth)' if prompts.get('ground_truth') else ''}"
         return Kind(
             summary["dataset"],
             summary["split"],

@@ -74,8 +74,8 @@ def bootstrap(counts: ImageCounts, samples: int, seed: int) -> np.ndarray:
 def interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """The central `level` of the values, by percentiles.
 
-    >>> interval(np.arange(101.0), 0.9)
-    (5.0, 95.0)
+    >>> interval(np.arange(101.0), 0.5)
+    (25.0, 75.0)
     """
     low, high = np.percentile(values[~np.isnan(values)], [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)

@@ -26,8 +26,8 @@ class _Token(NamedTuple):
     unknown: bool = False
 
 
-def align(entities: Sequence[Entity], segments: Sequence[TextSegment]) -> Prompt:
-    """The prompt that placed entities make, aligned on every segment of the text axis.
+def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str | None = None) -> Prompt:
+    """The prompt that placed entities make, or the `text` that they are places in, aligned on every segment of the text axis.
 
     A position belongs to an entity when its characters lie inside the entity's. Unknown-word tokens and stop tokens belong to
     none. A class without any position is listed as lost instead of being aligned with nothing.
@@ -35,7 +35,7 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment]) -> Prompt
     Raises:
         ModelError: where a segment's tokenizer has no character offsets.
     """
-    text = text_of(entities)
+    text = text_of(entities) if text is None else text
     tokens = [token for segment in segments for token in _tokens(text, segment)]
     labels = [""] * max(segment.start + segment.length for segment in segments)
     groups: list[list[int]] = [[] for _ in entities]

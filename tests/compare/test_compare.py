@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from goca import config
-from goca.compare.__main__ import compare, folders_first
+from goca.arguments import folders_first
+from goca.compare.__main__ import compare
 from goca.compare.content import Comparison, Settings
 from goca.compare.page import markdown
 from goca.compare.runs import load

@@ -1,0 +1,46 @@
+"""Command lines that people type without knowing Hydra's grammar, put into that grammar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+
+def literal(arguments: Sequence[str], keys: Collection[str]) -> list[str]:
+    """The arguments with the values of `keys` quoted, so that commas and brackets in them stay text.
+
+    >>> literal(["prompt=(cat, fur), grass", "seed=1"], ["prompt"])
+    ['prompt="(cat, fur), grass"', 'seed=1']
+    """
+    return [_quoted(argument) if argument.partition("=")[0] in keys else argument for argument in arguments]
+
+
+def folders_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with bare folder names gathered into `runs=[...]`.
+
+    >>> folders_first(["outputs/a", "title=x", "outputs/b"])
+    ['title=x', 'runs=["outputs/a","outputs/b"]']
+    """
+
+    def is_folder(argument: str) -> bool:
+        return not argument.startswith("-") and ("=" not in argument or Path(argument).exists())
+
+    folders = [quote(argument) for argument in arguments if is_folder(argument)]
+    others = [argument for argument in arguments if not is_folder(argument)]
+    return [*others, f"runs=[{','.join(folders)}]"] if folders else others
+
+
+def quote(text: str) -> str:
+    """A text as one of Hydra's quoted strings; there a backslash escapes only quotes and backslashes before one.
+
+    >>> print(quote('a "b"'))
+    "a \\"b\\""
+    """
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text) + '"'
+
+
+def _quoted(argument: str) -> str:
+    key, equals, value = argument.partition("=")
+    already = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
+    return argument if already or value == "???" else f"{key}{equals}{quote(value)}"

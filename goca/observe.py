@@ -1,0 +1,184 @@
+"""`python -m goca.observe image=cat.jpg prompt="a cat on grass"`: what the attention of one forward shows, stage by stage.
+
+In a notebook: `observe(Segmentor.from_config("sd15"), "cat.jpg", "a cat on grass")`; the result shows itself.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from rich.console import Console
+from torch import Tensor
+
+from goca import config
+from goca.arguments import literal
+from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.attention.statistics import AttentionStatistics
+from goca.attention_view import AttentionView
+from goca.backbones.layers import resolve
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
+from goca.data.datamodule import to_pixels
+from goca.data.files import read_rgb
+from goca.data.scenes import Scenes
+from goca.errors import ConfigError, DataError
+from goca.paths import CONF
+from goca.prompts import Prompt, from_text
+from goca.prompts.align import align
+from goca.prompts.prompt import Entity, TextSegment
+from goca.protocol import Protocol
+from goca.segmentor import Segmentor
+
+# Words of a sentence that name nothing to look for.
+_FUNCTION_WORDS = frozenset(
+    (
+        *("a", "an", "the", "and", "or", "of", "on", "in", "at", "by", "to", "with", "without", "from", "under", "over"),
+        *("above", "below", "near", "beside", "behind", "between", "into", "onto", "is", "are", "this", "that", "these"),
+        *("those", "its", "their", "his", "her", "some", "very"),
+    )
+)
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+
+
+class HeadStatistics(AttentionStatistics):
+    """Statistics that also keep every layer's map, and each head's map of chosen layers, for the first image.
+
+    Args:
+        head_layers: cross-attention layers whose heads are kept.
+        tokens: positions on the text axis that are kept of them.
+    """
+
+    def __init__(self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int]) -> None:
+        plan = segmentor.plan()
+        super().__init__(segmentor.aggregation, plan, segmentor.max_bytes, keep_layer_maps=True)
+        shown = [plan.reference] if plan.reference and plan.reference in plan.cross else list(plan.cross)[-1:]
+        self.head_layers = resolve(head_layers or shown, plan.cross, "heads")
+        self._tokens = list(tokens)
+        self.head_maps: dict[str, Tensor] = {}  # layer -> (H, |tokens|, h, w)
+
+    def observe(self, call: AttentionCall) -> None:
+        if call.layer in self.head_layers and call.text is not None:
+            one = call.image_at(0)
+            parts = [probabilities(one, call.text, batch, rows)[0][..., self._tokens] for batch, rows in self._blocks(one)]
+            self.head_maps[call.layer] = torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, call.grid).cpu()
+        super().observe(call)
+
+    def _blocks(self, call: AttentionCall) -> Any:
+        return blocks(call, call.query.shape[2], self.max_bytes)
+
+
+def observe(
+    segmentor: Segmentor,
+    image: str | Path | Image.Image | np.ndarray,
+    prompt: str,
+    words: Sequence[str] = (),
+    background: float | None = None,
+    heads: Sequence[str] = (),
+) -> AttentionView:
+    """One forward with everything kept that can be looked at.
+
+    Args:
+        segmentor: with a loaded backbone.
+        image: a path, `scenes:N` for a bundled scene, a PIL image or an (H, W, 3) uint8 array.
+        prompt: a sentence, or a caption in the form "(person, clothes), dog, grass".
+        words: words of the prompt to segment by; none takes every noun of a caption, or every content word of a sentence.
+        background: threshold of the background rule; None lets every pixel belong to a word.
+        heads: layers (globs) whose heads are shown; none shows those of the reference layer.
+
+    Raises:
+        ConfigError: an empty prompt, or a word it does not contain. DataError: an unreadable image. ModelError: unknown layers.
+    """
+    array = read_image(image)
+    table, aligned = read_prompt(prompt, words, segmentor.backbone.text_segments)
+    sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size))
+    statistics = HeadStatistics(segmentor, heads, aligned.content)
+    with torch.inference_mode():
+        seen = segmentor.observe([(sample, aligned)], statistics)
+        decision = segmentor.decision_at(background)
+        prediction = segmentor.conclude(sample, (aligned,), seen, range(1), table, background is not None, decision)
+    return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
+
+
+def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a path, a bundled scene `scenes:N`, a PIL image or an array."""
+    name = str(image) if isinstance(image, (str, Path)) else ""
+    if name.startswith("scenes:"):
+        number = name.removeprefix("scenes:")
+        scenes = Scenes(protocol=Protocol("standard", "ignore", "skip", "classes"))
+        if not (number.isdecimal() and int(number) < len(scenes)):
+            raise ConfigError(f"image={name}: bundled scenes are scenes:0 ... scenes:{len(scenes) - 1}")
+        return scenes[int(number)].image
+    if name:
+        if not Path(name).is_file():
+            raise DataError(f"there is no image {name}")
+        return read_rgb(Path(name))
+    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ConfigError(f"an image array must be (H, W, 3) uint8, got {array.shape} {array.dtype}")
+    return array
+
+
+def read_prompt(prompt: str, words: Sequence[str], segments: Sequence[TextSegment]) -> tuple[ClassTable, Prompt]:
+    """The prompt aligned on the backbone's tokens, with each word as a class.
+
+    Raises:
+        ConfigError: nothing to look for, or a word that the prompt does not contain.
+    """
+    if not words and any(mark in prompt for mark in ",("):
+        table, (aligned,) = from_text(prompt, segments)
+    else:
+        found = _places(prompt, words)
+        if not found:
+            raise ConfigError(f"the prompt {prompt!r} names nothing to look for; give at least one noun")
+        table = ClassTable.from_names(list(dict.fromkeys(text.lower() for text, _ in found)))
+        entities = [Entity(text, table.id_of(text)[0], start) for text, start in found]
+        aligned = align(entities, segments, text=prompt)
+    if not aligned.class_tokens:
+        raise ConfigError(f"no word of the prompt {prompt!r} has a token of its own; give at least one noun")
+    return table, aligned
+
+
+def _places(prompt: str, words: Sequence[str]) -> list[tuple[str, int]]:
+    """(text, offset) of the given words in a sentence, or of its content words."""
+    if not words:
+        return [(match[0], match.start()) for match in _WORD.finditer(prompt) if match[0].lower() not in _FUNCTION_WORDS]
+    places = []
+    for word in words:
+        matches = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE))
+        if not word.strip() or not matches:
+            raise ConfigError(f"the prompt {prompt!r} does not contain the word {word!r}")
+        places += [(match[0], match.start()) for match in matches]
+    return sorted(places, key=lambda place: place[1])
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="observe")
+def main(cfg: DictConfig) -> None:
+    console = Console()
+    segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
+    read_image(cfg.image)  # a wrong path should not wait for the model
+    segmentor.backbone.load()
+    view = observe(segmentor, cfg.image, cfg.prompt, tuple(cfg.words), cfg.background, tuple(cfg.heads))
+    height, width = view.image.shape[:2]
+    pixels = [(int(x), int(y)) for x, y in cfg.pixels] or [(width // 2, height // 2)]
+    for pixel in pixels:
+        view.scores(*pixel)
+    paths = view.save(Path(cfg.output), pixels, tensors=cfg.save == "tensors")
+    console.print(view.token_table())
+    for warning in dict.fromkeys((*view.prompt.warnings, *view.prediction.warnings)):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    for path in paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt"))
+    config.command(main, "observe")

@@ -1,4 +1,4 @@
-"""What every backbone offers: one noisy forward of a diffusers pipeline, observed; what differs per family is left to adapters."""
+"""What every backbone offers: one noisy forward of a diffusers pipeline, observed; adapters fill in what differs per family."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from goca.aggregation import Aggregation
 from goca.attention.call import AttentionCall
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.attention.tap import AttentionTap, RawCall
-from goca.backbones import loading
+from goca.backbones import architectures, loading
 from goca.backbones.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.layers import LayerNames, resolve
 from goca.backbones.quantization import Quantization, dense_weight
@@ -140,6 +140,13 @@ class Backbone(ABC):
             unit = self.size_multiple
             near = max(1, round(self.size / unit)) * unit
             raise ModelError(f"model.size: {self.name} takes multiples of {unit} px, got {self.size}; {near} is nearest")
+
+    def sketch(self) -> Backbone:
+        """As `inspect`, but from what is known of published checkpoints: no network, no tokenizers; enough to name layers."""
+        self.torch_device, self.torch_dtype = torch.device("meta"), torch.float32
+        published = self.checkpoint in architectures.published()
+        self._adopt(architectures.skeleton(self.checkpoint) if published else loading.load_skeleton(self._source), True)
+        return self
 
     @property
     def _source(self) -> loading.Source:

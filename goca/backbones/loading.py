@@ -17,6 +17,7 @@ from huggingface_hub import errors as hub
 from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
+from goca.backbones import architectures
 from goca.backbones.quantization import Quantization, quantization_config
 from goca.errors import ModelError
 
@@ -110,15 +111,8 @@ def load_skeleton(source: Source) -> Any:
             if name not in replaced:
                 kind = getattr(diffusers, index[name][1])
                 config = kind.load_config(source.checkpoint, subfolder=name, revision=source.revision)
-                replaced[name] = on_meta(kind, config)
+                replaced[name] = architectures.on_meta(kind, config)
     return _from_pretrained(source, index, {name: value for name, value in replaced.items() if name in index})
-
-
-def on_meta(kind: Any, config: Mapping[str, Any]) -> nn.Module:
-    """A diffusers network without memory for its weights."""
-    with torch.device("meta"):
-        network: nn.Module = kind.from_config(dict(config))
-    return network.to("meta")  # tables that the constructor made by other means
 
 
 def check_source(source: Source) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -31,12 +31,6 @@ class QwenImageBackbone(FlowMatching, JointAttention):
 
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
 
-    def _adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
-        super()._adopt(pipeline, encoders_left_out)
-        # The pipeline drops a fixed number of tokens; counted here, it is right for any tokenizer.
-        before, _ = self._template
-        pipeline.prompt_template_encode_start_idx = len(pipeline.tokenizer(before)["input_ids"])
-
     @property
     def _template(self) -> tuple[str, str]:
         before, after = self.pipeline.prompt_template_encode.split("{}")
@@ -55,6 +49,8 @@ class QwenImageBackbone(FlowMatching, JointAttention):
         return ((latents - mean) / std).to(self.torch_dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
+        # The pipeline drops a fixed number of tokens before the prompt; counted here, it is right for any tokenizer.
+        self.pipeline.prompt_template_encode_start_idx = len(self.pipeline.tokenizer(self._template[0])["input_ids"])
         embeddings, mask = self.pipeline.encode_prompt(
             list(texts), device=self.torch_device, max_sequence_length=self.text_length
         )

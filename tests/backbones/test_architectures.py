@@ -1,0 +1,80 @@
+"""Every model config names layers that exist in the full-size model, built on the meta device from published values."""
+
+import pytest
+from hydra.utils import get_class
+
+from goca import config
+from goca.backbones import architectures
+from goca.backbones.auto import ADAPTERS
+from goca.backbones.observable import observable_layers
+from goca.paths import CONF
+
+MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if file.stem not in ("auto", "scenes_unet"))
+
+# model: text layers observed, keys that are text, size of a UNet's or transformer's weights in millions of parameters
+EXPECTED = {
+    "aura_flow": (36, 256, 6859),
+    "chroma": (57, 512, 8900),
+    "flux_dev": (57, 512, 11901),
+    "flux_schnell": (57, 256, 11891),
+    "hunyuan_dit": (10, 333, 1500),
+    "pixart_alpha": (28, 120, 611),
+    "pixart_sigma": (28, 300, 611),
+    "pixart_sigma_512": (8, 300, 611),
+    "playground2": (70, 77, 2567),
+    "qwen_image": (60, 256, 20430),
+    "sd15": (16, 77, 860),
+    "sd21": (16, 77, 866),
+    "sd3": (24, 333, 2028),
+    "sd35": (24, 333, 2243),
+    "sdxl": (70, 77, 2567),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_layer_name_resolves_in_the_full_size_model(model):
+    count, tokens, millions = EXPECTED[model]
+    cfg = config.compose([f"model={model}"])
+    backbone = config.build(cfg, "model").sketch()
+    assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6) == millions
+    for aggregation in ("goca", "manual"):
+        chosen = config.build(config.compose([f"model={model}", f"aggregation={aggregation}"]), "aggregation")
+        plan = backbone.plan(chosen, backbone.layers.affinity, [backbone.layers.reference])
+        assert len(plan.self_attention) >= 1
+        if aggregation == "goca":
+            assert len(plan.cross) == count
+            assert plan.reference in plan.cross
+    seen = {layer.name: layer for layer in observable_layers(backbone)}
+    assert set(seen) == set(backbone.attention_modules)
+    assert {seen[name].tokens for name in plan.cross} == {tokens}
+    assert all(seen[paired].grid for paired in plan.cross.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "paper"),
+    [
+        ("sdxl", {"down_blocks.1": 4, "down_blocks.2": 20, "mid_block": 10, "up_blocks.0": 30, "up_blocks.1": 6}),
+        ("flux_dev", {"transformer_blocks": 19, "single_transformer_blocks": 38}),
+        ("sd15", {"down_blocks": 6, "mid_block": 1, "up_blocks": 9}),
+    ],
+)
+def test_the_layers_are_those_the_paper_counts(model, paper):
+    cfg = config.compose([f"model={model}"])
+    plan = config.build(cfg, "model").sketch().plan(config.build(cfg, "aggregation"))
+    assert {start: sum(name.startswith(start + ".") for name in plan.cross) for start in paper} == paper
+
+
+def test_large_variants_of_sd3_are_taken_by_its_config():
+    cfg = config.compose(["model=sd35", "model.checkpoint=stabilityai/stable-diffusion-3.5-large"])
+    assert len(config.build(cfg, "model").sketch().plan(config.build(cfg, "aggregation")).cross) == 38
+
+
+def test_every_adapter_says_itself_which_pipelines_it_takes():
+    """`model=auto` keeps the list beside the adapters, so that it need not import them all."""
+    for target, pipelines in ADAPTERS.items():
+        assert get_class(target).pipelines == pipelines
+
+
+def test_every_published_checkpoint_is_whole():
+    for checkpoint, facts in architectures.published().items():
+        assert {"vae", "text_encoder"} <= set(facts["components"]), checkpoint

@@ -43,13 +43,15 @@ def rate_map(
         regions: (n, f, f) bool; pixels where tokens tie get the sum of their rates, as in the authors' code.
         foreground: (f, f) bool.
         scale: the guidance scale; rate times scale stays at or below `cap`.
-        limits: range of the rate; where the cap is lower, it wins.
+        limits: range of the rate; where the cap is lower, it wins. (1, 1) is plain guidance, to the last bit.
     """
     size = (strength.shape[0], strength.shape[1])
     regions, foreground = (resize(mask.float(), size, "nearest") for mask in (regions, foreground))
     rates = token_rates(strength, regions, foreground)
     spread = torch.einsum("n,nhw->hw", rates, regions)
-    return gaussian_blur(spread.clamp(*limits).clamp(max=cap / scale), 3, SMOOTHING)
+    low, high = (min(limit, cap / scale) for limit in limits)
+    # Smoothing is a mean and stays inside; the second clamp only takes off its rounding.
+    return gaussian_blur(spread.clamp(low, high), 3, SMOOTHING).clamp(low, high)
 
 
 def guide(unconditional: Tensor, conditional: Tensor, rate: Tensor) -> Tensor:

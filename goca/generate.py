@@ -1,0 +1,188 @@
+"""`python -m goca.generate model=sd15 guidance=goca prompts=captions.csv`: make pictures with guided diffusion."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from goca import config
+from goca.data.classes import ClassTable
+from goca.data.datamodule import parse_shard
+from goca.errors import ConfigError
+from goca.generation.guidance import RegionGuidance, Segmentation, Step
+from goca.generation.pictures import PictureFolder, batches, fingerprint, read_manifest
+from goca.generation.pipeline import Generator, Request
+from goca.generation.prompts import read_prompts
+from goca.generation.reports import GenerationReport
+from goca.generation.roles import token_roles
+from goca.generation.show import Snapshot, side_by_side, snapshots_figure
+from goca.loggers import Logger
+from goca.paths import CONF
+from goca.provenance import environment
+from goca.run import quiet
+from goca.tables import Table
+from goca.timing import peak_memory_bytes
+
+console = Console()
+_WITHOUT_EFFECT = ("device", "placement", "prompt_cache", "text_encoders", "timestep")  # of the model section, on pictures
+
+
+def settings(cfg: DictConfig) -> dict[str, Any]:
+    """What decides how the picture of a prompt and a seed looks."""
+    plain = config.plain(cfg)
+    keys = ["model", "guidance", "steps", "size", "scheduler", "scheduler_options", "pipeline_options"]
+    if "every" in plain["guidance"]:
+        keys += ["aggregation", "calibration", "refinement"]
+    chosen = {key: plain[key] for key in keys}
+    chosen["model"] = {key: value for key, value in plain["model"].items() if key not in _WITHOUT_EFFECT}
+    return chosen
+
+
+def build(cfg: DictConfig) -> Generator:
+    """Every part from the composed configuration; reads no weights.
+
+    Raises:
+        ConfigError: a key, value or type that does not fit.
+    """
+    parts = {key: config.build(cfg, key) for key in ("aggregation", "calibration", "refinement")}
+    size = config.plain(cfg).get("size")
+    if size is not None and not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
+        raise ConfigError(f"size: give [height,width] in pixels, such as [512,768]; got {size}")
+    for key in ("steps", "batch_size"):
+        if not isinstance(cfg[key], int) or cfg[key] < 1:
+            raise ConfigError(f"{key}: must be a whole number from 1; got {cfg[key]!r}")
+    if cfg.model.get("text_encoders") == "first":
+        raise ConfigError("model.text_encoders: generation encodes prompts as it goes; use resident")
+    return Generator(
+        backbone=config.build(cfg, "model"),
+        guidance=config.build(cfg, "guidance"),
+        segmentation=Segmentation(**parts, max_bytes=cfg.attention.max_bytes),
+        steps=cfg.steps,
+        size=None if size is None else (size[0], size[1]),
+        scheduler=cfg.scheduler,
+        scheduler_options=config.plain(cfg.scheduler_options),
+        options=config.plain(cfg.pipeline_options),
+    )
+
+
+def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Make what is missing of the pictures in `folder`; returns the summary, which is also written there.
+
+    Raises:
+        GocaError: whatever a person can mend.
+    """
+    generator = build(cfg)
+    logger: Logger = config.build(cfg, "logger")
+    source = config.plain(cfg).get("prompts")
+    requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt)
+    pictures = PictureFolder(folder, fingerprint(settings(cfg)))
+
+    def unfinished(batch: list[Request]) -> list[Request]:
+        return [request for request in batch if not pictures.is_finished(request)]  # checks every picture that is there
+
+    todo = [batch for batch in batches(requests, cfg.batch_size, parse_shard(cfg.shard)) if unfinished(batch)]
+    if todo:
+        generator.backbone.load()
+        generator.prepare()
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    figures = _draw(generator, pictures, todo, set(config.plain(cfg.save_maps)), quiet=not cfg.progress)
+
+    shown = [request for request in requests if pictures.file(request.image_id).exists()][: cfg.figures.count]
+    if shown:
+        images = [Image.open(pictures.file(request.image_id)).convert("RGB") for request in shown]
+        figures["pictures"] = side_by_side({cfg.guidance.name: images}, [request.text for request in shown])
+    for name, figure in figures.items():
+        figure.save(folder / f"figure_{name.replace('/', '_')}.png")
+    wanted = {request.image_id for request in requests}
+    records = [record for record in read_manifest(folder) if record["image_id"] in wanted]
+    seconds = [record["seconds"] for record in records if record["seconds"] is not None]
+    summary: dict[str, Any] = {
+        "dataset": source if isinstance(source, str) and len(source) < 200 else f"{len(requests)} prompts",
+        "model": generator.backbone.name,
+        "method": cfg.guidance.name,
+        "protocol": "generation",
+        "guidance_scale": generator.guidance.scale,
+        "guidance_every": getattr(generator.guidance, "every", None),
+        "steps": cfg.steps,
+        "size": list(generator.dimensions),
+        "scheduler": type(generator.backbone.pipeline.scheduler).__name__ if todo else None,
+        "seed": cfg.seed,
+        "seeds": cfg.seeds,
+        "pictures": len(records),
+        "prompts": len(requests),
+        "seconds_per_picture": round(sum(seconds) / len(seconds), 4) if seconds else None,
+        "settings": pictures.settings,
+        "peak_memory_bytes": peak_memory_bytes(),
+    } | environment()
+    pictures.write_json("summary.json", summary)
+    table = Table(("image_id", "prompt", "seed", "seconds"), tuple(_row(record) for record in records))
+    report = GenerationReport(
+        folder, config.plain(cfg), summary, ClassTable.from_names(["object"]), figures, numbers={"pictures": table}
+    )
+    where = logger.log_safely(report)
+    console.print(f"pictures  {pictures.images}  ({len(records)} of {len(requests)})", highlight=False, soft_wrap=True)
+    if where:
+        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
+    return summary
+
+
+def _draw(
+    generator: Generator, pictures: PictureFolder, todo: list[list[Request]], save_maps: set[int], quiet: bool
+) -> dict[str, Image.Image]:
+    """Make the pictures of every batch; figures of region and rate maps by image id, where they are wanted."""
+    figures: dict[str, Image.Image] = {}
+    watching = bool(save_maps) and isinstance(generator.guidance, RegionGuidance)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=quiet) as progress:
+        task = progress.add_task("pictures", total=sum(len(batch) for batch in todo))
+        for batch in todo:
+            kept: dict[int, list[Snapshot]] = defaultdict(list)
+
+            def watch(picture: int, step: Step, kept: dict[int, list[Snapshot]] = kept) -> None:
+                if step.index in save_maps:
+                    kept[picture].append(Snapshot.of(step))
+
+            started = time.perf_counter()
+            images = generator(batch, watch if watching else None)
+            seconds = (time.perf_counter() - started) / len(batch)
+            for i, (request, image) in enumerate(zip(batch, images, strict=True)):
+                if not pictures.is_finished(request):
+                    pictures.save(request, image, seconds)
+                if kept[i]:
+                    figures[f"maps/{request.image_id}"] = _save_maps(generator, pictures, request, image, kept[i])
+                progress.advance(task)
+    return figures
+
+
+def _save_maps(
+    generator: Generator, pictures: PictureFolder, request: Request, image: Image.Image, snapshots: list[Snapshot]
+) -> Image.Image:
+    """Write the kept steps of one picture as arrays; returns their figure."""
+    tokens = token_roles(request.text, generator.backbone.text_segments).tokens
+    for snapshot in snapshots:
+        pictures.write(pictures.path / "maps" / f"{request.image_id}_{snapshot.index:03}.npz", snapshot.npz(tokens))
+    return snapshots_figure(image, snapshots, tokens)
+
+
+def _row(record: dict[str, Any]) -> tuple[str, str, int, float | None]:
+    return record["image_id"], record["prompt"], record["seed"], record["seconds"]
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="generate")
+def main(cfg: DictConfig) -> None:
+    quiet()
+    with config.job():
+        generate(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    config.command(main, "generate")

@@ -1,0 +1,146 @@
+"""A backbone's own diffusers pipeline, run with a kind of guidance."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+
+from goca.backbones.base import Backbone
+from goca.errors import ConfigError, ModelError
+from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Segmentation, Step
+from goca.generation.roles import token_roles
+
+# Pipelines that run the unconditional and the conditional half in one batch, in this order, and the options they need so that
+# a picture has exactly the wanted size and its text is exactly the prompt.
+SUPPORTED: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {},
+    "StableDiffusionXLPipeline": {},
+    "PixArtAlphaPipeline": {"use_resolution_binning": False, "clean_caption": False},
+    "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
+    "HunyuanDiTPipeline": {"use_resolution_binning": False},
+    "StableDiffusion3Pipeline": {},
+    "AuraFlowPipeline": {},
+}
+_WITHOUT_HALVES = {
+    "FluxPipeline": "guidance is distilled into its weights (dev) or absent (schnell): there is no unconditional prediction",
+    "ChromaPipeline": "it runs the two halves of the guidance one after the other",
+    "QwenImagePipeline": "it runs the two halves of the guidance one after the other",
+}
+
+_DDIM = "DDIMScheduler"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make."""
+
+    image_id: str
+    text: str
+    seed: int
+    negative: str = ""
+
+
+@dataclass
+class Generator:
+    """Makes pictures.
+
+    Args:
+        backbone: loaded, or to be loaded before the first picture.
+        guidance: plain, or adapted to regions.
+        segmentation: how regions are found; unused with plain guidance.
+        steps: denoising steps.
+        size: (height, width) in pixels; None is the backbone's square.
+        scheduler: `own` is the checkpoint's; `auto` is DDIM where that fits; or a class name of diffusers.
+        scheduler_options: changes to that scheduler's configuration.
+        options: further arguments of the pipeline's call, such as `eta`.
+    """
+
+    backbone: Backbone
+    guidance: PlainGuidance
+    segmentation: Segmentation
+    steps: int = 50
+    size: tuple[int, int] | None = None
+    scheduler: str = "auto"
+    scheduler_options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def prepare(self) -> None:
+        """Check that pipeline, size and layers fit, and set the scheduler; the backbone has to be loaded.
+
+        Raises:
+            ModelError: a pipeline that has no two halves. ConfigError: a size or a scheduler that does not fit.
+        """
+        pipeline = self.backbone.pipeline
+        kind = type(pipeline).__name__
+        if kind not in SUPPORTED and isinstance(self.guidance, RegionGuidance):
+            reason = _WITHOUT_HALVES.get(kind, "it is not known to run both halves of the guidance in one batch")
+            raise ModelError(f"guidance={self.guidance.name} is not possible with {self.backbone.name} ({kind}): {reason}")
+        unit = self.backbone.size_multiple
+        height, width = self.dimensions
+        if height % unit or width % unit:
+            raise ConfigError(f"size: {self.backbone.name} makes multiples of {unit} px, got {height} x {width}")
+        if isinstance(self.guidance, RegionGuidance):
+            self.segmentation.check(self.backbone)
+        if self.scheduler != "own":
+            pipeline.scheduler = self._scheduler(pipeline.scheduler)
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.size or (self.backbone.size, self.backbone.size)
+
+    def __call__(self, requests: Sequence[Request], watch: Callable[[int, Step], None] | None = None) -> list[Image.Image]:
+        """The pictures of one batch; `watch` is called with (picture, step) where regions are found.
+
+        Each picture's noise comes from its own seed, whatever else is in the batch.
+        """
+        height, width = self.dimensions
+        with self._guide(requests, watch):
+            result = self.backbone.pipeline(
+                prompt=[request.text for request in requests],
+                negative_prompt=[request.negative for request in requests],
+                height=height,
+                width=width,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance.scale,
+                generator=[torch.Generator().manual_seed(request.seed) for request in requests],
+                output_type="pil",
+                **self._options,
+            )
+        images: list[Image.Image] = result.images
+        return images
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What this pipeline's call takes beyond the common arguments."""
+        pipeline = self.backbone.pipeline
+        options = dict(SUPPORTED.get(type(pipeline).__name__, {}))
+        length = getattr(self.backbone, "text_length", None)
+        if length is not None and "max_sequence_length" in inspect.signature(pipeline.__call__).parameters:
+            options["max_sequence_length"] = length
+        return {**options, **self.options}
+
+    def _guide(self, requests: Sequence[Request], watch: Callable[[int, Step], None] | None) -> Any:
+        if not isinstance(self.guidance, RegionGuidance):
+            return nullcontext()
+        roles = [token_roles(request.text, self.backbone.text_segments) for request in requests]
+        return RegionGuide(self.backbone, self.segmentation, self.guidance, roles, watch)
+
+    def _scheduler(self, current: Any) -> Any:
+        """The wanted scheduler with the noise schedule of the present one."""
+        known = sorted(scheduler.__name__ for scheduler in current.compatibles)
+        if self.scheduler == "auto" and _DDIM not in known:
+            return current
+        kind = getattr(diffusers, _DDIM if self.scheduler == "auto" else self.scheduler, None)
+        if kind is None or not hasattr(kind, "from_config") or (known and kind.__name__ not in known):
+            raise ConfigError(
+                f"scheduler: {self.scheduler} does not fit {self.backbone.name}; choices are auto, own, {', '.join(known)}"
+            )
+        return kind.from_config(current.config, **self.scheduler_options)

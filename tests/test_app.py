@@ -1,0 +1,138 @@
+"""The app in a real browser, on a small backbone with random weights."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+gradio = pytest.importorskip("gradio", reason="the extra app is not installed")
+
+from goca import config  # noqa: E402
+from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
+from goca.errors import ConfigError, GocaError  # noqa: E402
+from tests.backbones.tiny import tiny_sd  # noqa: E402
+from tests.browser import DESKTOP, PHONE, Page, browser  # noqa: E402
+
+SETTING = Setting("scenes_unet", "goca", "goca", "affinity", None)
+WAIT = 30_000  # ms
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_sd().save_pretrained(folder)
+    layers = ["model.layers.cross=['*attn2']", "model.layers.affinity=['up_blocks.1*attn1']"]
+    reference = "model.layers.reference=up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    return [f"model.checkpoint={folder}", "model.size=32", "model.device=cpu", reference, *layers]
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("picture") / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def address(overrides: list[str]) -> Iterator[str]:
+    cfg = config.compose([f"port={free_port()}"], "app")
+    cfg.overrides = overrides
+    page = launch(cfg, wait=False)
+    yield page.local_url
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with browser() as running:
+        yield running
+
+
+# gradio's own frontend says these; the first is a fetch of a font or a script from another host that it does without.
+_GRADIO = ("net::ERR", "Manifest", "Method not implemented.")
+
+
+def own_errors(page: Page) -> list[str]:
+    """Errors that are not gradio's."""
+    return [error for error in page.errors if not any(known in error for known in _GRADIO)]
+
+
+def test_a_backbone_is_loaded_once_and_settings_change_the_result(overrides: list[str], picture: Path) -> None:
+    studio = Studio(overrides)
+    goca = studio.view(picture, "circle, grass", SETTING)
+    backbone = studio._backbones["scenes_unet"]
+    vanilla = studio.view(picture, "circle, grass", Setting("scenes_unet", "vanilla", "vanilla", "none", 0.1))
+    assert studio._backbones["scenes_unet"] is backbone
+    assert not (goca.token_maps == vanilla.token_maps).all()
+    overlay, factor = shown(goca)
+    assert overlay.size == (32 * factor, 24 * factor)
+
+
+def test_the_legend_shows_text_as_text(overrides: list[str], picture: Path) -> None:
+    view = Studio(overrides).view(picture, "<b>circle, grass", SETTING)
+    assert "<b>" not in legend(view)
+    assert "&lt;b&gt;circle" in legend(view)
+
+
+def test_nothing_to_look_for_is_one_message(overrides: list[str], picture: Path) -> None:
+    with pytest.raises(GocaError, match="names nothing to look for"):
+        Studio(overrides).view(picture, "", SETTING)
+
+
+def test_a_port_in_use_is_one_message() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be used"):
+            launch(config.compose([f"port={port}"], "app"), wait=False)
+
+
+def test_an_unknown_model_is_named_beside_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r"no model 'sd99'; choices are .*sd15"):
+        launch(config.compose(["models=[sd99]"], "app"), wait=False)
+
+
+def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: str, picture: Path) -> None:
+    page = Page(chromium, address)
+    window = page.page
+    window.set_input_files("#picture input[type=file]", str(picture))
+    window.fill("#prompt textarea, #prompt input", "circle, <i>grass")
+    window.click("#run")
+    overlay = window.locator("#overlay-A img")
+    overlay.wait_for(timeout=WAIT)
+    assert "circle" in window.inner_text("#legend-A")
+    assert "<i>grass" in window.inner_text("#legend-A")
+    window.locator("#map-A img").wait_for(timeout=WAIT)
+    overlay.click(position={"x": 20, "y": 20})
+    window.locator("#scores-A", has_text="%").wait_for(timeout=WAIT)
+    before = window.get_attribute("#map-A img", "src")
+    window.locator("#words-A label", has_text="grass").click()
+    window.wait_for_function("before => document.querySelector('#map-A img').src !== before", arg=before, timeout=WAIT)
+    window.check("#both input")
+    window.click("#run")
+    window.locator("#overlay-B img").wait_for(timeout=WAIT)
+    assert own_errors(page) == []
+
+
+def test_a_mistake_is_shown_on_the_page(chromium: Any, address: str) -> None:
+    page = Page(chromium, address)
+    page.page.click("#run")
+    page.page.get_by_text("there is no picture yet").first.wait_for(timeout=WAIT)
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_sticks_out_sideways(chromium: Any, address: str, viewport: dict[str, int]) -> None:
+    page = Page(chromium, address, viewport)
+    page.page.locator("#run").wait_for(timeout=WAIT)
+    assert page.fits()

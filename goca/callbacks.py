@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,30 @@ from goca import visualize
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.loggers import Example
+from goca.redact import redact
 from goca.results import RunFolder, compact
-from goca.segmentor import Prediction, Segmentor
+from goca.segmentor import Failure, Prediction, Segmentor
+from goca.timing import peak_memory_bytes
 
 
 class Recorder(pl.Callback):
-    """Appends one record per image as its batch is done; saves label maps where there is no ground truth, or when asked to."""
+    """Appends one record per image as its batch is done; saves label maps where there is no ground truth, or when asked to.
 
-    def __init__(self, folder: RunFolder, save_predictions: bool = False) -> None:
-        self.folder, self.save_predictions = folder, save_predictions
+    Args:
+        folder: the run folder.
+        positions: image id -> position in the data set, which orders the records.
+        recorded: ids that have a record already; they come again only because others of their batch do.
+        save_predictions: label maps of all images.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        positions: Mapping[str, int],
+        recorded: Collection[str] = (),
+        save_predictions: bool = False,
+    ) -> None:
+        self.folder, self.positions, self.recorded, self.save_predictions = folder, positions, recorded, save_predictions
         self._since = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -43,13 +58,15 @@ class Recorder(pl.Callback):
     ) -> None:
         assert isinstance(pl_module, Segmentor)
         with pl_module.timer("record"):
-            for sample, prediction in zip(batch, outputs, strict=True):
+            for sample, prediction in predicted(batch, outputs):
                 if self.save_predictions or sample.label is None:
                     self._save_label(prediction, pl_module.classes)
         seconds = pl_module.timer.take() | {"load": self._loading}
         share = {stage: round(value / len(batch), 6) for stage, value in seconds.items()}
-        for prediction in outputs:
-            self.folder.append(_record(prediction, pl_module.seed, share))
+        for result in outputs:
+            if result.image_id not in self.recorded:
+                facts = {"image_id": result.image_id, "index": self.positions[result.image_id], "seed": pl_module.seed}
+                self.folder.append(facts | _record(result) | {"seconds": share, "peak_memory_bytes": peak_memory_bytes()})
         self._since = time.perf_counter()
 
     def _save_label(self, prediction: Prediction, classes: ClassTable) -> None:
@@ -61,17 +78,23 @@ class Recorder(pl.Callback):
         picture.save(path)
 
 
-def _record(prediction: Prediction, seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
+def predicted(batch: Sequence[Any], outputs: Sequence[Prediction | Failure]) -> list[tuple[Sample, Prediction]]:
+    """The samples of a batch that did not fail, with what was predicted."""
+    return [(sample, result) for sample, result in zip(batch, outputs, strict=True) if isinstance(result, Prediction)]
+
+
+def _record(result: Prediction | Failure) -> dict[str, Any]:
+    if isinstance(result, Failure):
+        empty: dict[str, Any] = {"prompts": [], "classes": [], "lost_classes": [], "confusion": None, "layer_weights": {}}
+        return {"error": redact(result.reason), **empty, "warnings": []}
     return {
-        "image_id": prediction.image_id,
-        "seed": seed,
-        "prompts": [prompt.text for prompt in prediction.prompts],
-        "classes": list(prediction.maps.ids),
-        "lost_classes": [i for prompt in prediction.prompts for i in prompt.lost_classes],
-        "confusion": None if prediction.counts is None else compact(prediction.counts),
-        "layer_weights": {name: round(weight, 6) for name, weight in prediction.layer_weights.items()},
-        "seconds": dict(seconds),
-        "warnings": list(prediction.warnings),
+        "error": None,
+        "prompts": [prompt.text for prompt in result.prompts],
+        "classes": list(result.maps.ids),
+        "lost_classes": [i for prompt in result.prompts for i in prompt.lost_classes],
+        "confusion": None if result.counts is None else compact(result.counts),
+        "layer_weights": {name: round(weight, 6) for name, weight in result.layer_weights.items()},
+        "warnings": list(result.warnings),
     }
 
 
@@ -85,7 +108,7 @@ class Figures(pl.Callback):
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._kept += list(zip(batch, outputs, strict=True))[: self.count - len(self._kept)]
+        self._kept += predicted(batch, outputs)[: self.count - len(self._kept)]
 
     def draw(self, folder: RunFolder, classes: ClassTable, threshold: int) -> dict[str, Image.Image]:
         """Write the overview and one stages figure per image; returns them by name."""
@@ -122,6 +145,6 @@ class RunningMiou(TQDMProgressBar):
     ) -> None:
         metric = pl_module.metric if isinstance(pl_module, Segmentor) else None
         if metric is not None and bool(metric.counts.any()):
-            miou = float(np.nanmax(metric.compute().miou))
+            miou = float(np.nanmax(metric.compute().miou))  # of this process and session; the summary is made of all records
             self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)

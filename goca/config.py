@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -19,10 +20,21 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from goca.errors import ConfigError, GocaError
+from goca.errors import ConfigError, GocaError, Interrupted
 from goca.paths import BUNDLED, CONF
+from goca.redact import redact
 
 OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
+
+
+def _run_folder(resume: bool, parent: str, new: str) -> str:
+    """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one."""
+    from goca.results import newest_unfinished  # results need torch, which a wrong setting should not wait for
+
+    return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
+
+
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
@@ -54,45 +66,60 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
 
 
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
-    """Run a Hydra entry point; what a person can mend is printed as one message (exit code 2), without a traceback."""
+    """Run a Hydra entry point; what a person can mend is one message without a traceback, and an exit code that is not 0."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
     failed: list[str] = []
+    exit_code = 2
     _failed_jobs.clear()
     try:
         main()
         failed += _failed_jobs
     except GocaError as error:
         failed.append(str(error))
+        exit_code = error.exit_code
     except (HydraException, OmegaConfBaseException) as error:
         failed.append(explain(error, config_name, sys.argv[1:]))
-    for message in failed:
-        print(f"error: {message}", file=sys.stderr)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        failed.append(
+            f"cannot write to {error.filename}: {error.strerror}; set paths.output to a folder that can be written to"
+        )
+    except KeyboardInterrupt:
+        failed.append("stopped; what had been recorded is in the run folder")
+        exit_code = 130
     if failed:
-        sys.exit(2)
+        _stop(failed, exit_code)
+
+
+def _stop(messages: Sequence[str], exit_code: int) -> NoReturn:
+    for message in messages:
+        print(f"error: {redact(message)}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 _failed_jobs: list[str] = []
+# What Hydra meets when it makes the run folder.
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
 def job() -> Iterator[None]:
     """Around one job's work: in a sweep, what a person can mend is kept for the end, and the other jobs go on.
 
-    The message is also left in the job's folder as `error.txt`.
+    The message is also left in the job's folder as `error.txt`. Only a signal stops a sweep.
     """
     hydra_config = HydraConfig.get()
     try:
         yield
     except GocaError as error:
-        if hydra_config.mode == RunMode.MULTIRUN:
-            name = f"job {hydra_config.job.num} ({hydra_config.job.override_dirname})"
-            _failed_jobs.append(f"{name}: {error}")
-            folder = Path(hydra_config.runtime.output_dir)
-            if os.access(folder, os.W_OK):
-                (folder / "error.txt").write_text(f"{error}\n", encoding="utf-8")
-        else:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+        if hydra_config.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
+            _stop([str(error)], error.exit_code)  # here: on its way out Hydra would add a line of its own
+        name = f"job {hydra_config.job.num} ({hydra_config.job.override_dirname})"
+        _failed_jobs.append(f"{name}: {error}")
+        folder = Path(hydra_config.runtime.output_dir)
+        if os.access(folder, os.W_OK):
+            (folder / "error.txt").write_text(f"{redact(str(error))}\n", encoding="utf-8")
 
 
 def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:
@@ -152,7 +179,8 @@ def _explain_field(path: str, issue: Any, error: ValidationError) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", line)
 
 
 def plain(cfg: Any) -> Any:

@@ -45,7 +45,8 @@ class Gallery(pl.Callback):
         assert isinstance(pl_module, Segmentor)
         samples = {sample.image_id: sample for sample in batch if isinstance(sample, Sample)}
         present = len(list(self.folder.rglob("*.png"))) if self.count else 0
-        for prediction in outputs[: max(0, self.count - present)]:
+        predictions = [result for result in outputs if isinstance(result, Prediction)]
+        for prediction in predictions[: max(0, self.count - present)]:
             write(self.folder, samples[prediction.image_id], prediction, pl_module.classes)
 
 

@@ -1,7 +1,7 @@
 """Confusion counts and mean intersection over union (METHOD 4)."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -95,8 +95,10 @@ class SegmentationMetric(Metric):
         unseen_classes: Literal["zero", "skip"] = "skip",
         has_background: bool = True,
         ignore: int = IGNORE,
+        **options: Any,
     ) -> None:
-        super().__init__()
+        """`options` are those of every torchmetrics metric, such as `sync_on_compute`."""
+        super().__init__(**options)
         self.num_classes, self.thresholds, self.ignore = num_classes, tuple(thresholds), ignore
         self.unseen_classes, self.has_background = unseen_classes, has_background
         shape = (len(self.thresholds), num_classes, num_classes)

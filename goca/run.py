@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import hydra
 import pytorch_lightning as pl
+import torch
 import transformers
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from goca import config
+from goca.backbones.loading import choose_device
 from goca.callbacks import Figures, Recorder, RunningMiou
 from goca.data.datamodule import SegmentationDataModule
+from goca.errors import ConfigError, DataError
 from goca.gallery import Gallery
+from goca.interrupt import StopOnSignal
 from goca.loggers import Logger, Report
 from goca.metrics import SegmentationMetric
 from goca.paths import CONF
+from goca.provenance import checkpoint_identity, environment
+from goca.redact import redact
 from goca.report import print_summary
-from goca.results import RunFolder, environment, summarize
+from goca.results import RunFolder, stops_cleanly
 from goca.segmentor import Segmentor
-from goca.timing import peak_memory_bytes
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run one experiment and leave its records, summary and figures in `folder`; returns the summary.
+    """Run one experiment, or continue it, and leave its records, summary and figures in `folder`; returns the summary.
 
     Everything cheap is built and checked first: the configuration, the folder, the data, the prompts; then the model loads.
 
@@ -46,74 +55,126 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         thresholds=decision.taus(dataset.has_background),
         unseen_classes=dataset.protocol.unseen_classes,
         has_background=dataset.has_background,
+        sync_on_compute=False,  # processes meet in the records, not while they compute
     )
     segmentor = Segmentor.from_components(cfg, dataset.classes, dataset.has_background, metric, prompts)
-    trainer_options = config.plain(cfg.trainer)
-    output = RunFolder(folder)
-    data.setup()
-    prompts.setup(dataset, data.image_ids)
-    segmentor.backbone.load()
-    segmentor.check()
-    data.size = segmentor.backbone.size
-
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    plain = redact(config.plain(cfg))
     figures = Figures(cfg.figures.count)
-    callbacks: list[pl.Callback] = [
-        Recorder(output, save_predictions=cfg.save_predictions),
-        Gallery(folder, cfg.figures.gallery),
-        figures,
-    ]
-    if trainer_options.pop("enable_progress_bar", True):
-        callbacks.append(RunningMiou())
-    trainer = pl.Trainer(
-        accelerator="cpu" if segmentor.backbone.torch_device.type == "cpu" else "auto",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=any(isinstance(callback, RunningMiou) for callback in callbacks),
-        callbacks=callbacks,
-        **trainer_options,
-    )
-    trainer.predict(segmentor, data, return_predictions=False)
-    output.close()
+    progress = [RunningMiou()] if cfg.trainer.enable_progress_bar else []
+    stop = StopOnSignal(f"the same command with run.dir={folder} continues it")
+    trainer = _trainer(cfg)
+    output = RunFolder(folder, trainer.global_rank)
+    with stops_cleanly(folder), closing(output):
+        data.setup()
+        prompts.setup(dataset)
+        output.claim(plain)
+        recorded = frozenset(record["image_id"] for record in output.records() if not record.get("error"))
+        if not recorded.issuperset(data.image_ids):
+            # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
+            data.done = recorded.difference(data.image_ids[: cfg.figures.count])
+            segmentor.backbone.load()
+            segmentor.check()
+            data.size = segmentor.backbone.size
+            if trainer.is_global_zero:
+                output.begin(_facts(cfg, segmentor, data))
+            positions = dict(zip(data.image_ids, data.positions, strict=True))
+            recorder = Recorder(output, positions, recorded, cfg.save_predictions)
+            gallery = Gallery(folder, cfg.figures.gallery)
+            trainer.callbacks += [recorder, gallery, figures, *progress, stop]  # type: ignore[attr-defined]
+            trainer.predict(segmentor, data, return_predictions=False)
+        output.close()
+        trainer.strategy.barrier()  # until every process has closed its records
+        if not trainer.is_global_zero:
+            return {"miou": None}
+        summary = output.conclude()
+        chosen = summary.get("threshold")
+        pictures = figures.draw(output, dataset.classes, list(metric.thresholds).index(chosen))
+    report = Report(folder, plain, summary, dataset.classes, pictures, figures.examples(summary, metric.thresholds))
+    where = logger.log_safely(report)
+    _show(summary, output, where)
+    _check_failures(summary, cfg.run.max_failed, folder)
+    return summary
 
-    summary: dict[str, Any] = {
+
+def _trainer(cfg: DictConfig) -> pl.Trainer:
+    """Lightning's Trainer without what only training needs.
+
+    Raises:
+        ConfigError: several devices inside a sweep: Lightning would start the whole sweep once more for each.
+    """
+    device = choose_device(cfg.model.device)
+    try:
+        trainer = pl.Trainer(
+            accelerator="cpu" if device.type == "cpu" else "auto",
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,  # ours is a callback
+            use_distributed_sampler=False,  # the data module hands out batches itself: whole, and none twice
+            **{key: value for key, value in config.plain(cfg.trainer).items() if key != "enable_progress_bar"},
+        )
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and _starts_processes(trainer):
+        raise ConfigError(
+            f"trainer.devices={trainer.num_devices} does not work with -m outside SLURM; use one device, or no sweep"
+        )
+    if trainer.world_size > 1 and device.type != "cpu":
+        torch.accelerator.set_device_index(trainer.strategy.root_device.index)
+    return trainer
+
+
+def _starts_processes(trainer: pl.Trainer) -> bool:
+    environment = getattr(trainer.strategy.launcher, "cluster_environment", None)
+    return trainer.num_devices > 1 and environment is not None and not environment.creates_processes_externally
+
+
+def _facts(cfg: DictConfig, segmentor: Segmentor, data: SegmentationDataModule) -> dict[str, Any]:
+    """What was evaluated, with what: all that the summary says besides numbers."""
+    dataset, backbone = data.dataset, segmentor.backbone
+    assert segmentor.metric is not None
+    return {
         "dataset": dataset.name,
         "split": dataset.split,
-        "model": segmentor.backbone.name,
+        "model": backbone.name,
         "method": method_name(cfg),
         "protocol": dataset.protocol.name,
-        "prompts": prompts.describe(),
+        "prompts": redact(segmentor.prompts.describe()),
         "classes": list(dataset.classes.names),
+        "thresholds": list(segmentor.metric.thresholds),
         "unseen_classes": dataset.protocol.unseen_classes,
         "has_background": dataset.has_background,
-    }
-    summary |= summarize(
-        output.records(), dataset.classes.names, metric.thresholds, dataset.protocol.unseen_classes, dataset.has_background
-    )
-    summary |= {
+        "total_images": data.total,
         "seed": cfg.seed,
-        "device": str(segmentor.backbone.torch_device),
-        "dtype": str(segmentor.backbone.torch_dtype).removeprefix("torch."),
-        "checkpoint": segmentor.backbone.checkpoint_id,
-        "peak_memory_bytes": peak_memory_bytes(),
-    } | environment()
-    output.write_json("summary.json", summary)
-    pictures = figures.draw(output, dataset.classes, list(metric.thresholds).index(summary.get("threshold")))
-    report = Report(folder, config.plain(cfg), summary, dataset.classes, pictures, figures.examples(summary, metric.thresholds))
-    where = logger.log_safely(report)
+        "device": str(backbone.torch_device),
+        "dtype": str(backbone.torch_dtype).removeprefix("torch."),
+        "checkpoint": backbone.checkpoint_id,
+        **checkpoint_identity(backbone.checkpoint, backbone.revision),
+        **environment(),
+    }
 
+
+def _show(summary: dict[str, Any], output: RunFolder, logged: str | None) -> None:
     console = Console()
     print_summary(summary, console)
-    console.print(
-        f"numbers   {folder / 'summary.json'}\nrecords   {folder / 'records.jsonl'}\npictures  {output.figures}",
-        highlight=False,
-        soft_wrap=True,
+    path = output.path
+    places = {"numbers": path / "summary.json", "records": path / "records.jsonl", "pictures": output.figures, "logged": logged}
+    for name, place in places.items():
+        if place:
+            console.print(f"{name:<9} {place}", highlight=False, soft_wrap=True)
+
+
+def _check_failures(summary: Mapping[str, Any], allowed: int | None, folder: Path) -> None:
+    """Raise where more images failed than the configuration allows; everything has been written by now."""
+    if allowed is None or summary["failed"] <= allowed:
+        return
+    reasons = [f"  {image_id}: {reason}" for image_id, reason in summary["failures"].items()]
+    rest = summary["failed"] - len(reasons)
+    raise DataError(
+        "\n".join([f"{summary['failed']} of {summary['images']} images failed, more than run.max_failed={allowed}:", *reasons])
+        + (f"\n  ... and {rest} more" if rest else "")
+        + f"\nMend them and repeat the command with run.dir={folder}, which computes only these; or set run.max_failed"
     )
-    if where:
-        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
-    return summary
 
 
 def method_name(cfg: DictConfig) -> str:
@@ -129,7 +190,8 @@ def method_name(cfg: DictConfig) -> str:
 
 def quiet() -> None:
     """Silence what libraries say about things that are as they should be."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for library in (diffusers.utils.logging, transformers.utils.logging):
         library.set_verbosity_error()
         library.disable_progress_bar()

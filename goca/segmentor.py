@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,23 @@ from torch import Tensor
 
 from goca import config
 from goca.aggregation import Aggregation
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.backbones.base import Backbone
+from goca.backbones.loading import free_memory
 from goca.calibration import Calibration, ClassMaps
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable, to_pixels
 from goca.data.files import read_rgb
 from goca.decision import Decision, Hungarian
-from goca.errors import ConfigError, ModelError
+from goca.errors import ConfigError, DataError, ModelError
 from goca.metrics import SegmentationMetric, confusion
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
 from goca.refinement import RefinementContext, Refinements
 from goca.timing import StageTimer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,14 @@ class Prediction:
     head_weights: dict[str, list[float]]
     warnings: tuple[str, ...]
     counts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands where a prediction would be: the image could not be read or computed, and why."""
+
+    image_id: str
+    reason: str
 
 
 class Segmentor(pl.LightningModule):
@@ -94,6 +106,7 @@ class Segmentor(pl.LightningModule):
         self.classes, self.has_background, self.metric = classes, has_background, metric
         self.seed, self.max_bytes = seed, max_bytes
         self.timer = StageTimer()
+        self._fits: int | None = None  # images at once, after a larger batch ran out of memory
 
     # ------------------------------------------------------------------------------------------------------ Python API
     @classmethod
@@ -151,11 +164,14 @@ class Segmentor(pl.LightningModule):
             raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
         array = _as_array(image)
         sample = Sample("image", array, None, (), pixels=to_pixels(array, self.backbone.size))
-        decision = self.decision
-        if background is not None and isinstance(decision, Decision):
-            decision = dataclasses.replace(decision, thresholds=(background,))
-        (prediction,) = self._predict([(sample, prompts)], table, background is not None, decision)
+        (prediction,) = self._predict([(sample, prompts)], table, background is not None, self.decision_at(background))
         return Segmentation(array, table, prediction)
+
+    def decision_at(self, background: float | None) -> Decision | Hungarian:
+        """The configured decision with one threshold in place of its sweep."""
+        if background is None or not isinstance(self.decision, Decision):
+            return self.decision
+        return dataclasses.replace(self.decision, thresholds=(background,))
 
     def check(self) -> None:
         """Resolve every layer name that the configuration asks for, before the first image; raises ModelError."""
@@ -163,15 +179,49 @@ class Segmentor(pl.LightningModule):
         self.backbone.plan(self.aggregation, needs.self_attention, needs.features)
 
     # -------------------------------------------------------------------------------------------------------- Lightning
-    def predict_step(self, batch: list[Sample | Unreadable], batch_idx: int = 0) -> list[Prediction]:
-        """Predictions of one batch, in order; counts them in the metric where there is a label."""
-        readable = [sample for sample in batch if isinstance(sample, Sample)]
+    def predict_step(self, batch: list[Sample | Unreadable], batch_idx: int = 0) -> list[Prediction | Failure]:
+        """One result per entry of the batch, in order; counts predictions in the metric where there is a label.
+
+        An image that cannot be read, prompted or computed becomes a `Failure` and does not keep the others from their results.
+
+        Raises:
+            ConfigError: a setting that suits no image.
+        """
+        results: dict[str, Prediction | Failure] = {}
+        pairs = []
         segments = self.backbone.text_segments
         with self.timer("prompt"):
-            pairs = [(sample, self.prompts(sample, self.classes, segments)) for sample in readable]
-        predictions = self._predict(pairs, self.classes, self.has_background, self.decision)
-        with self.timer("decide"):
-            return [self._count(sample, prediction) for sample, prediction in zip(readable, predictions, strict=True)]
+            for entry in batch:
+                try:
+                    if isinstance(entry, Unreadable):
+                        raise DataError(entry.reason)
+                    pairs.append((entry, self.prompts(entry, self.classes, segments)))
+                except DataError as error:
+                    results[entry.image_id] = Failure(entry.image_id, str(error))
+        size = self._fits or max(1, len(pairs))
+        for first in range(0, len(pairs), size):
+            results |= {result.image_id: result for result in self._attempt(pairs[first : first + size])}
+        return [results[entry.image_id] for entry in batch]
+
+    def _attempt(self, pairs: Sequence[tuple[Sample, tuple[Prompt, ...]]]) -> list[Prediction | Failure]:
+        """Predict and count; if that fails, once more in halves, down to the image that is the reason."""
+        try:
+            predictions = self._predict(pairs, self.classes, self.has_background, self.decision)
+            with self.timer("decide"):
+                return [self._count(sample, prediction) for (sample, _), prediction in zip(pairs, predictions, strict=True)]
+        except (DataError, ModelError, RuntimeError, MemoryError) as error:
+            reason, exhausted = str(error), is_out_of_memory(error)
+            if isinstance(error, RuntimeError) and not exhausted:
+                raise
+        # Outside the handler: the error's traceback would keep the tensors of the failed attempt alive.
+        free_memory()
+        if len(pairs) == 1:
+            return [Failure(pairs[0][0].image_id, f"out of memory, even alone: {reason}" if exhausted else reason)]
+        half = len(pairs) // 2
+        if exhausted:
+            self._fits = half
+            log.warning("out of memory with %d images at once; going on with %d", len(pairs), half)
+        return [*self._attempt(pairs[:half]), *self._attempt(pairs[half:])]
 
     def _count(self, sample: Sample, prediction: Prediction) -> Prediction:
         """Count the prediction in the metric and keep its own counts for the record."""
@@ -196,14 +246,20 @@ class Segmentor(pl.LightningModule):
         for sample, prompts in pairs:
             chosen = range(first, first + len(prompts))
             first += len(prompts)
-            predictions.append(self._conclude(sample, prompts, observation, chosen, table, has_background, decision))
+            predictions.append(self.conclude(sample, prompts, observation, chosen, table, has_background, decision))
         return predictions
 
-    def observe(self, rows: Sequence[tuple[Sample, Prompt]], keep_layer_maps: bool = False) -> Observation:
-        """Run the denoiser once for (image, prompt) rows and return what its attention showed."""
+    def plan(self) -> Plan:
+        """The layers that the configured methods observe, by name; raises ModelError for names the model lacks."""
         needs = self.refinement.needs
-        plan = self.backbone.plan(self.aggregation, needs.self_attention, needs.features)
-        statistics = AttentionStatistics(self.aggregation, plan, self.max_bytes, keep_layer_maps)
+        return self.backbone.plan(self.aggregation, needs.self_attention, needs.features)
+
+    def observe(self, rows: Sequence[tuple[Sample, Prompt]], statistics: AttentionStatistics | None = None) -> Observation:
+        """Run the denoiser once for (image, prompt) rows and return what its attention showed.
+
+        `statistics` that follow `plan()` may keep more than the method needs.
+        """
+        statistics = statistics or AttentionStatistics(self.aggregation, self.plan(), self.max_bytes)
         pixels = [sample.pixels for sample, _ in rows]
         if any(image is None for image in pixels):
             raise ValueError("samples need `pixels`; set the data module's size to the backbone's")
@@ -216,7 +272,7 @@ class Segmentor(pl.LightningModule):
             self.timer,
         )
 
-    def _conclude(
+    def conclude(
         self,
         sample: Sample,
         prompts: tuple[Prompt, ...],
@@ -300,6 +356,17 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes | None:
         return self.picture()._repr_png_()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whatever device.
+
+    >>> is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory")), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
 
 
 def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:

@@ -54,12 +54,17 @@ class SegmentationDataModule(L.LightningDataModule):
         batch_size, num_workers: as in a DataLoader; reading and resizing happen in the workers.
         limit: only the first so many images (after `indices`).
         indices: only these positions of the data set, in this order.
-        shard: `"k/n"`: every n-th of the remaining images, beginning with the k-th (k from 1).
+        shard: `"k/n"`: every n-th of the remaining batches, beginning with the k-th (k from 1).
         keep_unreadable: leave `Unreadable` entries in the batches for the caller to record, instead of raising their error.
 
     Attributes:
         size: side in pixels of `Sample.pixels`; set by the model before the first batch, None leaves pixels out.
-        positions: positions in the data set of the images that will come, after `setup()`.
+        batches: positions in the data set, batch by batch, after `setup()`.
+        total: number of images in all shards.
+        done: ids of images whose results are at hand; a batch comes unless all its images are done.
+
+    Batches are cut once and handed out whole: to shards, to the processes of a distributed run, and after an interruption. What
+    an image is computed together with, and so its result to the last bit, depends on the batch size alone.
     """
 
     @validate_call(config=CONFIG)
@@ -79,7 +84,10 @@ class SegmentationDataModule(L.LightningDataModule):
         self.limit, self.indices = limit, indices
         self.shard = parse_shard(shard)
         self.size: int | None = None
-        self.positions: list[int] = []
+        self.batches: list[list[int]] = []
+        self.total = 0
+        self.done: frozenset[str] = frozenset()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than batches
 
     def setup(self, stage: str | None = None) -> None:
         """List the images.
@@ -94,25 +102,35 @@ class SegmentationDataModule(L.LightningDataModule):
         beyond = [index for index in positions if index >= count]
         if beyond:
             raise ConfigError(f"indices beyond the {count} images of {self.dataset.name} ({self.dataset.split}): {beyond[:8]}")
+        repeated = sorted({index for index in positions if positions.count(index) > 1}) if self.indices else []
+        if repeated:
+            raise ConfigError(f"indices name images more than once: {repeated[:8]}")
         positions = positions[: self.limit]
+        self.total = len(positions)
+        batches = [positions[first : first + self.batch_size] for first in range(0, self.total, self.batch_size)]
         offset, step = self.shard
-        self.positions = positions[offset::step]
-        if not self.positions:
-            raise ConfigError(f"shard {offset + 1}/{step} is empty: there are only {len(positions)} images")
+        self.batches = batches[offset::step]
+        if not self.batches:
+            there_are = f"{len(batches)} batches of {self.batch_size}" if self.batch_size > 1 else f"{self.total} images"
+            raise ConfigError(f"shard {offset + 1}/{step} is empty: there are only {there_are}")
+
+    @property
+    def positions(self) -> list[int]:
+        """Positions in the data set of this shard's images, in order."""
+        return [position for batch in self.batches for position in batch]
 
     @property
     def image_ids(self) -> list[str]:
-        """Ids of the images that will come, in order."""
+        """Ids of this shard's images, in order."""
         return [self.dataset.image_ids[position] for position in self.positions]
 
-    def predict_dataloader(self) -> DataLoader[Sample | Unreadable]:
-        return DataLoader(
-            _Prepared(self.dataset, self.positions, self.size),
-            batch_size=self.batch_size,
-            num_workers=self.num_workers,
-            shuffle=False,
-            collate_fn=list,
-        )
+    def predict_dataloader(self) -> DataLoader[list[Sample | Unreadable]]:
+        """The batches that are still to be done; under a distributed strategy, those of this process, none repeated."""
+        ids = self.dataset.image_ids
+        open_batches = [batch for batch in self.batches if not self.done.issuperset(ids[position] for position in batch)]
+        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = _Batches(self.dataset, open_batches[rank::processes], self.size)
+        return DataLoader(batches, batch_size=None, num_workers=self.num_workers, shuffle=False, collate_fn=_unchanged)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Raise what a worker could not read: here, in the main process, the message stays one message."""
@@ -123,17 +141,19 @@ class SegmentationDataModule(L.LightningDataModule):
         return batch
 
 
-class _Prepared(Dataset[Sample | Unreadable]):
-    """The chosen samples with their pixels, as the workers make them."""
+class _Batches(Dataset[list[Sample | Unreadable]]):
+    """Whole batches of samples with their pixels, as the workers make them."""
 
-    def __init__(self, dataset: SegmentationDataset, positions: list[int], size: int | None) -> None:
-        self.dataset, self.positions, self.size = dataset, positions, size
+    def __init__(self, dataset: SegmentationDataset, batches: list[list[int]], size: int | None) -> None:
+        self.dataset, self.batches, self.size = dataset, batches, size
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.batches)
 
-    def __getitem__(self, index: int) -> Sample | Unreadable:
-        position = self.positions[index]
+    def __getitem__(self, index: int) -> list[Sample | Unreadable]:
+        return [self._sample(position) for position in self.batches[index]]
+
+    def _sample(self, position: int) -> Sample | Unreadable:
         try:
             sample = self.dataset[position]
         except DataError as error:
@@ -141,3 +161,7 @@ class _Prepared(Dataset[Sample | Unreadable]):
         if self.size is not None:
             sample.pixels = to_pixels(sample.image, self.size)
         return sample
+
+
+def _unchanged(batch: list[Sample | Unreadable]) -> list[Sample | Unreadable]:
+    return batch

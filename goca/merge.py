@@ -1,0 +1,110 @@
+"""Join the shards of one run.
+
+python -m goca.merge outputs/default/2026-01-31_12-00-00 --out outputs/default/whole
+
+The folders are run folders, or folders that hold run folders, such as that of a sweep over `data.shard`. The result is a run
+folder like that of a single run over all images: the same records, the same summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from goca.errors import ConfigError, DataError, GocaError
+from goca.redact import redact
+from goca.report import print_summary
+from goca.results import Record, RunFolder, stops_cleanly
+from goca.same_run import FREE, SHARD, difference
+
+_SAME = ("checkpoint_hash", "dtype", "classes", "thresholds", "unseen_classes", "has_background", "total_images")
+
+
+def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write the records of all shards, in the order of the data set, and their summary to `out`; returns the summary.
+
+    Raises:
+        ConfigError: the shards are of different runs, or `out` holds something else.
+        DataError: an image is missing, or in two shards; a folder that is no run folder.
+    """
+    shards = [RunFolder(path) for path in _run_folders(folders, out)]
+    first = shards[0]
+    facts, config = first.facts(), first.config()
+    for shard in shards[1:]:
+        _same_run(first, shard)
+    found: dict[str, tuple[Record, Path]] = {}
+    for shard in shards:
+        for record in shard.records():
+            image_id = record["image_id"]
+            if image_id in found:
+                raise DataError(f"image {image_id} is in {found[image_id][1]} and in {shard.path}; give each shard once")
+            found[image_id] = (record, shard.path)
+    _complete(len(found), facts["total_images"], shards)
+    merged = RunFolder(out)
+    with stops_cleanly(out):
+        config["data"] = {**config["data"], "shard": None}
+        merged.claim(config)
+        merged.begin(facts)
+        present = {record["image_id"] for record in merged.records()}
+        for record in sorted((record for record, _ in found.values()), key=lambda record: record["index"]):
+            if record["image_id"] not in present:
+                merged.append(record)
+        merged.close()
+        return merged.conclude()
+
+
+def _run_folders(folders: Sequence[Path], out: Path) -> list[Path]:
+    """The run folders among and directly below these, without the output."""
+    found = []
+    for folder in folders:
+        here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
+        if not here:
+            raise DataError(
+                f"{folder} {'holds no run folder' if folder.is_dir() else 'does not exist'}; give the shards' folders"
+            )
+        found += [path for path in here if path.resolve() != out.resolve()]
+    return found
+
+
+def _same_run(first: RunFolder, other: RunFolder) -> None:
+    changed = difference(first.config(), other.config(), FREE + SHARD)
+    before, now = first.facts(), other.facts()
+    changed |= {key: (before.get(key), now.get(key)) for key in _SAME if before.get(key) != now.get(key)}
+    if changed:
+        lines = [f"  {key}: {a} and {b}" for key, (a, b) in changed.items()]
+        raise ConfigError("\n".join([f"{first.path} and {other.path} are no shards of one run; they differ in", *lines]))
+
+
+def _complete(images: int, total: int, shards: Sequence[RunFolder]) -> None:
+    if images == total:
+        return
+    given = ", ".join(sorted(str(shard.config()["data"].get("shard")) for shard in shards))
+    raise DataError(
+        f"the shards hold {images} of {total} images; given are {given}. Give the missing ones too, or finish a shard by its "
+        "command with run.dir=<its folder>"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m goca.merge", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders of the shards, or a folder that holds them")
+    parser.add_argument("--out", type=Path, required=True, help="the run folder to write")
+    options = parser.parse_args(arguments)
+    try:
+        summary = merge(options.folders, options.out)
+    except GocaError as error:
+        print(f"error: {redact(str(error))}", file=sys.stderr)
+        return error.exit_code
+    console = Console()
+    print_summary(summary, console)
+    console.print(f"numbers   {options.out / 'summary.json'}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""Keeps secrets out of what a run writes: configurations, messages and what loggers are given."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
+_SHORTEST = 8  # a shorter value would blank out ordinary words
+HIDDEN = "***"
+
+
+def redact(value: Any) -> Any:
+    """The value with every secret of the environment, and every password in a URL, replaced by `***`.
+
+    Secrets are the values of variables whose names end in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS. Mappings and lists are
+    searched through; their keys stay.
+
+    >>> redact({"base_url": "https://me:hunter2@host/v1", "seed": 0})
+    {'base_url': 'https://***@host/v1', 'seed': 0}
+    """
+    if isinstance(value, str):
+        for secret in _secrets():
+            value = value.replace(secret, HIDDEN)
+        return _URL_PASSWORD.sub(f"{HIDDEN}@", value)
+    if isinstance(value, dict):
+        return {key: redact(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(redact(item) for item in value)
+    return value
+
+
+def _secrets() -> list[str]:
+    """Longest first, so that a secret that contains another one is replaced whole."""
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST}
+    return sorted(found, key=len, reverse=True)

@@ -72,8 +72,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         if not recorded.issuperset(data.image_ids):
             # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
             data.done = recorded.difference(data.image_ids[: cfg.figures.count])
-            segmentor.backbone.load()
-            segmentor.check()
+            segmentor.prepare(data.readable())
             data.size = segmentor.backbone.size
             if trainer.is_global_zero:
                 output.begin(_facts(cfg, segmentor, data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,19 @@ class Segmentor(pl.LightningModule):
         if background is None or not isinstance(self.decision, Decision):
             return self.decision
         return dataclasses.replace(self.decision, thresholds=(background,))
+
+    def prepare(self, samples: Iterable[Sample]) -> None:
+        """Load the model and check the layer names; with `model.text_encoders=first`, encode the prompts of all samples before.
+
+        Raises:
+            ModelError: as `Backbone.load` and `check`.
+        """
+        if self.backbone.text_encoders == "first":
+            segments = self.backbone.inspect().text_segments
+            prompts = (prompt for sample in samples for prompt in self.prompts(sample, self.classes, segments))
+            self.backbone.encode_prompts([prompt.text for prompt in prompts])
+        self.backbone.load()
+        self.check()
 
     def check(self) -> None:
         """Resolve every layer name that the configuration asks for, before the first image; raises ModelError."""

@@ -25,7 +25,7 @@ from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones import architectures, loading
 from goca.backbones.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.layers import LayerNames, resolve
-from goca.backbones.quantization import Quantization, dense_weight
+from goca.backbones.quantization import Quantization, dense_weight, quantization_config
 from goca.errors import ModelError
 from goca.prompts.prompt import TextSegment
 from goca.timing import StageTimer
@@ -90,10 +90,15 @@ class Backbone(ABC):
 
         Raises:
             ModelError: no such checkpoint, not a pipeline of this family, no safetensors, a dtype the device lacks, an image
-                size the model cannot take, a quantisation extra that is not installed.
+                size the model cannot take, a layer name that matches nothing, a quantisation extra that is not installed.
         """
         self._choose()
+        if self.quantization:
+            quantization_config(self.quantization, (), self.torch_dtype)
         self._adopt(loading.load_skeleton(self._source), encoders_left_out=True)
+        for part in ("cross", "manual", "affinity"):
+            resolve(getattr(self.layers, part), self.attention_modules, f"model.layers.{part}")
+        resolve([self.layers.reference], self.attention_modules, "model.layers.reference")
         return self
 
     def load(self, pipeline: DiffusionPipeline | None = None) -> Backbone:
@@ -101,6 +106,7 @@ class Backbone(ABC):
         self._choose()
         without_encoders = pipeline is None and self.text_encoders == "first"
         if pipeline is None:
+            self.inspect()  # whatever configurations tell is told before any weight is read
             pipeline = loading.load_pipeline(self._source, self.torch_dtype, self.quantization, without_encoders)
         self._adopt(pipeline, without_encoders)
         loading.place(self.pipeline, self.torch_device, self.torch_dtype, self.placement)

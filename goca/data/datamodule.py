@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import numpy as np
@@ -123,6 +124,15 @@ class SegmentationDataModule(L.LightningDataModule):
     def image_ids(self) -> list[str]:
         """Ids of this shard's images, in order."""
         return [self.dataset.image_ids[position] for position in self.positions]
+
+    def readable(self) -> Iterator[Sample]:
+        """This shard's samples one by one, without pixels; images that cannot be read are left out."""
+        for position in self.positions:
+            try:
+                sample = self.dataset[position]
+            except DataError:
+                continue  # it is reported when its batch comes
+            yield sample
 
     def predict_dataloader(self) -> DataLoader[list[Sample | Unreadable]]:
         """The batches that are still to be done; under a distributed strategy, those of this process, none repeated."""

@@ -98,7 +98,7 @@ class AttentionStatistics:
         self._weights: dict[str, Tensor] = {}
         self._head_weights: dict[str, Tensor] = {}
         self._layer_maps: dict[str, Tensor] = {}
-        self._total: Tensor | None = None  # (B, n, f, f)
+        self._totals: dict[tuple[int, int], Tensor] = {}  # grid -> (B, S, n): weighted maps of that grid's layers, added up
         self._self_attention: dict[str, AttentionCall] = {}
         self._features: dict[str, Tensor] = {}
 
@@ -127,11 +127,13 @@ class AttentionStatistics:
     def finish(self) -> Observation:
         """Normalise what has been added up; raises RuntimeError if a planned layer did not run."""
         missing = [name for name in self.plan.cross if name not in self._weights or name in self._maps]
-        if missing or self._total is None:
+        if missing or not self._totals:
             raise RuntimeError(f"these layers were planned but gave no attention in this forward: {missing}")
+        size = (self.aggregation.feature_size, self.aggregation.feature_size)
+        total = torch.stack([maps.resize_map(added, grid, size) for grid, added in self._totals.items()]).sum(0)
         weights = layers.normalised(torch.stack([self._weights[name] for name in self.plan.cross], dim=-1))
         return Observation(
-            token_maps=maps.share_out(self._total),
+            token_maps=maps.share_out(total),
             layer_weights=dict(zip(self.plan.cross, weights.unbind(-1), strict=True)),
             head_weights={name: self._head_weights[name] for name in self.plan.cross},
             layer_maps=self._layer_maps,
@@ -168,17 +170,18 @@ class AttentionStatistics:
             self._settle(cross)
 
     def _settle(self, layer: str) -> None:
-        """Add a layer's map to the total once both its map and its weight are known, whichever comes second."""
+        """Add a layer's map to its grid's total once both its map and its weight are known, whichever comes second.
+
+        Resizing is linear, so each grid is brought to the size of the result once, at the end.
+        """
         if layer not in self._maps or layer not in self._weights:
             return
         layer_map, grid = self._maps.pop(layer)
         weight = self._weights[layer]
-        size = self.aggregation.feature_size
-        resized = maps.resize_map(layer_map, grid, (size, size))
         if self.keep_layer_maps:
             self._layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
-        weighted = resized * weight[:, None, None, None]
-        self._total = weighted if self._total is None else self._total.add_(weighted)
+        weighted = layer_map * weight[:, None, None]
+        self._totals[grid] = self._totals[grid].add_(weighted) if grid in self._totals else weighted
 
 
 class _Reference:

@@ -87,22 +87,22 @@ class Segmentation:
             raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
         backbone.plan(self.aggregation, needs.self_attention, needs.features)
 
-    def statistics(self, backbone: Backbone) -> AttentionStatistics:
-        """An empty collection for one forward."""
+    def statistics(self, backbone: Backbone, latent_grid: tuple[int, int]) -> AttentionStatistics:
+        """An empty collection for one forward. Regions are no finer than the latents that they guide."""
         needs = self.refinement.needs
         plan = backbone.plan(self.aggregation, needs.self_attention, needs.features)
-        return AttentionStatistics(self.aggregation, plan, self.max_bytes)
+        size = min(self.aggregation.feature_size, max(latent_grid))
+        return AttentionStatistics(replace(self.aggregation, feature_size=size), plan, self.max_bytes)
 
     def regions(self, observation: Observation, row: int, global_map: Tensor, roles: TokenRoles) -> Regions:
         """Regions from one row of an observation."""
-        size = self.aggregation.feature_size
+        maps = observation.token_maps[row]
         context = RefinementContext(
-            size=(size, size),
+            size=(maps.shape[1], maps.shape[2]),
             self_attention=observation.self_attention(row),
             features={name: feature[row] for name, feature in observation.features.items()},
             max_bytes=self.max_bytes,
         )
-        maps = observation.token_maps[row]
         return find_regions(maps, global_map, roles, self.calibration, self.refinement, context)
 
 
@@ -172,7 +172,7 @@ class RegionGuide:
         if self._calls % self.guidance.every:
             return
         grid = (latents.shape[-2], latents.shape[-1])
-        statistics = self.segmentation.statistics(self.backbone)
+        statistics = self.segmentation.statistics(self.backbone, grid)
 
         def observe(raw: RawCall) -> None:
             call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from hydra.experimental.callback import Callback
 from rich.console import Console
 from rich.table import Table
 
+from goca import sweeps
 from goca.results import NO_THRESHOLD
 
 _WORST_CLASSES_SHOWN = 30
@@ -50,10 +50,9 @@ class SweepTable(Callback):
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
-        summaries = [
-            json.loads(path.read_text()) | {"folder": path.parent.name} for path in sorted(folder.glob("*/summary.json"))
-        ]
-        print_sweep(summaries, folder)
+        print_sweep(sweeps.results(folder), folder)
+        for name, reason in sweeps.failures(folder).items():
+            Console().print(f"failed    {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:
@@ -63,14 +62,18 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
     for summary in summaries:
         kinds.setdefault((summary["dataset"], summary["protocol"], summary["prompts"]["source"]), []).append(summary)
     for (dataset, protocol, prompts), members in kinds.items():
-        table = Table(title=f"{dataset} - protocol {protocol}, prompts {prompts}", title_justify="left")
+        methods = [summary["method"].split(", ") for summary in members]
+        shared = [part for part in methods[0] if all(part in method for method in methods)] if len(members) > 1 else []
+        title = ", ".join([f"{dataset} - protocol {protocol}, prompts {prompts}", *shared])
+        table = Table(title=title, title_justify="left")
         for name in ("run", "model", "method", "images", "mIoU", "pixel accuracy", "s / image"):
             table.add_column(name, justify="right" if name in ("images", "mIoU", "pixel accuracy", "s / image") else "left")
         for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
+            method = [part for part in summary["method"].split(", ") if part not in shared]
             table.add_row(
-                summary["folder"],
+                summary["folder"].split("_")[0],
                 summary["model"],
-                summary["method"],
+                ", ".join(method) or "the same",
                 str(summary["images"]),
                 "-" if summary["miou"] is None else f"{summary['miou']:.2f}",
                 _percent(summary.get("pixel_accuracy")),

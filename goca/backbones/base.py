@@ -25,7 +25,7 @@ from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones import architectures, loading
 from goca.backbones.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.layers import LayerNames, resolve
-from goca.backbones.quantization import Quantization, dense_weight, quantization_config
+from goca.backbones.quantization import Quantization, check_quantization, dense_weight
 from goca.errors import ModelError
 from goca.prompts.prompt import TextSegment
 from goca.timing import StageTimer
@@ -94,7 +94,7 @@ class Backbone(ABC):
         """
         self._choose()
         if self.quantization:
-            quantization_config(self.quantization, (), self.torch_dtype)
+            check_quantization(self.quantization, self.torch_device)
         self._adopt(loading.load_skeleton(self._source), encoders_left_out=True)
         for part in ("cross", "manual", "affinity"):
             resolve(getattr(self.layers, part), self.attention_modules, f"model.layers.{part}")

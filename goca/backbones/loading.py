@@ -175,18 +175,23 @@ def _explained(source: Source) -> Iterator[None]:
 
 
 def place(what: Any, device: torch.device, dtype: torch.dtype, placement: str) -> None:
-    """Put a pipeline, or one network, where it runs, ready for inference."""
+    """Put a pipeline, or one network, where it runs, ready for inference.
+
+    Offloaded, the denoiser comes to the device block by block, text encoders layer by layer; the small autoencoder stays there.
+    """
     parts = [what] if isinstance(what, nn.Module) else what.components.values()
     for network in filter(lambda part: isinstance(part, nn.Module), parts):
         network.eval().requires_grad_(False)
-        if getattr(network, "hf_quantizer", None) is not None:
-            continue  # its weights have their own types, and from_pretrained has put them in place
-        if next(network.parameters()).dtype != dtype:
+        if getattr(network, "is_loaded_in_4bit", False) or getattr(network, "is_loaded_in_8bit", False):
+            continue  # bitsandbytes has put its weights in place
+        if getattr(network, "hf_quantizer", None) is None and next(network.parameters()).dtype != dtype:
             network.to(dtype)
-        if placement == "device":
+        if placement == "device" or hasattr(network, "decoder"):
             network.to(device)
-        else:
+        elif isinstance(network, diffusers.ModelMixin):
             apply_group_offloading(network, device, offload_type="block_level", num_blocks_per_group=1)
+        else:
+            apply_group_offloading(network, device, offload_type="leaf_level")
 
 
 def resolved_revision(checkpoint: str, revision: str | None) -> str:

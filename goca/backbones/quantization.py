@@ -14,15 +14,21 @@ from goca.errors import ModelError
 Quantization = Literal["bitsandbytes_4bit", "bitsandbytes_8bit", "torchao_int8"]
 
 
-def quantization_config(kind: Quantization, components: Sequence[str], dtype: torch.dtype) -> Any:
-    """What `from_pretrained` takes to quantise these components.
+def check_quantization(kind: Quantization, device: torch.device) -> None:
+    """Whether this machine can load weights that way.
 
     Raises:
-        ModelError: the library is not installed.
+        ModelError: the library is not installed, or wants an accelerator that is not there.
     """
     library = kind.partition("_")[0]
     if find_spec(library) is None:
         raise ModelError(f"model.quantization: {kind} needs {library}; install it with: pip install 'goca[quantization]'")
+    if library == "bitsandbytes" and device.type == "cpu":
+        raise ModelError(f"model.quantization: {kind} needs a GPU; torchao_int8 works on the cpu")
+
+
+def quantization_config(kind: Quantization, components: Sequence[str], dtype: torch.dtype) -> Any:
+    """What `from_pretrained` takes to quantise these components."""
     from diffusers import PipelineQuantizationConfig
 
     if kind == "bitsandbytes_4bit":

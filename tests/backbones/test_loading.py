@@ -165,7 +165,22 @@ def test_a_missing_quantisation_extra_is_named(folder, no_weights, monkeypatch, 
         _backbone(folder, quantization=kind).load()
 
 
+def test_bitsandbytes_without_a_gpu_is_refused(folder, no_weights, monkeypatch):
+    monkeypatch.setattr("goca.backbones.quantization.find_spec", lambda name: True)
+    with pytest.raises(ModelError, match=r"bitsandbytes_4bit needs a GPU; torchao_int8 works on the cpu"):
+        _backbone(folder, quantization="bitsandbytes_4bit").load()
+
+
 # ----------------------------------------------------------------------------------------------- placement and prompts
+def test_int8_weights_give_nearly_the_same_maps(folder, expected):
+    pytest.importorskip("torchao", reason="the extra `quantization` is not installed")
+    backbone = _backbone(folder, quantization="torchao_int8").load()
+    assert type(backbone.denoiser.transformer_blocks[0].attn.to_out[0].weight).__module__.startswith("torchao")
+    small = next(backbone.pipeline.text_encoder.parameters())
+    assert type(small) is torch.nn.Parameter
+    torch.testing.assert_close(_seen(backbone), expected, rtol=0.1, atol=0.005)
+
+
 def test_offloading_changes_no_number(folder, expected):
     assert torch.equal(_seen(_backbone(folder, placement="offload").load()), expected)
 

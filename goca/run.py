@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from goca import config
+from goca import config, sweeps
 from goca.backbones.loading import choose_device
 from goca.callbacks import Figures, Recorder, RunningMiou
 from goca.data.datamodule import SegmentationDataModule
@@ -202,8 +202,11 @@ def quiet() -> None:
 def main(cfg: DictConfig) -> float | None:
     quiet()
     with config.job():
-        miou: float | None = evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))["miou"]
-        return miou
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if not (cfg.resume and HydraConfig.get().mode == RunMode.MULTIRUN):
+            return evaluate(cfg, folder)["miou"]
+        experiment = Path(cfg.paths.output, cfg.experiment)
+        return sweeps.job(redact(config.plain(cfg)), folder, experiment, lambda: evaluate(cfg, folder))["miou"]
     return None
 
 

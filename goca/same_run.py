@@ -21,12 +21,17 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[st
     >>> difference({"seed": 0, "limit": 3, "logger": {"mode": "auto"}}, {"seed": 1, "limit": 3, "logger": {"mode": "off"}})
     {'seed': (0, 1)}
     """
-    old, new = dict(_flat(before)), dict(_flat(now))
-    return {
-        key: (old.get(key), new.get(key))
-        for key in dict.fromkeys([*old, *new])
-        if old.get(key) != new.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)
-    }
+    old, new = decisive(before, free), decisive(now, free)
+    return {key: (old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)}
+
+
+def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[str, Any]:
+    """Settings by dotted name, without those that are free.
+
+    >>> decisive({"seed": 0, "logger": {"mode": "auto"}})
+    {'seed': 0}
+    """
+    return {key: value for key, value in _flat(config) if not any(key == name or key.startswith(f"{name}.") for name in free)}
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

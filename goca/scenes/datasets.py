@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from goca.errors import ConfigError
 from goca.scenes.generator import TEST_SEEDS, TRAIN_SEEDS, scene
 
 _HELD_OUT = TEST_SEEDS[-100_000:]  # evaluation counts test seeds from the front, so a held-out loss never looks at its scenes
@@ -34,53 +35,46 @@ class ScenePixels(Dataset[Tensor]):
         return to_pixels(scene(TRAIN_SEEDS[index], self.size).image)
 
 
-class CachedLatents(Dataset[tuple[Tensor, Tensor]]):
-    """Latents drawn from the VAE's posterior, with the token ids of the scene's words.
+class CachedLatents(Dataset[tuple[Tensor, str]]):
+    """Latents drawn from the VAE's posterior, with a prompt made of the scene's words.
 
     Words are shuffled on every visit, and one prompt in ten is empty, as classifier-free guidance needs.
     """
 
-    def __init__(self, mean: Tensor, std: Tensor, words: Sequence[Sequence[str]], tokenizer: Any, empty: float = 0.1) -> None:
+    def __init__(self, mean: Tensor, std: Tensor, words: Sequence[Sequence[str]], empty: float = 0.1) -> None:
         self.mean, self.std, self.words, self.empty = mean, std, words, empty
-        self.tokenizer = tokenizer
-        self._cache: dict[str, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.words)
 
-    def _token_ids(self, text: str) -> Tensor:
-        if text not in self._cache:
-            encoded = self.tokenizer(text, padding="max_length", truncation=True, return_tensors="pt")
-            self._cache[text] = encoded.input_ids[0]
-        return self._cache[text]
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
         latents = self.mean[index] + self.std[index] * torch.randn_like(self.mean[index])
         words = [self.words[index][i] for i in torch.randperm(len(self.words[index])).tolist()]
         empty = torch.rand(()).item() < self.empty
-        return latents, self._token_ids("" if empty else ", ".join(words))
+        return latents, "" if empty else ", ".join(words)
 
 
 @torch.no_grad()
-def encode_latents(
-    pipeline: Any, count: int, held_out: int, size: int, cache: Path
-) -> tuple[CachedLatents, CachedLatents, float]:
-    """Encode training and held-out scenes once; returns both data sets and the scale that gives latents unit variance."""
+def encode_latents(vae: Any, count: int, held_out: int, size: int, cache: Path) -> tuple[CachedLatents, CachedLatents, float]:
+    """Encode training and held-out scenes, once per cache file; both data sets and the scale that gives unit variance."""
     seeds = [*TRAIN_SEEDS[:count], *_HELD_OUT[:held_out]]
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
+        if len(stored["words"]) != len(seeds):
+            raise ConfigError(f"latents: {cache} holds {len(stored['words'])} scenes, this run needs {len(seeds)}; delete it")
     else:
         means, stds, words = [], [], []
         for start in range(0, len(seeds), 64):
             scenes = [scene(seed, size) for seed in seeds[start : start + 64]]
-            posterior = pipeline.vae.encode(torch.stack([to_pixels(s.image) for s in scenes])).latent_dist
+            posterior = vae.encode(torch.stack([to_pixels(s.image) for s in scenes])).latent_dist
             means.append(posterior.mean)
             stds.append(posterior.std)
             words += [list(s.words) for s in scenes]
         stored = {"mean": torch.cat(means), "std": torch.cat(stds), "words": words}
+        cache.parent.mkdir(parents=True, exist_ok=True)
         torch.save(stored, cache)
     scale = 1.0 / stored["mean"].std().item()
     mean, std, words = stored["mean"] * scale, stored["std"] * scale, stored["words"]
-    training = CachedLatents(mean[:count], std[:count], words[:count], pipeline.tokenizer)
-    test = CachedLatents(mean[count:], std[count:], words[count:], pipeline.tokenizer, empty=0.0)
+    training = CachedLatents(mean[:count], std[:count], words[:count])
+    test = CachedLatents(mean[count:], std[count:], words[count:], empty=0.0)
     return training, test, scale

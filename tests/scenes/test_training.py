@@ -1,0 +1,76 @@
+"""Training of every bundled architecture, one step each, and what it leaves: a pipeline that its adapter takes unchanged."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from goca.paths import CONF
+from goca.scenes.datasets import CachedLatents
+from goca.scenes.generator import scene
+from goca.scenes.train import train
+from goca.segmentor import Segmentor
+
+SMALL = {
+    "scenes_unet": [],
+    "scenes_dit": ["backbone.pipeline.transformer.num_layers=4"],
+    "scenes_mmdit": ["backbone.pipeline.transformer.num_layers=4"],
+}
+FAST = ["scenes=8", "held_out=2", "threads=1", "accelerator=cpu", "backbone.denoiser.steps=1", "backbone.denoiser.batch=2",
+        "backbone.vae.steps=1", "backbone.vae.batch=2"]  # fmt: skip
+
+
+def config(backbone: str, folder, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        places = [f"work={folder / 'work'}", f"output={folder}"]
+        return compose("train", [f"backbone={backbone}", *FAST, *SMALL[backbone], *places, *overrides])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Every architecture after one step, the transformers with the UNet's autoencoder."""
+    folder = tmp_path_factory.mktemp("zoo")
+    unet = train(config("scenes_unet", folder))
+    shared = [f"vae={unet}", f"latents={folder / 'work' / 'scenes_unet' / 'latents.pt'}"]
+    others = {name: train(config(name, folder, *shared)) for name in SMALL if name != "scenes_unet"}
+    return {"scenes_unet": unet, **others}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_adapter_takes_the_trained_pipeline(name, trained):
+    report = json.loads((trained[name] / "training.json").read_text())
+    assert report["steps"] == 1
+    assert report["held_out_loss"] > 0
+    segmentor = Segmentor.from_config(name, f"model.checkpoint={trained[name]}", "model.device=cpu")
+    segmentor.check()
+    result = segmentor.segment(scene(0).image, ["grass", "moon"])
+    assert result.label_map.shape == (64, 64)
+    assert all(torch.isfinite(values).all() for values in map(torch.as_tensor, result.class_maps.values()))
+
+
+def test_backbones_share_the_autoencoder(trained):
+    first, second = (trained[name] / "vae" / "diffusion_pytorch_model.safetensors" for name in ("scenes_unet", "scenes_mmdit"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_states_along_training_are_kept_and_a_finished_run_is_not_repeated(tmp_path, trained):
+    shared = [f"vae={trained['scenes_unet']}", "backbone.denoiser.steps=2", "backbone.denoiser.keep_every=1"]
+    folder = train(config("scenes_unet", tmp_path, *shared))
+    early = folder.with_name("scenes_unet_1")
+    assert json.loads((early / "training.json").read_text())["steps"] == 1
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    final = (folder / weights).read_bytes()
+    assert (early / weights).read_bytes() != final
+    train(config("scenes_unet", tmp_path, *shared))
+    assert (folder / weights).read_bytes() == final
+
+
+def test_prompts_are_the_words_in_any_order_and_sometimes_empty():
+    words = [["grass", "moon", "star"]] * 200
+    data = CachedLatents(torch.zeros(200, 4, 2, 2), torch.ones(200, 4, 2, 2), words)
+    prompts = [data[i][1] for i in range(200)]
+    assert {frozenset(prompt.split(", ")) for prompt in prompts} == {frozenset(words[0]), frozenset([""])}
+    assert len(set(prompts)) == 7
+    assert 5 < prompts.count("") < 40

@@ -58,7 +58,9 @@ def pixart_sigma(transformer: Arguments, vae: Arguments, text_encoder: Arguments
     )
 
 
-def stable_diffusion_3(transformer: Arguments, vae: Arguments, text_encoder: Arguments, tokens: int) -> StableDiffusion3Pipeline:
+def stable_diffusion_3(
+    transformer: Arguments, vae: Arguments, text_encoder: Arguments, tokens: int
+) -> StableDiffusion3Pipeline:
     """A Stable Diffusion 3 pipeline without T5: joint attention of image and text, two CLIP encoders, a rectified flow.
 
     Args:

@@ -16,6 +16,7 @@ from goca.backbones import architectures
 from goca.backbones.auto import propose
 from goca.backbones.base import Backbone
 from goca.backbones.layers import resolve
+from goca.backbones.memory import parameters, weights_memory
 from goca.backbones.observable import Layer, observable_layers
 from goca.paths import CONF
 
@@ -42,14 +43,17 @@ def layer_table(backbone: Backbone, layers: list[Layer]) -> Table:
     return table
 
 
-def weights_table(checkpoint: str) -> Table:
-    """Parameters of every component and what they take in bfloat16."""
-    table = Table(title="\nweights", title_justify="left", box=None)
+def weights_tables(backbone: Backbone) -> list[Table]:
+    """Parameters of every component, and what the weights take on the device by placement."""
+    components = Table(title="\nweights", title_justify="left", box=None)
     for column in ("component", "parameters", "bfloat16"):
-        table.add_column(column, justify="left" if column == "component" else "right")
-    for name, count in architectures.parameters(checkpoint).items():
-        table.add_row(name, f"{count / 1e6:.0f} M", f"{2 * count / 2**30:.2f} GiB")
-    return table
+        components.add_column(column, justify="left" if column == "component" else "right")
+    for name, count in parameters(backbone.checkpoint).items():
+        components.add_row(name, f"{count / 1e6:.0f} M", f"{2 * count / 2**30:.2f} GiB")
+    placements = Table(title="\nweights on the device", title_justify="left", box=None, show_header=False)
+    for name, gib in weights_memory(backbone.checkpoint, backbone.denoiser_name, backbone.large_encoder).items():
+        placements.add_row(name, f"{gib:.1f} GiB")
+    return [components, placements]
 
 
 def show(cfg: DictConfig, console: Console) -> None:
@@ -57,7 +61,8 @@ def show(cfg: DictConfig, console: Console) -> None:
     backbone: Any = config.build(cfg, "model").sketch()
     console.print(layer_table(backbone, observable_layers(backbone)))
     if backbone.checkpoint in architectures.published():
-        console.print(weights_table(backbone.checkpoint))
+        for table in weights_tables(backbone):
+            console.print(table)
     if cfg.model._target_ == "goca.backbones.auto.auto_backbone":
         proposal = propose(cfg.model.checkpoint, cfg.model.revision)
         body = {"defaults": ["base/loading@_here_"], **proposal}

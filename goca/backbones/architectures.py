@@ -10,7 +10,6 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
 import yaml
 from torch import nn
 
@@ -24,38 +23,27 @@ def published() -> Mapping[str, Any]:
     return checkpoints
 
 
-def on_meta(kind: Any, config: Mapping[str, Any]) -> nn.Module:
-    """A diffusers or transformers network that takes no memory."""
-    with torch.device("meta"):
+def build(kind: Any, config: Mapping[str, Any], device: str = "meta") -> nn.Module:
+    """A diffusers or transformers network with fresh weights, or on the meta device without memory for any."""
+    with torch.device(device):
         network: nn.Module = (
             kind(kind.config_class(**config)) if hasattr(kind, "config_class") else kind.from_config(dict(config))
         )
-    return network.to("meta")  # tables that the constructor made by other means
+    return network.to(device)  # and tables that the constructor made by other means
 
 
-def skeleton(checkpoint: str) -> Any:
-    """The pipeline of a published checkpoint: denoiser and autoencoder on the meta device, no tokenizers, no text encoders."""
+def skeleton(checkpoint: str, device: str = "meta") -> Any:
+    """The pipeline of a published checkpoint: denoiser and autoencoder with fresh weights, no tokenizers, no text encoders."""
     facts = published()[checkpoint]
     kind = getattr(diffusers, facts["pipeline"])
     components: dict[str, Any] = {}
     for name, part in facts["components"].items():
         if not name.startswith("text_encoder"):
             part_kind = getattr(diffusers, part["class"])
-            components[name] = part_kind(**part["config"]) if name == "scheduler" else on_meta(part_kind, part["config"])
+            components[name] = part_kind(**part["config"]) if name == "scheduler" else build(part_kind, part["config"], device)
     names = [name for name in inspect.signature(kind.__init__).parameters if name in _component_names(kind)]
     options = {"requires_safety_checker": False} if "requires_safety_checker" in kind.__init__.__code__.co_varnames else {}
     return kind(**{**dict.fromkeys(names), **components, **options})
-
-
-def parameters(checkpoint: str) -> dict[str, int]:
-    """Number of parameters of every component of a published checkpoint."""
-    counts = {}
-    for name, part in published()[checkpoint]["components"].items():
-        if name != "scheduler":
-            library = transformers if name.startswith("text_encoder") else diffusers
-            network = on_meta(getattr(library, part["class"]), part["config"])
-            counts[name] = sum(parameter.numel() for parameter in network.parameters())
-    return counts
 
 
 def _component_names(kind: Any) -> set[str]:

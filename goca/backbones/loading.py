@@ -111,7 +111,7 @@ def load_skeleton(source: Source) -> Any:
             if name not in replaced:
                 kind = getattr(diffusers, index[name][1])
                 config = kind.load_config(source.checkpoint, subfolder=name, revision=source.revision)
-                replaced[name] = architectures.on_meta(kind, config)
+                replaced[name] = architectures.build(kind, config)
     return _from_pretrained(source, index, {name: value for name, value in replaced.items() if name in index})
 
 
@@ -180,7 +180,8 @@ def place(what: Any, device: torch.device, dtype: torch.dtype, placement: str) -
     Offloaded, the denoiser comes to the device block by block, text encoders layer by layer; the small autoencoder stays there.
     """
     parts = [what] if isinstance(what, nn.Module) else what.components.values()
-    for network in filter(lambda part: isinstance(part, nn.Module), parts):
+    networks: list[Any] = [part for part in parts if isinstance(part, nn.Module)]
+    for network in networks:
         network.eval().requires_grad_(False)
         if getattr(network, "is_loaded_in_4bit", False) or getattr(network, "is_loaded_in_8bit", False):
             continue  # bitsandbytes has put its weights in place
@@ -188,10 +189,10 @@ def place(what: Any, device: torch.device, dtype: torch.dtype, placement: str) -
             network.to(dtype)
         if placement == "device" or hasattr(network, "decoder"):
             network.to(device)
-        elif isinstance(network, diffusers.ModelMixin):
-            apply_group_offloading(network, device, offload_type="block_level", num_blocks_per_group=1)
         else:
-            apply_group_offloading(network, device, offload_type="leaf_level")
+            blocks = {"offload_type": "block_level", "num_blocks_per_group": 1}
+            leaves = {"offload_type": "leaf_level"}
+            apply_group_offloading(network, device, **(blocks if isinstance(network, diffusers.ModelMixin) else leaves))
 
 
 def resolved_revision(checkpoint: str, revision: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from goca.results import environment
+from goca.provenance import environment
 
 RESULTS = Path(__file__).parent / "results.jsonl"
 

@@ -73,7 +73,8 @@ def _normalised(weights: Tensor) -> Tensor:
 def _dots(output: Tensor, projection: Tensor) -> Tensor:
     """o_h[i] . O[i] for every head and pixel: (B, H, S)."""
     flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)
-    back = (flat @ projection.T) @ projection  # (B, S, H * d): O W
+    more_pixels_than_channels = flat.shape[0] * flat.shape[1] > projection.shape[1]
+    back = flat @ (projection.T @ projection) if more_pixels_than_channels else (flat @ projection.T) @ projection  # O W
     return (flat.float() * back.float()).unflatten(2, (output.shape[1], -1)).sum(-1).transpose(1, 2)
 
 

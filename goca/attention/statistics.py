@@ -53,11 +53,10 @@ class SelfAttention:
         index = index.to(self._call.query.device)
         call, image = self._call, self._call.image
         assert image is not None
-        parts = [
-            probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
-            for _, rows in blocks(call, len(index), self._max_bytes)
-        ]
-        return torch.cat(parts)
+        found = torch.empty(len(index), self.grid[0] * self.grid[1], device=index.device)
+        for _, rows in blocks(call, len(index), self._max_bytes):
+            found[rows] = probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
+        return found
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_a_sweep_goes_on_after_a_failure_and_is_continued(tmp_path: Path, checkp
     ids=["joblib", "submitit"],
 )
 def test_launchers(tmp_path: Path, checkpoint: Path, package: str, launcher: list[str]) -> None:
-    pytest.importorskip(package, reason=f"{package} is not installed (extra sweeps)")
+    pytest.importorskip(package, reason=f"{package} is not installed (extra sweep)")
     done = sweep(tmp_path, checkpoint, "seed=0,1", *launcher)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.rglob("summary.json"))) == 2

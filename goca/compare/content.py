@@ -104,12 +104,16 @@ class Comparison:
         )
 
     def ablations(self, members: Sequence[Run]) -> dict[str, Table]:
-        """By model: the settings in which its runs differ, and the difference each run makes to the baseline."""
+        """By model, and by experiment where there are several: the settings in which runs differ, and what each run gains."""
+        groups: dict[tuple[str, str], list[Run]] = {}
+        for run in members:
+            groups.setdefault((str(run.config.get("experiment", "default")), run.summary["model"]), []).append(run)
+        several = len({experiment for experiment, _ in groups}) > 1
         tables = {}
-        for model in dict.fromkeys(run.summary["model"] for run in members):
-            runs = [run for run in members if run.summary["model"] == model]
+        for (experiment, model), runs in sorted(groups.items()):
             if len(runs) < 2:
                 continue
+            title = f"{experiment}, {model}" if several else model
             base = self.baseline(runs)
             flat = [_flatten(run.config) for run in runs]
             keys = sorted({key for settings in flat for key in settings})
@@ -120,7 +124,7 @@ class Comparison:
                 change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
                 rows.append((run.summary["method"], *values, float(run.summary["miou"]), *change))
             columns = ("method", *differing, "mIoU", f"against {base.summary['method']}", "low", "high")
-            tables[model] = Table(columns, tuple(rows))
+            tables[title] = Table(columns, tuple(rows))
         return tables
 
     def classes(self, members: Sequence[Run]) -> Table:

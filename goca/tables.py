@@ -120,7 +120,7 @@ def _images(records: Sequence[Record], summary: Mapping[str, Any]) -> Table:
             str(record["image_id"]),
             None if chosen is None or record.get("confusion") is None else _accuracy(record["confusion"][chosen]),
             round(sum(record.get("seconds", {}).values()), 5),
-            "; ".join(record.get("warnings", ())),
+            "; ".join(filter(None, (record.get("error"), *record.get("warnings", ())))),
         )
         for record in records
     ]

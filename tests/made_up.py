@@ -49,6 +49,7 @@ def record(image: int, noise: float, seed: int = 0) -> dict[str, Any]:
 
 def run_folder(path: Path, noise: float = 0.2, images: int = 6, seed: int = 0, **summary: Any) -> Path:
     """A run folder; `summary` overrides what the run says about itself, `config` adds to its configuration."""
+    path.mkdir(parents=True, exist_ok=True)
     folder = RunFolder(path)
     for image in range(images):
         folder.append(record(image, noise, seed))

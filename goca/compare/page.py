@@ -37,7 +37,7 @@ def write_page(comparison: Comparison, notes: Sequence[str], title: str, path: P
     try:
         from plotly.offline import get_plotlyjs
     except ImportError as error:
-        raise ConfigError("the page needs the package plotly: pip install 'goca[compare]'; CSV and Markdown do not") from error
+        raise ConfigError("the page needs the package plotly: pip install plotly") from error
     files = resources.files("goca.compare")
     page = (files / "page.html").read_text(encoding="utf-8").replace("<!--TITLE-->", html.escape(title))
     parts = {

@@ -108,7 +108,8 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         where = ", ".join(map(str, paths)) or "(no folder given)"
         why = "\n".join(["", *problems]) if problems else "; `python -m goca.run` makes one"
         raise DataError(f"no run to compare under {where}{why}")
-    return runs, problems + _class_sets(runs)
+    failed = [f"{run.name}: {count} images failed and do not count" for run in runs if (count := run.summary.get("failed"))]
+    return runs, problems + failed + _class_sets(runs)
 
 
 def _folders(path: Path) -> set[Path]:

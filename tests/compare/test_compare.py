@@ -73,6 +73,13 @@ def test_a_damaged_run_is_left_out_with_the_reason(tmp_path: Path, damage: objec
     assert reason in note
 
 
+def test_images_that_failed_do_not_count_and_are_named(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a", failed=1, images=5)
+    runs, (note,) = load([folder])
+    assert note == "a: 1 images failed and do not count"
+    assert len(runs[0].kind.image_ids) == 5
+
+
 def test_no_runs_at_all_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run to compare"):
         load([tmp_path])

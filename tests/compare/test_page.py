@@ -11,7 +11,7 @@ from goca.compare.__main__ import compare
 from tests.browser import DESKTOP, PHONE, Page, browser
 from tests.compare.conftest import HOSTILE
 
-pytest.importorskip("plotly", reason="the extra compare is not installed")
+pytest.importorskip("plotly", reason="plotly is not installed")
 
 
 @pytest.fixture(scope="module")

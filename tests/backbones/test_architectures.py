@@ -6,6 +6,7 @@ from hydra.utils import get_class
 from goca import config
 from goca.backbones import architectures
 from goca.backbones.auto import ADAPTERS
+from goca.backbones.memory import weights_memory
 from goca.backbones.observable import observable_layers
 from goca.paths import CONF
 
@@ -79,3 +80,17 @@ def test_every_adapter_says_itself_which_pipelines_it_takes():
 def test_every_published_checkpoint_is_whole():
     for checkpoint, facts in architectures.published().items():
         assert {"vae", "text_encoder"} <= set(facts["components"]), checkpoint
+
+
+def test_the_memory_table_of_the_docs_is_counted_from_the_architectures():
+    rows = {}
+    section = (CONF.parent / "docs" / "backbones.md").read_text().partition("## Memory")[2].partition("\n## ")[0]
+    for line in section.splitlines():
+        if line.startswith("| `") and "model=" not in line:
+            name, *numbers = [cell.strip(" `") for cell in line.strip("|").split("|")]
+            rows[name] = [float(number) for number in numbers]
+    assert sorted(rows) == MODELS
+    for model, numbers in rows.items():
+        backbone = config.build(config.compose([f"model={model}"]), "model")
+        counted = weights_memory(backbone.checkpoint, backbone.denoiser_name, backbone.large_encoder)
+        assert [round(gib, 1) for gib in counted.values()] == numbers, model

@@ -25,7 +25,9 @@ def small_clip_tokenizer(words: Sequence[str] = WORDS, max_length: int = 77) -> 
     pieces = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in merges)]
     pieces = list(dict.fromkeys([*pieces, "<|startoftext|>", "<|endoftext|>"]))
     return CLIPTokenizer(
-        vocab={piece: i for i, piece in enumerate(pieces)}, merges=[tuple(pair) for pair in merges], model_max_length=max_length
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=[tuple(pair) for pair in merges],  # type: ignore[misc]  # the annotation says strings, pairs are meant
+        model_max_length=max_length,
     )
 
 

@@ -38,14 +38,13 @@ class _Training(pl.LightningModule):
 
     def __init__(self, learning_rate: float, weight_decay: float, steps: int) -> None:
         super().__init__()
-        self.optimizer = {"lr": learning_rate, "weight_decay": weight_decay}
-        self.steps = steps
+        self.learning_rate, self.weight_decay, self.steps = learning_rate, weight_decay, steps
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, **self.optimizer, betas=(0.9, 0.99))
+        optimizer = torch.optim.AdamW(parameters, self.learning_rate, (0.9, 0.99), weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=self.optimizer["lr"], total_steps=self.steps, pct_start=0.03, cycle_momentum=False
+            optimizer, max_lr=self.learning_rate, total_steps=self.steps, pct_start=0.03, cycle_momentum=False
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -64,9 +64,8 @@ def _run_folders(folders: Sequence[Path], out: Path) -> list[Path]:
     for folder in folders:
         here = [folder] if (folder / "run.json").is_file() else sorted(path.parent for path in folder.glob("*/run.json"))
         if not here:
-            raise DataError(
-                f"{folder} {'holds no run folder' if folder.is_dir() else 'does not exist'}; give the shards' folders"
-            )
+            why = "holds no run folder" if folder.is_dir() else "does not exist"
+            raise DataError(f"{folder} {why}; give the folders of the shards")
         found += [path for path in here if path.resolve() != out.resolve()]
     return found
 

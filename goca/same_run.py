@@ -9,7 +9,7 @@ from typing import Any
 # hash; the batch size moves results by less than docs/reliability.md says.
 FREE = (
     "run", "resume", "logger", "trainer", "figures", "paths", "experiment", "save_predictions", "attention", "hydra",
-    "data.dataset", "data.batch_size", "data.num_workers", "dataset.root",
+    "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
     "model.checkpoint", "model.device", "model.placement", "model.prompt_cache", "model.text_encoders",
 )  # fmt: skip
 SHARD = ("data.shard",)

@@ -227,7 +227,8 @@ class Segmentor(pl.LightningModule):
             if isinstance(error, RuntimeError) and not exhausted:
                 raise
         # Outside the handler: the error's traceback would keep the tensors of the failed attempt alive.
-        free_memory()
+        if exhausted:
+            free_memory()
         if len(pairs) == 1:
             return [Failure(pairs[0][0].image_id, f"out of memory, even alone: {reason}" if exhausted else reason)]
         half = len(pairs) // 2

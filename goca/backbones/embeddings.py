@@ -36,6 +36,8 @@ class PromptEmbeddings:
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
 
     def __contains__(self, text: str) -> bool:
+        if text in self._kept:
+            self._kept.move_to_end(text)  # whoever asks wants it next: it must not give way to those that are encoded meanwhile
         return text in self._kept or (self._folder is not None and self._file(text).is_file())
 
     def __getitem__(self, text: str) -> Conditioning:

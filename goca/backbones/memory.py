@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import diffusers
@@ -14,14 +15,14 @@ HALF, INT8, NF4 = 2.0, 1.0, 0.5 + 4 / 64  # bytes per parameter; NF4 keeps a flo
 
 
 @cache
+def _network(kind: str, settings: str) -> nn.Module:
+    """A network on the meta device; models share text encoders and autoencoders, which are built once."""
+    return architectures.build(getattr(diffusers, kind, None) or getattr(transformers, kind), json.loads(settings))
+
+
 def _networks(checkpoint: str) -> dict[str, nn.Module]:
-    parts = architectures.published()[checkpoint]["components"].items()
-    libraries = {True: transformers, False: diffusers}
-    return {
-        name: architectures.build(getattr(libraries[name.startswith("text_encoder")], part["class"]), part["config"])
-        for name, part in parts
-        if name != "scheduler"
-    }
+    parts = architectures.published()[checkpoint]["components"]
+    return {name: _network(part["class"], json.dumps(part["config"])) for name, part in parts.items() if name != "scheduler"}
 
 
 def parameters(checkpoint: str) -> dict[str, int]:

@@ -21,7 +21,7 @@ from tests.backbones.tiny_dit import FAMILIES, tiny_pipeline
 
 @pytest.fixture(
     scope="module",
-    params=["sd", "pixart_sigma", "hunyuan_dit", "flux_dev", "sd35", "aura_flow"],
+    params=["sd", "hunyuan_dit", "flux_dev", "aura_flow"],
 )
 def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("auto") / request.param

@@ -23,8 +23,8 @@ from goca.attention.statistics import Observation
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError
+from goca.prediction import Prediction
 from goca.prompts import Prompt
-from goca.segmentor import Prediction
 
 
 @dataclass(frozen=True)

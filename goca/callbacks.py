@@ -15,9 +15,10 @@ from goca import visualize
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.loggers import Example
+from goca.prediction import Failure, Prediction
 from goca.redact import redact
 from goca.results import RunFolder, compact
-from goca.segmentor import Failure, Prediction, Segmentor
+from goca.segmentor import Segmentor
 from goca.timing import peak_memory_bytes
 
 

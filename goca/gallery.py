@@ -14,7 +14,8 @@ from PIL import Image
 
 from goca.data.base import IGNORE, Sample
 from goca.data.classes import ClassTable
-from goca.segmentor import Prediction, Segmentor
+from goca.prediction import Prediction
+from goca.segmentor import Segmentor
 
 SIDE = 160  # px, the longer side of a thumbnail
 _VOID = (128, 128, 128)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from torch import Tensor
 
 from goca import config
 from goca.aggregation import Aggregation
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.backbones.base import Backbone
 from goca.backbones.loading import free_memory
-from goca.calibration import Calibration, ClassMaps
+from goca.calibration import Calibration
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable, to_pixels
@@ -28,48 +26,13 @@ from goca.data.files import read_rgb
 from goca.decision import Decision, Hungarian
 from goca.errors import ConfigError, DataError, ModelError
 from goca.metrics import SegmentationMetric, confusion
+from goca.prediction import Failure, Prediction, Segmentation, join
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
 from goca.refinement import RefinementContext, Refinements
 from goca.timing import StageTimer
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the segmentor says about one image.
-
-    Attributes:
-        labels: (T, H, W) class ids at the image's size, one map per threshold, or one alone where no threshold applies.
-        maps: refined class maps and the supporting map.
-        calibrated: the class maps before refinement; their `raw` are the scores before calibration.
-        token_maps: (n, f, f) share of each token at each pixel, of the first prompt.
-        prompts: one, or several where a vocabulary needed several forwards.
-        layer_weights: weight of each cross-attention layer, adding up to 1.
-        head_weights: cross-attention layer -> mean weight of each head.
-        warnings: what a reader of the results should know about this image.
-        counts: (T, K, K) confusion counts, where there is ground truth.
-    """
-
-    image_id: str
-    labels: Tensor
-    maps: ClassMaps
-    calibrated: ClassMaps
-    token_maps: Tensor | None
-    prompts: tuple[Prompt, ...]
-    layer_weights: dict[str, float]
-    head_weights: dict[str, list[float]]
-    warnings: tuple[str, ...]
-    counts: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Stands where a prediction would be: the image could not be read or computed, and why."""
-
-    image_id: str
-    reason: str
 
 
 class Segmentor(pl.LightningModule):
@@ -336,42 +299,6 @@ class Segmentor(pl.LightningModule):
         )
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """An image with its predicted classes, as `Segmentor.segment` returns it; shows itself as a picture in a notebook."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    classes: ClassTable
-    prediction: Prediction
-
-    @property
-    def label_map(self) -> np.ndarray:
-        """(H, W) ids into `classes.names`; 0 is background."""
-        return self.prediction.labels[0].cpu().numpy()
-
-    @property
-    def class_maps(self) -> dict[str, np.ndarray]:
-        """Class name -> (f, f) refined score map."""
-        maps = self.prediction.maps
-        return {self.classes.names[i]: maps.scores[channel].cpu().numpy() for channel, i in enumerate(maps.ids)}
-
-    @property
-    def token_maps(self) -> dict[str, np.ndarray]:
-        """ "position:token" -> (f, f) share of that token at each pixel, before any calibration."""
-        assert self.prediction.token_maps is not None
-        tokens = self.prediction.prompts[0].tokens
-        return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
-
-    def picture(self) -> Image.Image:
-        """The image with its classes laid over, and their names."""
-        from goca.visualize import overlay_figure  # matplotlib loads only when a picture is wanted
-
-        return overlay_figure(self.image, self.label_map, self.classes)
-
-    def _repr_png_(self) -> bytes | None:
-        return self.picture()._repr_png_()
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on whatever device.
 
@@ -381,22 +308,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
-
-
-def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:
-    """Class maps of one image from several prompts: classes side by side, the supporting map their maximum."""
-    if not parts:
-        empty = torch.zeros(0, size, size)
-        return ClassMaps((), empty, torch.zeros(size, size), empty)
-    if len(parts) == 1:
-        return parts[0]
-    return ClassMaps(
-        ids=tuple(i for part in parts for i in part.ids),
-        scores=torch.cat([part.scores for part in parts]),
-        supporting=torch.stack([part.supporting for part in parts]).amax(0),
-        raw=torch.cat([part.raw for part in parts]),
-        warnings=tuple(warning for part in parts for warning in part.warnings),
-    )
 
 
 def _as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from goca.data.base import IGNORE, Sample
 from goca.data.classes import ClassTable
 
 if TYPE_CHECKING:
-    from goca.segmentor import Prediction
+    from goca.prediction import Prediction
 
 MAP_COLOURS = "viridis"  # perceptually uniform
 BAR_COLOUR = "#31688e"  # of the same palette

@@ -14,9 +14,9 @@ from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.loggers import Example, Report
 from goca.metrics import confusion
+from goca.prediction import Prediction
 from goca.prompts import Prompt
 from goca.results import RunFolder, compact, summarize
-from goca.segmentor import Prediction
 
 CLASSES = ClassTable.from_names(["cat", "grass <b>", "$ky|"])
 TAUS = (0.0, 0.25, 0.5)

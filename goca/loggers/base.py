@@ -21,7 +21,7 @@ from goca.results import Record, RunFolder
 from goca.tables import Table, run_tables
 
 if TYPE_CHECKING:
-    from goca.segmentor import Prediction
+    from goca.prediction import Prediction
 
 log = logging.getLogger(__name__)
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)

@@ -16,9 +16,10 @@ from goca.backbones.unet import UNetBackbone
 from goca.callbacks import Recorder
 from goca.data.base import Sample
 from goca.errors import DataError, Interrupted, OutputError
+from goca.prediction import Failure, Prediction
 from goca.results import RunFolder
 from goca.run import evaluate
-from goca.segmentor import Failure, Prediction, Segmentor, is_out_of_memory
+from goca.segmentor import Segmentor, is_out_of_memory
 from tests.reliability.conftest import numbers
 
 OWN = ["dataset=folder", "dataset.class_names=[red, green, blue]", "limit=null"]

@@ -1,0 +1,103 @@
+"""What a segmentation of one image consists of: predictions of a run, failures, and the object that the Python API returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from goca.calibration import ClassMaps
+from goca.data.classes import ClassTable
+from goca.prompts.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the segmentor says about one image.
+
+    Attributes:
+        labels: (T, H, W) class ids at the image's size, one map per threshold, or one alone where no threshold applies.
+        maps: refined class maps and the supporting map.
+        calibrated: the class maps before refinement; their `raw` are the scores before calibration.
+        token_maps: (n, f, f) share of each token at each pixel, of the first prompt.
+        prompts: one, or several where a vocabulary needed several forwards.
+        layer_weights: weight of each cross-attention layer, adding up to 1.
+        head_weights: cross-attention layer -> mean weight of each head.
+        warnings: what a reader of the results should know about this image.
+        counts: (T, K, K) confusion counts, where there is ground truth.
+    """
+
+    image_id: str
+    labels: Tensor
+    maps: ClassMaps
+    calibrated: ClassMaps
+    token_maps: Tensor | None
+    prompts: tuple[Prompt, ...]
+    layer_weights: dict[str, float]
+    head_weights: dict[str, list[float]]
+    warnings: tuple[str, ...]
+    counts: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Stands where a prediction would be: the image could not be read or computed, and why."""
+
+    image_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """An image with its predicted classes, as `Segmentor.segment` returns it; shows itself as a picture in a notebook."""
+
+    image: np.ndarray  # (H, W, 3) uint8
+    classes: ClassTable
+    prediction: Prediction
+
+    @property
+    def label_map(self) -> np.ndarray:
+        """(H, W) ids into `classes.names`; 0 is background."""
+        return self.prediction.labels[0].cpu().numpy()
+
+    @property
+    def class_maps(self) -> dict[str, np.ndarray]:
+        """Class name -> (f, f) refined score map."""
+        maps = self.prediction.maps
+        return {self.classes.names[i]: maps.scores[channel].cpu().numpy() for channel, i in enumerate(maps.ids)}
+
+    @property
+    def token_maps(self) -> dict[str, np.ndarray]:
+        """ "position:token" -> (f, f) share of that token at each pixel, before any calibration."""
+        assert self.prediction.token_maps is not None
+        tokens = self.prediction.prompts[0].tokens
+        return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
+
+    def picture(self) -> Image.Image:
+        """The image with its classes laid over, and their names."""
+        from goca.visualize import overlay_figure  # matplotlib loads only when a picture is wanted
+
+        return overlay_figure(self.image, self.label_map, self.classes)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.picture()._repr_png_()
+
+
+def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:
+    """Class maps of one image from several prompts: classes side by side, the supporting map their maximum."""
+    if not parts:
+        empty = torch.zeros(0, size, size)
+        return ClassMaps((), empty, torch.zeros(size, size), empty)
+    if len(parts) == 1:
+        return parts[0]
+    return ClassMaps(
+        ids=tuple(i for part in parts for i in part.ids),
+        scores=torch.cat([part.scores for part in parts]),
+        supporting=torch.stack([part.supporting for part in parts]).amax(0),
+        raw=torch.cat([part.raw for part in parts]),
+        warnings=tuple(warning for part in parts for warning in part.warnings),
+    )

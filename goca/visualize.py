@@ -87,12 +87,11 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
         for column, class_map in enumerate(values, start=1):
             picture = axes[column].imshow(class_map, cmap=MAP_COLOURS, **limits)
             axes[column].axis("off")
-        axes[0].text(1.0, 0.5, title, ha="right", va="center", fontsize=8, transform=axes[0].transAxes)
         if columns:
+            axes[1].text(-0.06, 0.5, title, ha="right", va="center", rotation=90, fontsize=8, transform=axes[1].transAxes)
             figure.colorbar(picture, ax=list(axes[1:]), shrink=0.8).ax.tick_params(labelsize=6)
     grid[0, 0].imshow(sample.image)
-    grid[0, 0].texts[0].set_visible(False)
-    grid[0, 0].set_title(rows[0][0], fontsize=8)
+    grid[0, 0].set_title(sample.image_id, fontsize=8)
     for column, class_id in enumerate(after.ids, start=1):
         grid[0, column].set_title(classes.names[class_id], fontsize=8)
     return render(figure)

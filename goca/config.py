@@ -7,12 +7,14 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+import omegaconf
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -46,7 +48,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose(config_name, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, *_STRAY) as error:
         raise ConfigError(explain(error, config_name, overrides)) from error
 
 
@@ -56,8 +58,10 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
     Raises:
         ConfigError: an unknown key, a missing value, a wrong type or value in that section.
     """
-    section = OmegaConf.select(cfg, key)
     try:
+        section = OmegaConf.select(cfg, key)
+        if not isinstance(section, DictConfig):
+            raise ConfigError(f"{key} must be one of its options or a section of keys, got {section!r}")
         return hydra.utils.instantiate(section, _convert_="all", **arguments)
     except InstantiationException as error:
         raise ConfigError(_explain_instantiation(error, key)) from error
@@ -79,6 +83,10 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
         exit_code = error.exit_code
     except (HydraException, OmegaConfBaseException) as error:
         failed.append(explain(error, config_name, sys.argv[1:]))
+    except _STRAY as error:
+        if not _raised_by_hydra(error):
+            raise
+        failed.append(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
         if error.errno not in _UNWRITABLE:
             raise
@@ -90,6 +98,16 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
         exit_code = 130
     if failed:
         _stop(failed, exit_code)
+
+
+# What Hydra raises for some overrides, such as `dataset=null`, instead of its own exceptions.
+_STRAY = (ValueError, TypeError, AttributeError, AssertionError, LookupError, RecursionError)
+
+
+def _raised_by_hydra(error: BaseException) -> bool:
+    """Whether the error comes from composing the configuration, and not from the job."""
+    libraries = {Path(hydra.__file__).parent, Path(omegaconf.__file__).parent}
+    return not libraries.isdisjoint(Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents)
 
 
 def _stop(messages: Sequence[str], exit_code: int) -> NoReturn:

@@ -45,12 +45,14 @@ CONFIG = [
     ("an unknown strategy", ["trainer.strategy=dpp"], ["trainer", "dpp"]),
     ("an unknown trainer option", ["+trainer.gpus=2"], ["trainer", "gpus"]),
     ("a broken override", ["limit=[1,"], ["[1,"]),
+    ("nothing for an option", ["dataset=null"], ["must be a string"]),
+    ("a section that is none", ["~aggregation"], ["aggregation must be"]),
     ("an override without a value", ["limit"], ["limit"]),
     ("a reference to nothing", ["limit=${nowhere}"], ["nowhere"]),
     ("an unknown logger mode", ["logger=wandb", "logger.mode=on"], ["offline"]),
     ("an output below a file", ["run.dir={here}/file/run"], ["cannot write", "file"]),
     ("an output that is a file", ["run.dir={here}/file"], ["cannot write", "file"]),
-    ("an output nobody can write", ["run.dir=/proc/1/run"], ["/proc/1"]),
+    ("an output nobody can write", ["run.dir=/sys/kernel/goca"], ["/sys/kernel/goca"]),
 ]  # fmt: skip
 DATA = [
     ("no data set there", ["dataset=voc", "paths.data={here}"], ["VOCdevkit", "Source"]),

@@ -82,7 +82,7 @@ QUICK = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 @settings(max_examples=300, **QUICK)
 @given(caption=CAPTIONS)
 def test_captions(caption: str) -> None:
-    parse(caption)
+    parse(caption, TABLE)
     try:
         _, prompts = sources.from_text(caption, SEGMENTS)
     except GocaError:
@@ -91,7 +91,7 @@ def test_captions(caption: str) -> None:
         assert all(0 <= position < 20 for position in prompt.content)
 
 
-@settings(max_examples=60, **QUICK)
+@settings(max_examples=25, **QUICK)
 @given(prefix=PREFIX, key=st.sampled_from(KEYS), value=VALUES)
 def test_overrides(prefix: str, key: str, value: str) -> None:
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -82,7 +84,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """
     generator = build(cfg)
     logger: Logger = config.build(cfg, "logger")
-    source = config.plain(cfg).get("prompts")
+    source = config.plain(cfg.prompts)["source"]
     requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt)
     pictures = PictureFolder(folder, fingerprint(settings(cfg)))
 
@@ -184,5 +186,11 @@ def main(cfg: DictConfig) -> None:
         generate(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The entry point. `prompts=FILE` names a file here, where Hydra would look for an option of goca.run's group `prompts`."""
+    sys.argv[1:] = [re.sub(r"^prompts=", "prompts.source=", argument) for argument in sys.argv[1:]]
     config.command(main, "generate")
+
+
+if __name__ == "__main__":
+    command()

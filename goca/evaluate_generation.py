@@ -1,0 +1,246 @@
+"""`python -m goca.evaluate_generation images=[A,B,C] reference=DIR`: judge pictures, and kinds of guidance side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+from torch import Tensor
+
+from goca import config
+from goca.data.classes import ClassTable
+from goca.errors import ConfigError, DataError
+from goca.generation.frechet import Gaussian
+from goca.generation.image_sets import ImageSet, measured
+from goca.generation.measures import ClipScore, Features
+from goca.generation.pictures import read_manifest
+from goca.generation.reports import GenerationReport
+from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
+from goca.generation.show import side_by_side
+from goca.loggers import Logger
+from goca.paths import CONF
+from goca.provenance import environment
+from goca.run import quiet
+
+console = Console()
+SCENE_MEASURES = ("answers right %", "named classes shown %")
+
+
+class Evaluation:
+    """The measures of one command, loaded once."""
+
+    def __init__(self, cfg: DictConfig, cache: Path, advance: Callable[[int], None]) -> None:
+        self.cfg, self.cache, self.advance = cfg, cache, advance
+        self.features: Features | None = config.build(cfg, "extractor")
+        self.clip = None if cfg.clip is None else ClipScore(model=cfg.clip)
+        for part in (self.features, self.clip):
+            if part is not None:
+                part.load()
+
+    def of(self, images: ImageSet, measure: Features | ClipScore, size: tuple[int, int]) -> dict[str, Tensor]:
+        what = measure.identity
+        options = (self.cfg.chunk, self.cfg.batch_size, self.advance)
+        return measured(images, measure, what, size, self.cfg.resize, self.cache, *options)
+
+    def run(self, images: ImageSet, folder: Path) -> Run:
+        """Measure one folder."""
+        values: dict[str, np.ndarray] = {}
+        features = None
+        size = image_size(images)
+        if self.features is not None:
+            found = self.of(images, self.features, self._side or size)
+            features = found["features"].numpy()
+            if "right" in found and images.prompts is not None:
+                values[SCENE_MEASURES[0]] = 100 * found["right"].mean(1).numpy()
+                shown, named = found["found"].numpy().T
+                values[SCENE_MEASURES[1]] = 100 * shown / named.clip(min=1)
+        if self.clip is not None:
+            if images.prompts is None:
+                raise DataError(f"{folder} has no manifest with prompts, which the CLIP score needs; set clip=null")
+            values["CLIP score"] = self.of(images, self.clip, size)["score"].numpy()
+        guidance, scale = how_it_was_made(folder)
+        ids = tuple(file.stem if isinstance(file, Path) else str(file) for file in images.files)
+        return Run(images.name, guidance, scale, ids, values, features)
+
+    def reference(self, source: str, size: tuple[int, int]) -> Gaussian:
+        """Statistics of the pictures to compare with."""
+        assert self.features is not None
+        if source.endswith(".npz"):
+            statistics = Gaussian.load(Path(source))
+            if statistics.mean.shape != (self.features.dimensions,):
+                raise DataError(
+                    f"reference: {source} holds {statistics.mean.size} features; {self.features.identity} gives "
+                    f"{self.features.dimensions}"
+                )
+            return statistics
+        images = ImageSet.open(source)
+        check_count(images, self.features, self.cfg.min_images)
+        return Gaussian.of(self.of(images, self.features, self._side or size)["features"].numpy())
+
+    @property
+    def _side(self) -> tuple[int, int] | None:
+        side = self.features.side if self.features is not None else None
+        return None if side is None else (side, side)
+
+
+def image_size(images: ImageSet) -> tuple[int, int]:
+    """(height, width) of the first picture: what all of them, and the reference, are brought to."""
+    file = images.files[0]
+    if isinstance(file, int):
+        return 64, 64
+    try:
+        with Image.open(file) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise DataError(f"{file} is no readable image ({error}); remove it or make it again") from error
+
+
+def check_count(images: ImageSet, features: Features, minimum: int | None) -> None:
+    """Refuse sets that are too small for the covariance of the features.
+
+    Raises:
+        DataError: with how many are needed.
+    """
+    needed = features.dimensions + 1 if minimum is None else max(2, minimum)
+    if len(images.files) < needed:
+        dimensions, count = features.dimensions, len(images.files)
+        raise DataError(
+            f"{images.name}: {count} images are too few for the {features.distance}: a covariance of {dimensions} features needs "
+            f"at least {dimensions + 1}. Add images, or set min_images={count} and compare only with numbers from as many"
+        )
+
+
+def how_it_was_made(folder: Path) -> tuple[str | None, float | None]:
+    """Guidance and scale from the folder's summary, if `goca.generate` made it."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return summary.get("method"), summary.get("guidance_scale")
+    except (OSError, json.JSONDecodeError):
+        return None, None
+
+
+def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Measure every folder; returns the results, which are also written to `folder`.
+
+    Raises:
+        GocaError: whatever a person can mend.
+    """
+    sources = [cfg.images] if isinstance(cfg.images, str) else list(cfg.images or ())
+    if not sources or (config.build(cfg, "extractor") is None and cfg.clip is None):
+        raise ConfigError("give at least one folder (images=DIR) and at least one measure (extractor=scenes, clip=MODEL ...)")
+    if cfg.resize not in ("crop", "squash"):
+        raise ConfigError(f"resize: choices are crop and squash; got {cfg.resize!r}")
+    logger: Logger = config.build(cfg, "logger")
+    sets = [ImageSet.open(source) for source in sources]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not cfg.progress) as progress:
+        task = progress.add_task("measured", total=None)
+        evaluation = Evaluation(cfg, Path(cfg.cache), lambda count: progress.advance(task, count))
+        reference = None
+        if evaluation.features is not None and cfg.reference is not None:
+            for images in sets:
+                check_count(images, evaluation.features, cfg.min_images)
+            reference = evaluation.reference(cfg.reference, image_size(sets[0]))
+            if cfg.save_statistics:
+                reference.save(Path(cfg.save_statistics))
+        runs = [evaluation.run(images, Path(source)) for images, source in zip(sets, sources, strict=True)]
+
+    distance = evaluation.features.distance if evaluation.features is not None else ""
+    rounds = cfg.bootstrap if evaluation.features is None or evaluation.features.dimensions <= 256 else min(cfg.bootstrap, 20)
+    rows = [row(run, runs, reference, distance, rounds) for run in runs]
+    measures = list(dict.fromkeys(name for one in rows for name in one["measures"]))
+    results: dict[str, Any] = {
+        "runs": rows,
+        "reference": cfg.reference,
+        "reference_images": reference.count if reference is not None else None,
+        "extractor": evaluation.features.identity if evaluation.features is not None else None,
+        "clip": evaluation.clip.identity if evaluation.clip is not None else None,
+        "resize": f"{cfg.resize} to {'x'.join(map(str, image_size(sets[0])))} px, bicubic",
+        "bootstrap": rounds,
+    } | environment()
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    numbers = table(rows, measures)
+    (folder / "results.md").write_text(numbers.markdown() + "\n", encoding="utf-8")
+    figures = {"side_by_side": grid} if (grid := compare(sources, cfg.figures.count)) is not None else {}
+    for name, figure in figures.items():
+        figure.save(folder / f"{name}.png")
+    show(rows, measures)
+    summary = {"dataset": str(cfg.reference), "model": "pictures", "method": "evaluation", "protocol": "generation"}
+    scalars = {f"{one['run']}/{name}": part["value"] for one in rows for name, part in one["measures"].items()}
+    report = GenerationReport(
+        folder, config.plain(cfg), summary | scalars, ClassTable.from_names(["object"]), figures, numbers={"runs": numbers}
+    )
+    where = logger.log_safely(report)
+    console.print(f"numbers   {folder / 'results.json'}", highlight=False, soft_wrap=True)
+    if where:
+        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
+    return results
+
+
+def row(run: Run, runs: Sequence[Run], reference: Gaussian | None, distance: str, rounds: int) -> dict[str, Any]:
+    """One run's numbers, and its differences to plain guidance."""
+    baseline = baseline_of(run, runs)
+    against = {} if baseline is None else differences(run, baseline, reference, distance, rounds)
+
+    def plain(found: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+        return {name: estimate.json() for name, estimate in found.items()}
+
+    return {
+        "run": run.name,
+        "guidance": run.guidance,
+        "scale": run.scale,
+        "pictures": len(run.ids),
+        "measures": plain(estimates(run, reference, distance, rounds)),
+        "minus_cfg": plain(against),
+    }
+
+
+def compare(sources: Sequence[str], count: int) -> Image.Image | None:
+    """The first pictures that all folders have, side by side; None where they have none in common."""
+    manifests = {source: {record["image_id"]: record for record in read_manifest(Path(source))} for source in sources}
+    common = set.intersection(*(set(records) for records in manifests.values()))
+    first = [image_id for image_id in next(iter(manifests.values())) if image_id in common][:count]
+    if not first:
+        return None
+    columns = {
+        Path(source).name: [Image.open(Path(source) / records[image_id]["file"]).convert("RGB") for image_id in first]
+        for source, records in manifests.items()
+    }
+    return side_by_side(columns, [manifests[sources[0]][image_id]["prompt"] for image_id in first])
+
+
+def show(rows: Sequence[dict[str, Any]], measures: Sequence[str]) -> None:
+    """Print the numbers with their intervals; differences to plain guidance in brackets."""
+    grid = Grid("run", "pictures", *measures)
+    for one in rows:
+        cells = []
+        for name in measures:
+            value, against = one["measures"].get(name), one["minus_cfg"].get(name)
+            text = "-" if value is None else f"{value['value']:.2f} ± {value['ci95']:.2f}"
+            cells.append(text if against is None else f"{text}  ({against['value']:+.2f} ± {against['ci95']:.2f})")
+        grid.add_row(escape(one["run"]), str(one["pictures"]), *cells)
+    console.print(grid)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate_generation")
+def main(cfg: DictConfig) -> None:
+    quiet()
+    with config.job():
+        evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+if __name__ == "__main__":
+    config.command(main, "evaluate_generation")

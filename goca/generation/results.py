@@ -1,0 +1,99 @@
+"""From measured pictures to numbers with confidence intervals, and to differences between kinds of guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from goca.generation.frechet import Gaussian, bootstrap, frechet_distance
+from goca.tables import Table
+
+Z95 = 1.959964  # half width of a 95 % interval in standard errors
+
+
+@dataclass(frozen=True)
+class Run:
+    """Measurements of one folder, picture by picture.
+
+    Args:
+        name: of the folder.
+        guidance, scale: how it was made; None where that is not known.
+        values: measure -> (N,) one number per picture.
+        features: (N, D), if there is a reference to compare with.
+        ids: names of the pictures, so that runs can be compared pair by pair.
+    """
+
+    name: str
+    guidance: str | None
+    scale: float | None
+    ids: tuple[str, ...]
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    features: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and half the width of its 95 % confidence interval."""
+
+    value: float
+    margin: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} +- {self.margin:.2f}"
+
+    def json(self) -> dict[str, float]:
+        return {"value": round(self.value, 4), "ci95": round(self.margin, 4)}
+
+
+def mean(values: np.ndarray) -> Estimate:
+    """Mean over pictures."""
+    return Estimate(float(values.mean()), Z95 * float(values.std(ddof=1) / len(values) ** 0.5))
+
+
+def estimates(run: Run, reference: Gaussian | None, distance: str, rounds: int) -> dict[str, Estimate]:
+    """Every number of one run; the interval of the distance is that of a bootstrap over its pictures."""
+    found = {name: mean(values) for name, values in run.values.items()}
+    if reference is not None and run.features is not None:
+        value = frechet_distance(Gaussian.of(run.features), reference)
+        spread = bootstrap(run.features, reference, rounds).std(ddof=1) if rounds > 1 else float("nan")
+        found = {distance: Estimate(value, Z95 * float(spread)), **found}
+    return found
+
+
+def differences(run: Run, baseline: Run, reference: Gaussian | None, distance: str, rounds: int) -> dict[str, Estimate]:
+    """Run minus baseline on the same prompts and seeds, in pairs: what both share does not widen the interval."""
+    found = {name: mean(values - baseline.values[name]) for name, values in run.values.items() if name in baseline.values}
+    if reference is not None and run.features is not None and baseline.features is not None:
+        both = [frechet_distance(Gaussian.of(one), reference) for one in (run.features, baseline.features)]
+        spread = float("nan")
+        if rounds > 1:
+            pairs = [bootstrap(one, reference, rounds) for one in (run.features, baseline.features)]
+            spread = float((pairs[0] - pairs[1]).std(ddof=1))
+        found = {distance: Estimate(both[0] - both[1], Z95 * spread), **found}
+    return found
+
+
+def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
+    """The run with plain guidance at the same scale and over the same pictures, if there is one besides it."""
+    for other in runs:
+        if other is not run and other.guidance == "cfg" and other.scale == run.scale and other.ids == run.ids:
+            return other
+    return None
+
+
+def table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> Table:
+    """One row per run: numbers with intervals, and differences to plain guidance."""
+    columns = ["run", "guidance", "scale", "pictures"]
+    for name in measures:
+        columns += [name, f"{name} +-", f"{name} - cfg", f"{name} - cfg +-"]
+    cells = []
+    for row in rows:
+        line: list[Any] = [row["run"], row["guidance"], row["scale"], row["pictures"]]
+        for name in measures:
+            for part in (row["measures"].get(name), row["minus_cfg"].get(name)):
+                line += [None, None] if part is None else [part["value"], part["ci95"]]
+        cells.append(tuple(line))
+    return Table(tuple(columns), tuple(cells))

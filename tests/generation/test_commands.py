@@ -1,0 +1,142 @@
+"""The two commands from configuration to files, on the bundled backbone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from goca import config, evaluate_generation, generate
+from goca.errors import ConfigError, DataError
+from goca.generation import measures
+from goca.generation.pictures import read_manifest
+from goca.paths import BUNDLED, CONF
+from goca.scenes.classifier import SceneClassifier
+
+pytestmark = pytest.mark.skipif(not (BUNDLED / "scenes_unet").is_dir(), reason="the bundled backbone is not here")
+SMALL = ("limit=3", "batch_size=2", "steps=2", "logger=csv", "progress=false", "seeds=by_id")
+
+
+def make(folder, *overrides):
+    return generate.generate(config.compose([*SMALL, *overrides], "generate"), folder)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The same prompts and seeds with two kinds of guidance."""
+    root = tmp_path_factory.mktemp("made")
+    for name in ("cfg", "goca"):
+        make(root / name, f"guidance={name}", "guidance.scale=3", "save_maps=[1]")
+    return root
+
+
+def test_pictures_maps_and_numbers(made):
+    records = read_manifest(made / "goca")
+    assert [record["image_id"] for record in records] == ["1000000", "1000001", "1000002"]
+    assert len({record["seed"] for record in records}) == 3
+    summary = json.loads((made / "goca" / "summary.json").read_text())
+    assert (summary["method"], summary["guidance_scale"], summary["pictures"]) == ("goca", 3.0, 3)
+    with np.load(made / "goca" / "maps" / "1000000_001.npz") as maps:
+        assert maps["regions"].shape == maps["foreground"].shape == maps["rate"].shape == (16, 16)
+        assert "sky" in maps["tokens"]
+    assert not (made / "cfg" / "maps").exists()
+    assert (made / "goca" / "figure_pictures.png").is_file() and (made / "goca" / "tables" / "pictures.csv").is_file()
+
+
+def test_a_restart_makes_what_is_missing_and_nothing_else(made):
+    path = made / "goca" / "images" / "1000001.png"
+    before, times = path.read_bytes(), {file.name: file.stat().st_mtime_ns for file in path.parent.iterdir()}
+    path.unlink()
+    make(made / "goca", "guidance=goca", "guidance.scale=3")
+    assert path.read_bytes() == before
+    assert {file.name for file in path.parent.iterdir() if file.stat().st_mtime_ns != times[file.name]} == {path.name}
+    with pytest.raises(ConfigError, match="another settings"):
+        make(made / "goca", "guidance=goca", "guidance.scale=4")
+
+
+def test_shards_make_the_same_pictures(made, tmp_path):
+    for shard in ("1/2", "2/2"):
+        make(tmp_path, "guidance=goca", "guidance.scale=3", f"shard={shard}")
+    for record in read_manifest(made / "goca"):
+        assert (tmp_path / record["file"]).read_bytes() == (made / "goca" / record["file"]).read_bytes()
+
+
+@pytest.mark.parametrize("guidance", [path.stem for path in sorted((CONF / "guidance").glob("*.yaml"))])
+@pytest.mark.parametrize("model", ["scenes_unet", "sd15", "sdxl", "pixart_sigma_512"])
+def test_every_guidance_with_every_model_builds(guidance, model):
+    generator = generate.build(config.compose([f"guidance={guidance}", f"model={model}"], "generate"))
+    assert generator.guidance.name == guidance
+    heads = generator.segmentation.aggregation.heads
+    assert heads == ("average" if guidance == "scfg" else "dot_product")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("guidance.scale=1", r"guidance\.scale.*above 1"),
+        ("guidance.limits=[3,1]", "lower limit"),
+        ("guidance_every=0", r"guidance\.every"),
+        ("size=64", "height,width"),
+        ("size=[65,64]", "multiples of"),
+        ("steps=0", "steps"),
+        ("batch_size=none", "batch_size"),
+        ("scheduler=Nothing", "DDIMScheduler"),
+        ("model.text_encoders=first", "resident"),
+        ("shard=3/2", "shard"),
+        ("prompts.source=absent.csv", r"absent\.csv"),
+        ("refinement=pamr", "no image"),
+    ],
+)
+def test_wrong_settings_stop_with_one_message(tmp_path, override, message):
+    with pytest.raises((ConfigError, DataError), match=message):
+        make(tmp_path, override)
+    assert not (tmp_path / "manifest.jsonl").exists()
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Seeded weights in place of the trained classifier's."""
+    torch.manual_seed(0)
+    classifier = SceneClassifier().eval()
+    monkeypatch.setattr(measures.SceneClassifier, "load", lambda: classifier)
+
+
+def judge(made, folder, *overrides):
+    images = f"images=[{made / 'cfg'},{made / 'goca'}]"
+    common = [images, "logger=csv", "progress=false", "min_images=2", f"cache={folder / 'cache'}", "bootstrap=5"]
+    return evaluate_generation.evaluate(config.compose([*common, *overrides], "evaluate_generation"), folder)
+
+
+def test_evaluation_of_two_kinds_of_guidance(made, tmp_path, untrained):
+    results = judge(made, tmp_path, "reference=scenes:16", f"save_statistics={tmp_path / 'stats.npz'}")
+    plain, goca = results["runs"]
+    assert (plain["run"], goca["run"], plain["minus_cfg"]) == ("cfg", "goca", {})
+    assert set(goca["measures"]) == {"scenes distance", "answers right %", "named classes shown %"} == set(goca["minus_cfg"])
+    assert results["reference_images"] == 16 and "64" in results["resize"] and "scenes classifier" in results["extractor"]
+    with Image.open(tmp_path / "side_by_side.png") as grid:
+        grid.load()
+    assert "goca" in (tmp_path / "results.md").read_text()
+    again = judge(made, tmp_path, f"reference={tmp_path / 'stats.npz'}")
+    assert again["runs"] == results["runs"]
+
+
+def test_too_few_images_and_wrong_statistics(made, tmp_path, untrained):
+    with pytest.raises(DataError, match=r"3 images are too few for the scenes distance.*65"):
+        judge(made, tmp_path, "min_images=null")
+    np.savez(tmp_path / "other.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(DataError, match=r"holds 3 features.*gives 64"):
+        judge(made, tmp_path, f"reference={tmp_path / 'other.npz'}")
+    with pytest.raises(ConfigError, match="at least one measure"):
+        judge(made, tmp_path, "extractor=none")
+
+
+def test_prompts_on_the_command_line(tmp_path, monkeypatch):
+    """`prompts=FILE` is a file although `prompts` is a group of options elsewhere."""
+    (tmp_path / "two.csv").write_text("image_id,text\nx,moon\ny,star\n")
+    seen = []
+    monkeypatch.setattr(generate, "generate", lambda cfg, folder: seen.append(cfg.prompts.source))
+    for value in (str(tmp_path / "two.csv"), "[moon,a star]"):
+        monkeypatch.setattr("sys.argv", ["generate", f"prompts={value}", f"paths.output={tmp_path}"])
+        generate.command()
+    assert seen == [str(tmp_path / "two.csv"), ["moon", "a star"]]

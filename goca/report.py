@@ -32,6 +32,8 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         table.add_row("IoU by class", "  ".join(f"{name} {_percent(value)}" for name, value in classes))
     table.add_row("seconds an image", f"{summary['seconds_per_image']:.3f}")
     table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if summary.get("failed"):
+        table.add_row("failed", f"{summary['failed']} images, see failures in summary.json")
     for warning, count in sorted(summary["warnings"].items(), key=lambda item: -item[1])[:5]:
         table.add_row("warning", f"{warning} ({count} images)")
     console.print(table)

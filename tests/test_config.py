@@ -8,7 +8,7 @@ import pytest
 
 from goca import config
 from goca.errors import ConfigError
-from goca.paths import CONF
+from goca.paths import BUNDLED, CONF
 from goca.segmentor import Segmentor
 
 
@@ -20,6 +20,8 @@ def _overrides(*choices: str) -> list[str]:
     """The choices, and a stand-in for every mandatory value they leave open."""
     from omegaconf import OmegaConf
 
+    if "model=auto" in choices:  # its settings come from a checkpoint
+        choices = (*choices, f"model.checkpoint={BUNDLED / 'scenes_unet'}")
     cfg = config.compose(choices)
     return [*choices, *(f"{key}=given" for key in OmegaConf.missing_keys(cfg))]
 

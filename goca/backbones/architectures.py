@@ -36,7 +36,7 @@ def skeleton(checkpoint: str, device: str = "meta") -> Any:
     """The pipeline of a published checkpoint: denoiser and autoencoder with fresh weights, no tokenizers, no text encoders."""
     facts = published()[checkpoint]
     kind = getattr(diffusers, facts["pipeline"])
-    components: dict[str, Any] = {}
+    components: dict[str, Any] = {"scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)}
     for name, part in facts["components"].items():
         if not name.startswith("text_encoder"):
             part_kind = getattr(diffusers, part["class"])

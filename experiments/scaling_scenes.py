@@ -14,7 +14,6 @@ from goca.paths import BUNDLED
 from goca.results import RunFolder
 
 METHODS = ("vanilla", "heads_only", "layers_only", "calibration_only", "goca")
-UNETS = "scenes_unet"
 
 
 def read(folder: Path) -> dict[tuple[str, str], dict[int, ImageCounts]]:
@@ -35,17 +34,11 @@ def pooled(seeds: dict[int, ImageCounts]) -> ImageCounts:
     return ImageCounts(hits, unions, parts[0].has_background, parts[0].unseen_classes)
 
 
-def spearman(x: list[float], y: list[float]) -> float:
-    """Rank correlation of two lists without ties."""
-    ranks = [np.argsort(np.argsort(values)) for values in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
-
-
 def main(folder: Path) -> None:
     runs = read(folder)
     models = list(dict.fromkeys(model for model, _ in runs))
     loss = {name: json.loads((BUNDLED / name / "training.json").read_text())["held_out_loss"] for name in models}
-    models.sort(key=lambda name: (not name.startswith(UNETS), -loss[name]))
+    models.sort(key=lambda name: -loss[name])  # weakest generator first
     miou, gains = {}, []
     print("| model | held-out loss | images x seeds |", " | ".join(METHODS), "| GoCA - vanilla |")
     print("|" + "---|" * (len(METHODS) + 4))
@@ -62,10 +55,6 @@ def main(folder: Path) -> None:
         size = f"{len(counts.hits)} x {len(runs[model, 'goca'])}"
         print(f"| {model} | {loss[model]:.4f} | {size} |", " | ".join(cells), f"| {gains[-1]:+.1f} [{low:+.1f}, {high:+.1f}] |")
     print(f"\nmean of GoCA - vanilla over {len(models)} members: {np.mean(gains):+.1f}")
-    unets = [model for model in models if model.startswith(UNETS)]
-    for method in ("vanilla", "goca"):
-        rho = spearman([-loss[model] for model in unets], [miou[model, method] for model in unets])
-        print(f"rank correlation of mIoU and generative power (- held-out loss) over {len(unets)} UNets, {method}: {rho:.2f}")
 
 
 if __name__ == "__main__":

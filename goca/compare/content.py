@@ -104,7 +104,8 @@ class Comparison:
         )
 
     def ablations(self, members: Sequence[Run]) -> dict[str, Table]:
-        """By model, and by experiment where there are several: the settings in which runs differ, and what each run gains."""
+        """By model, and by experiment where there are several: the settings in which runs differ, and their differences in mIoU
+        to the baseline, whose row has none."""
         groups: dict[tuple[str, str], list[Run]] = {}
         for run in members:
             groups.setdefault((str(run.config.get("experiment", "default")), run.summary["model"]), []).append(run)
@@ -117,13 +118,17 @@ class Comparison:
             base = self.baseline(runs)
             flat = [_flatten(run.config) for run in runs]
             keys = sorted({key for settings in flat for key in settings})
-            differing = [key for key in keys if len({settings.get(key) for settings in flat}) > 1][:_COLUMNS_OF_ABLATION]
+            # A setting that repeats another one's values, such as a reference to it, says nothing new.
+            varying = {tuple(settings.get(key) for settings in flat): key for key in reversed(keys)}
+            differing = sorted(key for values, key in varying.items() if len(set(values)) > 1)[:_COLUMNS_OF_ABLATION]
+            methods = _distinct_methods(runs)
             rows = []
             for run, settings in sorted(zip(runs, flat, strict=True), key=lambda pair: pair[0].summary["miou"]):
                 values = (settings.get(key) for key in differing)
                 change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
-                rows.append((run.summary["method"], *values, float(run.summary["miou"]), *change))
-            columns = ("method", *differing, "mIoU", f"against {base.summary['method']}", "low", "high")
+                method = (methods[run.path],) if any(methods.values()) else ()
+                rows.append((*method, *values, float(run.summary["miou"]), *change))
+            columns = (*(("method",) if any(methods.values()) else ()), *differing, "mIoU", "difference", "low", "high")
             tables[title] = Table(columns, tuple(rows))
         return tables
 
@@ -217,6 +222,13 @@ def _colours(members: Sequence[Run]) -> dict[str, str]:
     palette = next(iter(pictures.values())).palette if pictures else b""
     names = members[0].summary["classes"]
     return {name: f"#{palette[3 * i : 3 * i + 3].hex()}" for i, name in enumerate(names) if 0 < i < len(palette) // 3}
+
+
+def _distinct_methods(runs: Sequence[Run]) -> dict[Any, str]:
+    """Each run's method without the parts that all of them share; empty where nothing is left."""
+    parts = {run.path: run.summary["method"].split(", ") for run in runs}
+    shared = set.intersection(*(set(part) for part in parts.values()))
+    return {path: ", ".join(part for part in own if part not in shared) for path, own in parts.items()}
 
 
 def _data_uri(kind: str, content: bytes) -> str:

@@ -118,9 +118,10 @@ def _folders(path: Path) -> set[Path]:
 
 
 def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest path endings that tell the folders apart, by one length for all."""
-    for length in range(1, 12):
-        names = {folder: "/".join(folder.parts[-length:]) for folder in folders}
+    """The shortest names that tell the folders apart, of one kind for all: job; experiment/job; longer and longer endings."""
+    endings = [slice(-1, None), slice(-3, None, 2), *(slice(-length, None) for length in range(2, 12))]
+    for ending in endings:
+        names = {folder: "/".join(folder.parts[ending]) for folder in folders}
         if len(set(names.values())) == len(folders):
             return names
     return {folder: str(folder) for folder in folders}
@@ -149,12 +150,15 @@ def _load(folder: Path, name: str) -> Run:
 def _class_sets(runs: Sequence[Run]) -> list[str]:
     """Warnings about runs of one data set and protocol that differ in classes or images, and are ranked apart."""
     first: dict[tuple[str, str, str], Kind] = {}
-    notes = []
+    apart: dict[str, list[str]] = {}
     for run in runs:
         kind = run.kind
         other = first.setdefault((kind.dataset, kind.split, kind.protocol), kind)
-        if kind.classes != other.classes or kind.has_background != other.has_background:
-            notes.append(f"{run.name}: another set of classes than other runs on {kind.dataset}; it is ranked apart")
+        if kind.classes != other.classes:
+            apart.setdefault(f"other classes than other runs on {kind.dataset}", []).append(run.name)
+        elif kind.has_background != other.has_background:
+            rule = "with" if kind.has_background else "without"
+            apart.setdefault(f"{rule} background, unlike other runs on {kind.dataset}", []).append(run.name)
         elif kind.image_ids != other.image_ids:
-            notes.append(f"{run.name}: other images than other runs on {kind.dataset} ({kind.split}); it is ranked apart")
-    return notes
+            apart.setdefault(f"other images than other runs on {kind.dataset} ({kind.split})", []).append(run.name)
+    return [f"{', '.join(names)}: {difference}; ranked apart" for difference, names in apart.items()]

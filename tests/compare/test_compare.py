@@ -34,7 +34,7 @@ def test_ablation_shows_what_differs_and_by_how_much(outputs: Path) -> None:
     runs, _ = load([outputs / "sd15_goca", outputs / "sd15_vanilla"])
     (members,) = Comparison(runs, SETTINGS).kinds.values()
     table = Comparison(runs, SETTINGS).ablations(members)["sd15"]
-    assert table.columns == ("method", "aggregation.heads", "mIoU", "against vanilla", "low", "high")
+    assert table.columns == ("method", "aggregation.heads", "mIoU", "difference", "low", "high")
     base, goca = table.rows
     assert base[:2] == ("vanilla", "average")
     assert base[3] is None
@@ -49,8 +49,8 @@ def test_runs_on_other_images_or_classes_are_named_and_ranked_apart(tmp_path: Pa
     runs, notes = load([tmp_path])
     assert len(Comparison(runs, SETTINGS).kinds) == 3
     assert notes == [
-        "b: other images than other runs on made up (val); it is ranked apart",
-        "c: another set of classes than other runs on made up; it is ranked apart",
+        "b: other images than other runs on made up (val); ranked apart",
+        "c: other classes than other runs on made up; ranked apart",
     ]
 
 

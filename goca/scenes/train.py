@@ -95,14 +95,14 @@ def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictCon
 
     With `keep_every`, the state of every so many steps stays as `folder/step=N.ckpt`.
     """
-    kept = ModelCheckpoint(folder, "{step}", every_n_train_steps=keep_every or module.steps, save_top_k=-1)
-    latest = ModelCheckpoint(folder, save_last=True, every_n_train_steps=500, save_top_k=0)
+    every, kept = (keep_every, -1) if keep_every else (500, 0)
+    checkpoint = ModelCheckpoint(folder, "{step}", save_last=True, every_n_train_steps=every, save_top_k=kept)
     trainer = pl.Trainer(
         max_steps=module.steps,
         accelerator=cfg.accelerator,
         precision=cfg.precision,
         gradient_clip_val=1.0,
-        callbacks=[EMAWeightAveraging(decay=cfg.ema), kept, latest, TQDMProgressBar(refresh_rate=100)],
+        callbacks=[EMAWeightAveraging(decay=cfg.ema), checkpoint, TQDMProgressBar(refresh_rate=100)],
         logger=WandbLogger(project="goca-train", name=cfg.backbone.name) if cfg.wandb else False,
         enable_model_summary=False,
     )
@@ -145,14 +145,12 @@ def train(cfg: DictConfig) -> Path:
 
     minutes = (time.monotonic() - started) / 60
     folder = Path(cfg.output) / cfg.backbone.name
-    for checkpoint in sorted((work / "denoiser").glob("step=*.ckpt")):
+    _save(denoiser, folder, cfg, settings.steps, minutes)
+    for checkpoint in (work / "denoiser").glob("step=*.ckpt"):
         step = int(checkpoint.stem.removeprefix("step="))
         if step < settings.steps:
             denoiser.load_state_dict(torch.load(checkpoint, weights_only=False)["state_dict"])
             _save(denoiser, folder.with_name(f"{folder.name}_{step}"), cfg, step, None)
-    last = torch.load(work / "denoiser" / "last.ckpt", weights_only=False)
-    denoiser.load_state_dict(last["state_dict"])
-    _save(denoiser, folder, cfg, settings.steps, minutes)
     return folder
 
 

@@ -78,8 +78,8 @@ def markdown(comparison: Comparison, notes: Sequence[str], title: str) -> str:
     lines = [f"# {title}", ""]
     lines += [
         f"Numbers of different sections are not comparable. low, high: {level} bootstrap interval over images; differences are "
-        "paired, image by image, and taken from the row that has none. Where a threshold was chosen on the evaluated images, the "
-        "number is optimistic."
+        "paired, image by image, and taken from the row that has none. Where a threshold was chosen on the evaluated images, "
+        "the number is optimistic."
     ]
     for kind, members in comparison.kinds.items():
         board = comparison.leaderboard(members)

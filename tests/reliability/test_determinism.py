@@ -9,9 +9,9 @@ import torch
 from goca.results import RunFolder, expand
 
 CLASSES = 15
-# Batched matrix products add up in another order than single ones. Measured on the tiny model: at most 2e-6 of a layer weight
-# and 3 pixels in 1,000 of an image, those whose two best classes tie to float32 precision.
-LAYER_WEIGHT, PIXELS = 1e-5, 0.01
+# Batched matrix products may add up in another order than single ones. Measured for batches of 1, 2, 7 and 16 on this model and on
+# the bundled one: 1e-6 of a layer weight, the last digit of a record, and no pixel. A pixel moves where two scores tie.
+LAYER_WEIGHT, PIXELS = 1e-5, 1e-3
 
 
 @pytest.mark.parametrize("overrides", [("data.num_workers=1",), ("indices=[6,3,0,1,2,5,4]", "data.batch_size=1")])

@@ -9,8 +9,8 @@ import torch
 from goca.results import RunFolder, expand
 
 CLASSES = 15
-# Batched matrix products may add up in another order than single ones. Measured for batches of 1, 2, 7 and 16 on this model and on
-# the bundled one: 1e-6 of a layer weight, the last digit of a record, and no pixel. A pixel moves where two scores tie.
+# Batched matrix products may add up in another order than single ones. Measured for batches of 1, 2, 7 and 16 on this model and
+# on the bundled one: 1e-6 of a layer weight, the last digit of a record, and no pixel. A pixel moves where two scores tie.
 LAYER_WEIGHT, PIXELS = 1e-5, 1e-3
 
 

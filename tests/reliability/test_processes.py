@@ -107,7 +107,7 @@ def test_shards_that_do_not_fit_are_refused(shards: Path, run, undisturbed: Path
 
 
 def test_job_arrays_are_configured_by_the_submitit_launcher() -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `slurm` is not installed")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra `sweep` is not installed")
     import hydra
 
     from goca.paths import CONF

@@ -116,8 +116,8 @@ def check_count(images: ImageSet, features: Features, minimum: int | None) -> No
     if len(images.files) < needed:
         dimensions, count = features.dimensions, len(images.files)
         raise DataError(
-            f"{images.name}: {count} images are too few for the {features.distance}: a covariance of {dimensions} features needs "
-            f"at least {dimensions + 1}. Add images, or set min_images={count} and compare only with numbers from as many"
+            f"{images.name}: {count} images are too few for the {features.distance}: a covariance of {dimensions} features "
+            f"needs at least {dimensions + 1}. Add images, or set min_images={count} and compare only with numbers from as many"
         )
 
 

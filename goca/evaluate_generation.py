@@ -15,6 +15,7 @@ from PIL import Image
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.table import Table as Grid
 from torch import Tensor
 
@@ -224,7 +225,7 @@ def compare(sources: Sequence[str], count: int) -> Image.Image | None:
 
 def show(rows: Sequence[dict[str, Any]], measures: Sequence[str]) -> None:
     """Print the numbers with their intervals; differences to plain guidance in brackets."""
-    grid = Grid("run", "pictures", *measures)
+    grid = Grid(Column("run", overflow="fold"), "pictures", *measures)
     for one in rows:
         cells = []
         for name in measures:

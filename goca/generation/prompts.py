@@ -58,8 +58,10 @@ def read_prompts(
 def _read_file(path: Path) -> list[dict[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"prompts: {path} cannot be read as UTF-8 text ({error})") from error
+    except OSError as error:
+        raise DataError(f"prompts: {path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"prompts: {path} is not UTF-8 text ({error})") from error
     if path.suffix.lower() == ".txt":
         lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
         width = len(str(lines[-1][0])) if lines else 1

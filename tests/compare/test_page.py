@@ -18,6 +18,7 @@ pytest.importorskip("plotly", reason="plotly is not installed")
 def address(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     overrides = [f"runs=[{outputs}]", f"output={folder}", "settings.samples=50", "title='A & <b>B</b>'"]
+    overrides += ["settings.generative_power.sd15=0.4", "settings.generative_power.sdxl=0.5"]
     return compare(config.compose(overrides, "compare")).as_uri()
 
 
@@ -39,7 +40,7 @@ def names(page: Page) -> list[str]:
 def test_it_opens_without_an_error_and_asks_for_nothing_else(page: Page, address: str) -> None:
     assert page.texts("h1") == ["A & <b>B</b>"]
     assert len(page.texts("#board tbody")) == 2
-    assert page.page.locator("#scaling svg.main-svg").count() > 0
+    page.page.wait_for_selector("#scaling svg.main-svg", state="attached")  # plotly draws after the load event
     assert page.errors == []
     assert [url for url in page.requests if not url.startswith("data:")] == [address]
 
@@ -76,8 +77,8 @@ def test_the_gallery_shows_pictures_sorted_by_disagreement(page: Page) -> None:
     shares = [float(text.split(" %")[0]) for text in page.texts("#images h4 small")]
     assert len(shares) == 6
     assert shares == sorted(shares, reverse=True)
-    loaded = page.page.evaluate("[...document.querySelectorAll('#images img')].every(i => i.complete && i.naturalWidth > 0)")
-    assert loaded
+    assert page.page.locator("#images img").count() > 0
+    page.page.wait_for_function("[...document.querySelectorAll('#images img')].every(i => i.complete && i.naturalWidth > 0)")
     two = page.page.locator("#images figure").count()
     page.page.check("#all-runs")
     assert page.page.locator("#images figure").count() == two + 12

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -77,14 +77,13 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     _failed_jobs.clear()
     try:
         main()
-        failed += _failed_jobs
     except GocaError as error:
         failed.append(str(error))
         exit_code = error.exit_code
     except (HydraException, OmegaConfBaseException) as error:
         failed.append(explain(error, config_name, sys.argv[1:]))
     except _STRAY as error:
-        if not _raised_by_hydra(error):
+        if not (_raised_by_hydra(error) or _failed_jobs):  # a sweeper whose jobs all failed has no best one to name
             raise
         failed.append(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
@@ -96,6 +95,7 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     except KeyboardInterrupt:
         failed.append("stopped; what had been recorded is in the run folder")
         exit_code = 130
+    failed = [*(f"job {name}: {reason}" for name, reason in _failed_jobs.items()), *failed]
     if failed:
         _stop(failed, exit_code)
 
@@ -116,7 +116,14 @@ def _stop(messages: Sequence[str], exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-_failed_jobs: list[str] = []
+_failed_jobs: dict[str, str] = {}  # folder of a sweep's job -> why it failed
+
+
+def report_failures(failures: Mapping[str, str]) -> None:
+    """Have the command end with these messages, by job; other processes may have computed the jobs."""
+    _failed_jobs.update(failures)
+
+
 # What Hydra meets when it makes the run folder.
 _UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
 
@@ -133,11 +140,11 @@ def job() -> Iterator[None]:
     except GocaError as error:
         if hydra_config.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
             _stop([str(error)], error.exit_code)  # here: on its way out Hydra would add a line of its own
-        name = f"job {hydra_config.job.num} ({hydra_config.job.override_dirname})"
-        _failed_jobs.append(f"{name}: {error}")
         folder = Path(hydra_config.runtime.output_dir)
+        reason = f"{error} ({hydra_config.job.override_dirname})"
+        report_failures({folder.name: reason})
         if os.access(folder, os.W_OK):
-            (folder / "error.txt").write_text(f"{redact(str(error))}\n", encoding="utf-8")
+            (folder / "error.txt").write_text(f"{redact(reason)}\n", encoding="utf-8")
 
 
 def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:

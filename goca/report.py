@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from goca import sweeps
+from goca.config import report_failures
 from goca.results import NO_THRESHOLD
 
 _WORST_CLASSES_SHOWN = 30
@@ -53,8 +54,7 @@ class SweepTable(Callback):
     def on_multirun_end(self, config: Any, **_: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
         print_sweep(sweeps.results(folder), folder)
-        for name, reason in sweeps.failures(folder).items():
-            Console().print(f"failed    {name}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+        report_failures(sweeps.failures(folder))
 
 
 def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:

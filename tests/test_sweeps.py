@@ -1,15 +1,17 @@
 """Sweeps continue without repeating finished jobs, go on after a failed one, and say at the end which failed and why."""
 
 import json
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from goca import sweeps
+from goca import config, sweeps
+from goca.run import main
 from tests.backbones.tiny import tiny_sd
 
 
@@ -48,43 +50,91 @@ def test_half_written_neighbours_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a job that needs a moment."""
     folder = tmp_path_factory.mktemp("checkpoint")
     tiny_sd().save_pretrained(folder)
-    return folder
-
-
-def sweep(output: Path, checkpoint: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     layers = ["model.layers.cross=['*attn2']", "model.layers.affinity=['up_blocks.1*attn1']", "model.layers.manual=['*attn2']"]
     reference = "model.layers.reference=up_blocks.1.attentions.0.transformer_blocks.0.attn2"
-    model = [f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu", reference, *layers]
-    light = ["limit=2", "figures.count=0", "figures.gallery=0", "logger=none", "trainer.enable_progress_bar=false"]
-    command = [sys.executable, "-m", "goca.run", "-m", f"paths.output={output}", *model, *light, *overrides]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    model = [f"model.checkpoint={folder}", "model.size=32", "model.device=cpu", reference, *layers]
+    return [*model, "limit=1", "figures.count=0", "figures.gallery=0", "logger=none", "trainer.enable_progress_bar=false"]
 
 
-def test_a_sweep_goes_on_after_a_failure_and_is_continued(tmp_path: Path, checkpoint: Path) -> None:
-    first = sweep(tmp_path, checkpoint, "aggregation.reference=${model.layers.reference},nowhere", "seed=0,1")
-    assert first.returncode != 0
-    assert "failed    2_scenes_scenes_unet" in first.stdout
-    assert "nowhere" in first.stdout
-    assert len(list(tmp_path.rglob("summary.json"))) == 2
-    second = sweep(tmp_path, checkpoint, "seed=1,0,2", "resume=true", "run.dir=" + str(tmp_path / "default" / "second"))
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.count("finished before: ") == 2
-    assert len(list(tmp_path.rglob("summary.json"))) == 3
+Sweep = Callable[..., int | str | None]
 
 
-@pytest.mark.parametrize(
-    ("package", "launcher"),
-    [
-        ("hydra_plugins.hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"]),
-    ],
-    ids=["joblib", "submitit"],
-)
-def test_launchers(tmp_path: Path, checkpoint: Path, package: str, launcher: list[str]) -> None:
-    pytest.importorskip(package, reason=f"{package} is not installed (extra sweep)")
-    done = sweep(tmp_path, checkpoint, "seed=0,1", *launcher)
-    assert done.returncode == 0, done.stderr
-    assert len(list(tmp_path.rglob("summary.json"))) == 2
+@pytest.fixture
+def sweep(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra_restore_singletons: None) -> Iterator[Sweep]:
+    """`python -m goca.run -m ...` in this process; returns its exit code."""
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the command, and taken back behind the test
+
+    def call(*overrides: str) -> int | str | None:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["goca.run", "-m", f"paths.output={tmp_path}", *tiny, *quiet, *overrides])
+        try:
+            config.command(main)
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    yield call
+    GlobalHydra.instance().clear()
+
+
+def summaries(folder: Path) -> int:
+    return len(list(folder.rglob("summary.json")))
+
+
+def test_a_sweep_goes_on_after_a_failure_and_is_continued(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("aggregation.reference=nowhere,${model.layers.reference}", "seed=0,1") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [error.split(":")[1] for error in errors] == [" job 0_scenes_scenes_unet", " job 1_scenes_scenes_unet"]
+    assert all("no layer of this model matches 'nowhere'" in error for error in errors)
+    assert summaries(tmp_path) == 2
+    assert sweep("seed=1,0,2", "resume=true", f"run.dir={tmp_path / 'default' / 'second'}") == 0
+    assert capsys.readouterr().out.count("finished before: ") == 2
+    assert summaries(tmp_path) == 3
+
+
+def test_joblib(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"]  # one process imports torch
+    assert sweep("aggregation.reference=nowhere,${model.layers.reference}", *launcher) == 2  # though another process failed
+    assert "error: job 0_scenes_scenes_unet: aggregation.reference: no layer" in capsys.readouterr().err
+    assert summaries(tmp_path) == 1
+
+
+def test_submitit(sweep: Sweep, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra sweep is not installed")
+    assert sweep("seed=0", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5") == 0
+    assert summaries(tmp_path) == 1
+
+
+def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
+    search = [
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.direction=maximize",
+        "hydra.sweeper.n_jobs=1",
+    ]
+    folder = tmp_path / "default" / "search"
+    assert sweep(*search, "seed=choice(0,1,2)", f"run.dir={folder}") == 0
+    best = OmegaConf.load(folder / "optimization_results.yaml")
+    scores = {summary["seed"]: summary["miou"] for summary in sweeps.results(folder)}
+    assert len(scores) == 3
+    assert best.best_value == max(scores.values()) == scores[int(best.best_params.seed)]
+    capsys.readouterr()
+    assert sweep(*search, "seed=choice(0,1,2,3)", "resume=true", f"run.dir={tmp_path / 'default' / 'more'}") == 0
+    assert capsys.readouterr().out.count("finished before: ") == 3
+    assert summaries(tmp_path) == 4
+
+
+def test_a_search_whose_trials_all_fail_says_why(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1"]
+    assert sweep(*search, "seed=choice(0,1)", "aggregation.reference=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err

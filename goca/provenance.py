@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -11,8 +12,10 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
+from goca.backbones.checkpoints import PICKLES
 from goca.paths import PACKAGE
 
+TRAINING = "training.json"  # in the folder of a bundled backbone: how it was trained, and how well
 _PACKAGES = ("goca", "torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
 
 
@@ -40,9 +43,26 @@ def checkpoint_identity(checkpoint: str, revision: str | None = None) -> dict[st
         folder = Path(cached).parent
         commit = folder.name
     total = hashlib.sha256()
-    for file in sorted(file for suffix in ("*.safetensors", "*.json") for file in folder.rglob(suffix)):
+    read = (".safetensors", ".json", *PICKLES)
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in read and file.is_file() and file != folder / TRAINING):
         total.update(f"{file.relative_to(folder).as_posix()} {_digest(file)}\n".encode())
     return {"checkpoint_revision": commit or revision, "checkpoint_hash": total.hexdigest()}
+
+
+def generator_measures(checkpoint: str) -> dict[str, float]:
+    """How well a local checkpoint generates, as far as its training.json says: quantity -> number.
+
+    The loss is named by what the denoiser predicts, for losses of different targets have nothing in common.
+    """
+    try:
+        report = json.loads((Path(checkpoint) / TRAINING).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(report, dict):
+        return {}
+    loss = f"held_out_loss_{report.get('predicts')}"
+    measures = {"scenes_distance": report.get("scenes_distance"), loss: report.get("held_out_loss")}
+    return {name: float(value) for name, value in measures.items() if isinstance(value, (int, float))}
 
 
 def _digest(file: Path) -> str:

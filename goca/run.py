@@ -30,7 +30,7 @@ from goca.interrupt import StopOnSignal
 from goca.loggers import Logger, Report
 from goca.metrics import SegmentationMetric
 from goca.paths import CONF
-from goca.provenance import checkpoint_identity, environment
+from goca.provenance import checkpoint_identity, environment, generator_measures
 from goca.redact import redact
 from goca.report import print_summary
 from goca.results import RunFolder, stops_cleanly
@@ -72,7 +72,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         if not recorded.issuperset(data.image_ids):
             # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
             data.done = recorded.difference(data.image_ids[: cfg.figures.count])
-            segmentor.prepare(data.readable())
+            segmentor.prepare(data.readable(trainer.global_rank, trainer.world_size))
             data.size = segmentor.backbone.size
             if trainer.is_global_zero:
                 output.begin(_facts(cfg, segmentor, data))
@@ -148,6 +148,7 @@ def _facts(cfg: DictConfig, segmentor: Segmentor, data: SegmentationDataModule) 
         "device": str(backbone.torch_device),
         "dtype": str(backbone.torch_dtype).removeprefix("torch."),
         "checkpoint": backbone.checkpoint_id,
+        "generator": generator_measures(backbone.checkpoint),
         **checkpoint_identity(backbone.checkpoint, backbone.revision),
         **environment(),
     }

@@ -11,6 +11,7 @@ FREE = (
     "run", "resume", "logger", "trainer", "figures", "paths", "experiment", "save_predictions", "attention", "hydra",
     "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
     "model.checkpoint", "model.device", "model.placement", "model.prompt_cache", "model.text_encoders",
+    "model.allow_pickle",
 )  # fmt: skip
 SHARD = ("data.shard",)
 

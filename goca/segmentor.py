@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from goca.aggregation import Aggregation
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.backbones.base import Backbone
 from goca.backbones.loading import free_memory
-from goca.calibration import Calibration
+from goca.calibration import Calibration, ClassMaps
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable, to_pixels
@@ -31,6 +31,7 @@ from goca.prompts import sources
 from goca.prompts.prompt import Prompt
 from goca.refinement import RefinementContext, Refinements
 from goca.timing import StageTimer
+from goca.views import Views
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Segmentor(pl.LightningModule):
         metric: gathers confusion counts; None where there is no ground truth.
         seed: with the image id it determines the noise.
         max_bytes: largest block of attention probabilities held at a time.
+        views: in how many ways every image is seen; the maps of all are averaged.
     """
 
     def __init__(
@@ -62,12 +64,13 @@ class Segmentor(pl.LightningModule):
         metric: SegmentationMetric | None = None,
         seed: int = 0,
         max_bytes: int = 2**28,
+        views: Views | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.aggregation, self.calibration = backbone, aggregation, calibration
         self.refinement, self.decision, self.prompts = refinement, decision, prompts
         self.classes, self.has_background, self.metric = classes, has_background, metric
-        self.seed, self.max_bytes = seed, max_bytes
+        self.seed, self.max_bytes, self.views = seed, max_bytes, views or Views()
         self.timer = StageTimer()
         self._fits: int | None = None  # images at once, after a larger batch ran out of memory
 
@@ -102,6 +105,7 @@ class Segmentor(pl.LightningModule):
             metric=metric,
             seed=cfg.seed,
             max_bytes=cfg.attention.max_bytes,
+            views=config.build(cfg, "views") if "views" in cfg else None,
             **parts,
         )
 
@@ -143,11 +147,17 @@ class Segmentor(pl.LightningModule):
             ModelError: as `Backbone.load` and `check`.
         """
         if self.backbone.text_encoders == "first":
-            segments = self.backbone.inspect().text_segments
-            prompts = (prompt for sample in samples for prompt in self.prompts(sample, self.classes, segments))
-            self.backbone.encode_prompts([prompt.text for prompt in prompts])
+            self.backbone.inspect()
+            self.backbone.encode_prompts(list(self._texts(samples)))
         self.backbone.load()
         self.check()
+
+    def _texts(self, samples: Iterable[Sample]) -> Iterator[str]:
+        for sample in samples:
+            try:
+                yield from (prompt.text for prompt in self.prompts(sample, self.classes, self.backbone.text_segments))
+            except DataError:
+                continue  # it is recorded when its batch comes
 
     def check(self) -> None:
         """Resolve every layer name that the configuration asks for, before the first image; raises ModelError."""
@@ -216,13 +226,13 @@ class Segmentor(pl.LightningModule):
         has_background: bool,
         decision: Decision | Hungarian,
     ) -> list[Prediction]:
-        """One forward for all prompts of all images, then each image on its own."""
-        rows = [(sample, prompt) for sample, prompts in pairs for prompt in prompts]
+        """One forward for all views and prompts of all images, then each image on its own."""
+        rows = [(seen, prompt) for sample, prompts in pairs for prompt in prompts for seen in self.views.of(sample)]
         observation = self.observe(rows) if rows else None
         predictions, first = [], 0
         for sample, prompts in pairs:
-            chosen = range(first, first + len(prompts))
-            first += len(prompts)
+            chosen = range(first, first + len(prompts) * len(self.views))
+            first = chosen.stop
             predictions.append(self.conclude(sample, prompts, observation, chosen, table, has_background, decision))
         return predictions
 
@@ -259,24 +269,14 @@ class Segmentor(pl.LightningModule):
         has_background: bool,
         decision: Decision | Hungarian,
     ) -> Prediction:
-        """Calibrate and refine each prompt's maps, join them, and decide."""
+        """Calibrate and refine each prompt's maps, join them, and decide; `rows` are all views of its prompts, in order."""
         calibrated, refined = [], []
-        for row, prompt in zip(rows, prompts, strict=True):
+        for number, prompt in enumerate(prompts):
             assert observation is not None
-            token_maps = observation.token_maps[row]
-            if not token_maps.isfinite().all():
-                raise ModelError(f"{sample.image_id}: the model gave attention that is not finite; try model.dtype=float32")
-            with self.timer("calibrate"):
-                calibrated.append(self.calibration(token_maps, prompt))
-            with self.timer("refine"):
-                context = RefinementContext(
-                    size=calibrated[-1].size,
-                    self_attention=observation.self_attention(row),
-                    features={name: feature[row] for name, feature in observation.features.items()},
-                    image=sample.pixels,
-                    max_bytes=self.max_bytes,
-                )
-                refined.append(self.refinement.refine(calibrated[-1], context))
+            shown = zip(self.views.of(sample), rows[number * len(self.views) :], strict=False)
+            parts = [self._class_maps(seen, prompt, observation, row) for seen, row in shown]
+            calibrated.append(self.views.merge([part for part, _ in parts], sample))
+            refined.append(self.views.merge([part for _, part in parts], sample))
         before, after = join(calibrated, self.aggregation.feature_size), join(refined, self.aggregation.feature_size)
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
@@ -297,6 +297,23 @@ class Segmentor(pl.LightningModule):
             head_weights={name: weight[rows[0]].tolist() for name, weight in heads.items()},
             warnings=tuple(dict.fromkeys(warnings)),
         )
+
+    def _class_maps(self, sample: Sample, prompt: Prompt, observation: Observation, row: int) -> tuple[ClassMaps, ClassMaps]:
+        """Calibrated and refined maps of one row of the observation."""
+        token_maps = observation.token_maps[row]
+        if not token_maps.isfinite().all():
+            raise ModelError(f"{sample.image_id}: the model gave attention that is not finite; try model.dtype=float32")
+        with self.timer("calibrate"):
+            calibrated = self.calibration(token_maps, prompt)
+        with self.timer("refine"):
+            context = RefinementContext(
+                size=calibrated.size,
+                self_attention=observation.self_attention(row),
+                features={name: feature[row] for name, feature in observation.features.items()},
+                image=sample.pixels,
+                max_bytes=self.max_bytes,
+            )
+            return calibrated, self.refinement.refine(calibrated, context)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

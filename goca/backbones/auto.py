@@ -11,8 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from goca.backbones import architectures, loading
+from goca.backbones import architectures
 from goca.backbones.base import Backbone
+from goca.backbones.checkpoints import Source, check_source
 from goca.backbones.layers import LayerNames
 from goca.backbones.observable import Layer, observable_layers
 from goca.errors import ConfigError, ModelError
@@ -49,7 +50,8 @@ def propose(checkpoint: str | None, revision: str | None = None) -> Mapping[str,
     """
     if not checkpoint:
         raise ConfigError("model=auto needs model.checkpoint=<hub id or folder>")
-    pipeline = loading.check_source(loading.Source(checkpoint, revision=revision))["_class_name"]
+    # Configurations alone are read here, so pickled weights may lie beside them; `load` decides about those.
+    pipeline = check_source(Source(checkpoint, revision=revision, allow_pickle=True))["_class_name"]
     target = next((target for target, pipelines in ADAPTERS.items() if pipeline in pipelines), None)
     if target is None:
         known = ", ".join(name for pipelines in ADAPTERS.values() for name in pipelines)
@@ -71,8 +73,8 @@ def propose(checkpoint: str | None, revision: str | None = None) -> Mapping[str,
 
 def sketch(target: str, checkpoint: str, revision: str | None = None) -> Backbone:
     """The backbone without weights, at its default size and without settings that matter for running it."""
-    backbone = _adapter(target)(name="auto", checkpoint=checkpoint, size=1024, timestep=100, layers=_ANY, revision=revision)
-    return backbone.sketch()
+    settings: dict[str, Any] = {"name": "auto", "size": 1024, "timestep": 100, "layers": _ANY, "allow_pickle": True}
+    return _adapter(target)(checkpoint=checkpoint, revision=revision, **settings).sketch()
 
 
 @cache

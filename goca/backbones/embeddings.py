@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +51,8 @@ class PromptEmbeddings:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = self._file(text)
-            part = file.with_suffix(".part")  # a run that is stopped half-way leaves no half file under the final name
+            # Stopped half-way, a run leaves no half file under the final name; another process may be writing the same prompt.
+            part = file.with_suffix(f".{os.getpid()}.part")
             save_file({key: tensor.contiguous().cpu() for key, tensor in conditioning.items()}, part)
             part.replace(file)
         self._keep(text, conditioning)

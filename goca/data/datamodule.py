@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
@@ -125,9 +126,15 @@ class SegmentationDataModule(L.LightningDataModule):
         """Ids of this shard's images, in order."""
         return [self.dataset.image_ids[position] for position in self.positions]
 
-    def readable(self) -> Iterator[Sample]:
-        """This shard's samples one by one, without pixels; images that cannot be read are left out."""
-        for position in self.positions:
+    def open_batches(self, rank: int = 0, processes: int = 1) -> list[list[int]]:
+        """Positions of the batches that are still to be done by the process of that rank; none falls to two processes."""
+        ids = self.dataset.image_ids
+        batches = [batch for batch in self.batches if not self.done.issuperset(ids[position] for position in batch)]
+        return batches[rank::processes]
+
+    def readable(self, rank: int = 0, processes: int = 1) -> Iterator[Sample]:
+        """The samples of `open_batches` one by one, without pixels; images that cannot be read are left out."""
+        for position in chain.from_iterable(self.open_batches(rank, processes)):
             try:
                 sample = self.dataset[position]
             except DataError:
@@ -136,10 +143,8 @@ class SegmentationDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[list[Sample | Unreadable]]:
         """The batches that are still to be done; under a distributed strategy, those of this process, none repeated."""
-        ids = self.dataset.image_ids
-        open_batches = [batch for batch in self.batches if not self.done.issuperset(ids[position] for position in batch)]
-        rank, processes = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        batches = _Batches(self.dataset, open_batches[rank::processes], self.size)
+        mine = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = _Batches(self.dataset, self.open_batches(*mine), self.size)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, shuffle=False, collate_fn=_unchanged)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:

@@ -50,7 +50,7 @@ def test_a_finetune_gets_the_constants_of_its_architecture(monkeypatch):
     known = "PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
     published = {**architectures.published(), "someone/finetune": architectures.published()[known]}
     monkeypatch.setattr(architectures, "published", lambda: published)
-    monkeypatch.setattr(auto.loading, "check_source", lambda source: {"_class_name": "PixArtSigmaPipeline"})
+    monkeypatch.setattr(auto, "check_source", lambda source: {"_class_name": "PixArtSigmaPipeline"})
     propose.cache_clear()
     proposal = propose("someone/finetune")
     propose.cache_clear()

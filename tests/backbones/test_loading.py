@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import weakref
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from goca import config
 from goca.aggregation import Aggregation
 from goca.attention.statistics import AttentionStatistics
-from goca.backbones import loading
+from goca.backbones import checkpoints, loading
 from goca.backbones.layers import LayerNames
-from goca.errors import ModelError
+from goca.errors import DataError, ModelError
+from goca.prompts.sources import Classes
+from goca.results import RunFolder
 from goca.run import evaluate
 from tests.backbones.test_families import _overrides
 from tests.backbones.tiny_dit import tiny_backbone, tiny_pipeline
@@ -107,6 +110,27 @@ def test_pickled_weights_are_not_read(copy, no_weights):
         _backbone(copy).load()
 
 
+@pytest.mark.parametrize("component", ["transformer", "text_encoder", "text_encoder_2", "vae"])
+def test_weights_cut_short_are_one_message(copy, component):
+    (weights,) = (copy / component).glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:200])
+    with pytest.raises(ModelError, match=r"model\.checkpoint: .*copy could not be loaded"):
+        _backbone(copy).load()
+
+
+@pytest.mark.parametrize("component", ["transformer", "text_encoder"])
+def test_code_that_a_checkpoint_brings_is_not_run(copy, tmp_path, component):
+    """What diffusers would run with trust_remote_code, and transformers by an auto_map."""
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, component: ["evil", "Evil"]}))
+    (copy / component / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Evil: pass\n")
+    settings = json.loads((copy / component / "config.json").read_text())
+    (copy / component / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoModel": "evil.Evil"}}))
+    with pytest.raises(ModelError, match="could not be loaded"):
+        _backbone(copy).load()
+    assert not (tmp_path / "ran").exists()
+
+
 def test_another_family_is_refused(copy, no_weights):
     index = json.loads((copy / "model_index.json").read_text())
     (copy / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
@@ -143,16 +167,16 @@ class _Response:
     ],
 )
 def test_hub_errors_say_what_to_do(monkeypatch, no_weights, error, message):
-    kind = getattr(loading.hub, error)
+    kind = getattr(checkpoints.hub, error)
 
     def fail(*_, **__):
         raise (
             kind("the hub said no", response=_Response())
-            if issubclass(kind, loading.hub.HfHubHTTPError)
+            if issubclass(kind, checkpoints.hub.HfHubHTTPError)
             else kind("no network")
         )
 
-    monkeypatch.setattr(loading.DiffusionPipeline, "load_config", fail)
+    monkeypatch.setattr(checkpoints.DiffusionPipeline, "load_config", fail)
     with pytest.raises(ModelError, match=message):
         _backbone("owner/name", revision="gone").load()
 
@@ -212,24 +236,106 @@ def test_cached_embeddings_serve_the_next_run_and_no_other_checkpoint(folder, ex
     assert TEXTS[0] not in _backbone(folder, prompt_cache=cache, text_length=30).load().embeddings
 
 
-def test_the_main_job_with_prompts_first(folder, tmp_path):
-    common = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0"]
+def test_the_main_job_encodes_all_prompts_before_the_denoiser_loads(folder, tmp_path, monkeypatch):
+    """By the time the denoiser's weights are read, every prompt of the run is on disk and no text encoder is alive."""
+    common = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=5"]
     resident = evaluate(config.compose(common), tmp_path / "resident")
-    first = evaluate(
-        config.compose([*common, "model.text_encoders=first", f"model.prompt_cache={tmp_path / 'cache'}"]), tmp_path / "first"
-    )
-    assert first["miou"] == resident["miou"]
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+    cache, encoders, order = tmp_path / "cache", [], []
+    load_encoders, load_pipeline = loading.load_text_encoders, loading.load_pipeline
+
+    def watched_encoders(*arguments):
+        order.append("encoders")
+        loaded = load_encoders(*arguments)
+        encoders.extend(weakref.ref(encoder) for encoder in loaded.values())
+        return loaded
+
+    def watched_pipeline(*arguments):
+        order.append("denoiser")
+        assert len(encoders) == 2
+        assert [encoder() for encoder in encoders] == [None, None]
+        assert len(list(cache.rglob("*.safetensors"))) == 5
+        return load_pipeline(*arguments)
+
+    monkeypatch.setattr(loading, "load_text_encoders", watched_encoders)
+    monkeypatch.setattr(loading, "load_pipeline", watched_pipeline)
+    first = [*common, "model.text_encoders=first", f"model.prompt_cache={cache}"]
+    summary = evaluate(config.compose(first), tmp_path / "first")
+    assert order == ["encoders", "denoiser"]
+    for kept, expected in zip(RunFolder(tmp_path / "first").records(), RunFolder(tmp_path / "resident").records(), strict=True):
+        for key in ("confusion", "layer_weights", "prompts"):
+            assert kept[key] == expected[key]
+    assert summary["miou"] == resident["miou"]
+    order.clear()
+    assert evaluate(config.compose(first), tmp_path / "second")["miou"] == resident["miou"]
+    assert order == ["denoiser"]  # every prompt was at hand
 
 
-def test_a_lora_is_fused_and_changes_the_maps(folder, expected, tmp_path):
+def test_prompts_first_leaves_out_what_is_done_and_what_cannot_be_prompted(folder, tmp_path, monkeypatch):
+    """An image whose prompt fails is recorded in its batch, as with resident encoders, and a continued run encodes the rest."""
+    original = Classes.__call__
+
+    def failing(self, sample, *rest):
+        if sample.image_id == "1000003":
+            raise DataError("no words for this one")
+        return original(self, sample, *rest)
+
+    monkeypatch.setattr(Classes, "__call__", failing)
+    cache = tmp_path / "cache"
+    overrides = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=6", "run.max_failed=null"]
+    cfg = config.compose([*overrides, "model.text_encoders=first", f"model.prompt_cache={cache}"])
+    summary = evaluate(cfg, tmp_path / "run")
+    assert summary["failures"] == {"1000003": "no words for this one"}
+    assert len(list(cache.rglob("*.safetensors"))) == 5
+    records = tmp_path / "run" / "records.jsonl"
+    records.write_text("".join(records.read_text().splitlines(keepends=True)[:2]))
+    shutil.rmtree(cache)
+    assert evaluate(cfg, tmp_path / "run")["miou"] == summary["miou"]
+    assert len(list(cache.rglob("*.safetensors"))) == 3
+
+
+# ------------------------------------------------------------------------------------------------------------------ LoRA
+def _save_lora(pipeline, component, targets, path):
+    """Random LoRA weights for one component."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    pipeline = tiny_pipeline("flux_dev")
-    pipeline.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
-    layers = get_peft_model_state_dict(pipeline.transformer)
-    pipeline.save_lora_weights(tmp_path, transformer_lora_layers=layers)
+    network = getattr(pipeline, component)
+    network.add_adapter(LoraConfig(r=2, target_modules=targets, init_lora_weights=False))
+    pipeline.save_lora_weights(path, **{f"{component}_lora_layers": get_peft_model_state_dict(network)})
+
+
+def test_a_lora_is_fused_and_changes_the_maps(folder, expected, tmp_path):
+    _save_lora(tiny_pipeline("flux_dev"), "transformer", ["to_q"], tmp_path)
     backbone = _backbone(folder, lora=str(tmp_path)).load()
     assert not torch.allclose(_seen(backbone), expected)
     assert not any("lora" in name for name, _ in backbone.denoiser.named_modules())
+    first = _backbone(folder, lora=str(tmp_path), text_encoders="first").load()
+    assert torch.equal(_seen(first), _seen(backbone))
+
+
+def test_a_lora_of_the_text_encoder_needs_it_resident(folder, expected, tmp_path):
+    _save_lora(tiny_pipeline("flux_dev"), "text_encoder", ["q_proj"], tmp_path)
+    assert not torch.equal(_seen(_backbone(folder, lora=str(tmp_path)).load()), expected)
+    with pytest.raises(ModelError, match=r"model\.lora: .* needs model\.text_encoders=resident"):
+        _backbone(folder, lora=str(tmp_path), text_encoders="first").load()
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("transformer.transformer_blocks.0.attn.to_q", "its weights do not fit this model"),
+        ("transformer.elsewhere", "its weights do not fit|no such layer|not found"),
+        ("unet.down_blocks.0", "none of its weights belong"),
+    ],
+)
+def test_a_lora_of_another_model_is_refused(folder, tmp_path, layer, message):
+    weights = {f"{layer}.lora_A.weight": torch.ones(2, 3), f"{layer}.lora_B.weight": torch.ones(3, 2)}
+    save_file(weights, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(ModelError, match=rf"model\.lora: .* could not be loaded: .*({message})"):
+        _backbone(folder, lora=str(tmp_path)).load()
+
+
+def test_a_family_that_takes_no_lora_says_so(tmp_path, no_weights):
+    tiny_pipeline("pixart_alpha").save_pretrained(tmp_path / "pixart")
+    with pytest.raises(ModelError, match=r"model\.lora: diffusers' PixArtAlphaPipeline takes no LoRA"):
+        tiny_backbone("pixart_alpha", checkpoint=str(tmp_path / "pixart"), lora="owner/lora").load()

@@ -112,9 +112,10 @@ class Figures(pl.Callback):
         self._kept += predicted(batch, outputs)[: self.count - len(self._kept)]
 
     def draw(self, folder: RunFolder, classes: ClassTable, threshold: int) -> dict[str, Image.Image]:
-        """Write the overview and one stages figure per image; returns them by name."""
+        """Write the overview and one stages figure per image; returns them by name. A finished run has them already."""
         if not self._kept:
-            return {}
+            drawn = sorted(folder.figures.rglob("*.png"))
+            return {path.relative_to(folder.figures).with_suffix("").as_posix(): Image.open(path) for path in drawn}
         samples, predictions = zip(*self._kept, strict=True)
         pictures = {"overview": visualize.overview(samples, predictions, classes, threshold)}
         for sample, prediction in self._kept:

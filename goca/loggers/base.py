@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from pydantic.dataclasses import dataclass as config_dataclass
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
+from goca.errors import GocaError
+from goca.redact import redact
 from goca.results import Record, RunFolder
 from goca.tables import Table, run_tables
 
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from goca.prediction import Prediction
 
 log = logging.getLogger(__name__)
+PAUSES = (2.0, 10.0)  # seconds before the second and the third attempt
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
@@ -73,14 +77,30 @@ class Logger(ABC):
     def log(self, report: Report) -> str | None:
         """Show the report; returns a line that says where it can be seen."""
 
+    def keep(self, report: Report) -> str | None:
+        """Where `log` fails for good: keep the report for later, if the destination can; returns how it gets there by hand."""
+        return None
+
     def log_safely(self, report: Report) -> str | None:
-        """`log`, where a failure is a warning: the results are on disk already."""
+        """`log`, tried again after pauses, then `keep`. Failures are warnings: the results are on disk already."""
+        for pause in (*PAUSES, None):
+            try:
+                return self.log(report)
+            except Exception as error:  # any failure of a service or its client
+                if pause is None or isinstance(error, GocaError):  # what a person has to mend does not mend itself
+                    self._warn(error, f"the same command with run.dir={report.folder} logs it again without computing")
+                    break
+                self._warn(error, f"next attempt in {pause:g} s")
+                time.sleep(pause)
         try:
-            return self.log(report)
-        except Exception as error:  # any failure of a service or its client
-            name, kind = type(self).__name__, type(error).__name__
-            log.warning("%s could not log this run (%s: %s); results are in %s", name, kind, error, report.folder)
+            return self.keep(report)
+        except Exception as error:
+            self._warn(error, f"the results are in {report.folder}")
             return None
+
+    def _warn(self, error: Exception, consequence: str) -> None:
+        name, kind = type(self).__name__, type(error).__name__
+        log.warning("%s could not log this run (%s: %s); %s", name, kind, redact(str(error)), consequence)
 
 
 @config_dataclass(frozen=True, config=CONFIG)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import requests
+from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from goca import visualize
@@ -28,17 +29,27 @@ class WandbLogger(Logger):
     Args:
         mode: `auto` is online where this machine is logged in and offline elsewhere.
         project, entity, tags: as in `wandb.init`; data set, model, protocol, method and its parts become tags too.
+        init_timeout, finish_timeout: seconds to wait for the service at the start, and for the upload. What has not arrived by
+            then stays in the run folder.
     """
 
     mode: Literal["auto", "online", "offline"] = "auto"
     project: str = "goca"
     entity: str | None = None
     tags: tuple[str, ...] = ()
+    init_timeout: PositiveFloat = 30.0
+    finish_timeout: PositiveFloat = 300.0
 
     def log(self, report: Report) -> str | None:
+        return self._log(report, offline=self.mode == "offline" or (self.mode == "auto" and not logged_in()))
+
+    def keep(self, report: Report) -> str | None:
+        """The service is away: an offline run, which waits in the run folder."""
+        return self._log(report, offline=True)
+
+    def _log(self, report: Report, offline: bool) -> str | None:
         import wandb  # takes a second; runs without it should not wait
 
-        offline = self.mode == "offline" or (self.mode == "auto" and not logged_in())
         run = wandb.init(
             project=self.project,
             entity=self.entity,
@@ -49,14 +60,27 @@ class WandbLogger(Logger):
             group=str(report.config.get("experiment", "default")),
             job_type="evaluate",
             tags=list(dict.fromkeys([*self.tags, *_labels(report)])),
-            settings=wandb.Settings(silent=True, disable_git=True, console="off", x_disable_stats=True),
+            settings=wandb.Settings(
+                silent=True,
+                disable_git=True,
+                console="off",
+                x_disable_stats=True,
+                init_timeout=self.init_timeout,
+                finish_timeout=self.finish_timeout,
+                finish_timeout_raises=True,
+            ),
         )
+        folder = Path(run.dir).parent
         try:
             run.summary.update({key: value for key, value in report.summary.items() if isinstance(value, str)} | report.scalars)
             run.log(_numbers(report) | _pictures(report))
-            return f"{Path(run.dir).parent}  (offline; `wandb sync` uploads it)" if offline else run.url
+            where = f"{folder}  (offline; `wandb sync {folder}` uploads it)" if offline else run.url
         finally:
-            run.finish()
+            try:
+                run.finish()
+            except TimeoutError:
+                where = f"{folder}  (not all of it has arrived; `wandb sync {folder}` uploads the rest)"
+        return where
 
 
 def logged_in() -> bool:

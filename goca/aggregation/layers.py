@@ -73,14 +73,25 @@ def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) ->
     return resize(rows.unflatten(-1, grid), target).flatten(-2)
 
 
-def to_coarser(reference: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
-    """R' (B, S_p, S_p) with sum(R * resize(P)) = sum(R' * P) for any P on the coarser `target` grid: (B, S_r, S_r) -> R'.
+def on_layer_grid(reference: Tensor, rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """R on the grid of a layer: R' and query rows such that sum(R * resize(P)[rows]) = sum(R' * P[queries]) for any P there.
 
-    The transpose of bringing P to R's grid: sums over the queries that share a nearest row, adjoint bilinear along keys.
+    The transpose of bringing P to R's grid: sums over queries that share a nearest row, adjoint bilinear along keys.
+
+    Args:
+        reference: (B, r, S_r), those rows of R on `grid`.
+        rows: (r,) ascending.
+        target: grid of the layer, of S_p pixels.
+
+    Returns:
+        R' (B, q, S_p) and the layer's query rows (q,) that count.
     """
-    rows = nearest_rows(target, grid).to(reference.device)
-    keys = resize_adjoint(reference.unflatten(-1, grid), target).flatten(-2)  # (B, S_r, S_p)
-    return keys.new_zeros(len(keys), target[0] * target[1], keys.shape[-1]).index_add_(1, rows, keys)
+    moved = resize_adjoint(reference.unflatten(-1, grid), target).flatten(-2)  # (B, r, S_p)
+    queries, inverse = nearest_rows(target, grid)[rows].unique(return_inverse=True)
+    queries, inverse = queries.to(moved.device), inverse.to(moved.device)
+    if len(queries) == len(rows):
+        return moved, queries
+    return moved.new_zeros(len(moved), len(queries), moved.shape[-1]).index_add_(1, inverse, moved), queries
 
 
 def normalised(weights: Tensor) -> Tensor:

@@ -32,14 +32,11 @@ class AttentionCall:
     value: Tensor | None = None  # (B, H, n, d)
     output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h
     projection: Tensor | None = None  # (D, H * d), W^O without its bias: O = concat(z) projection^T
+    lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits over all keys, where the kernel gave it
 
-    def without_values(self, rows: Tensor | None = None) -> AttentionCall:
-        """The same call with only what probabilities need: keys, and the queries of all or of the given rows."""
-        query = self.query if rows is None else self.query[:, :, rows.to(self.query.device)]
-        mask = self.mask
-        if rows is not None and mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
-            mask = mask[..., rows.to(mask.device), :]
-        return replace(self, query=query, mask=mask, value=None, output=None, projection=None)
+    def without_values(self) -> AttentionCall:
+        """The same call with only what probabilities need: queries and keys."""
+        return replace(self, value=None, output=None, projection=None)
 
     def image_at(self, index: int) -> AttentionCall:
         """The call of one image of the batch; shapes keep a batch axis of 1."""
@@ -55,7 +52,13 @@ class AttentionCall:
             mask=pick(self.mask),
             value=pick(self.value),
             output=pick(self.output),
+            lse=pick(self.lse),
         )
+
+    @property
+    def keys(self) -> int:
+        """n, of text and image together."""
+        return self.key.shape[2]
 
 
 def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:
@@ -63,11 +66,19 @@ def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), 
 
     `batch` and `rows` choose images and query rows, so that a caller can visit a large call in blocks.
     """
-    query, key = call.query[batch][:, :, rows], call.key[batch]
-    logits = torch.matmul(query.float() * call.scale, key.float().transpose(-1, -2))
+    query = call.query[batch][:, :, rows].float() * call.scale
+    if call.lse is not None and _visited(call, keys) < call.keys:
+        logits = torch.matmul(query, call.key[batch][:, :, keys].float().transpose(-1, -2))
+        return logits.sub_(call.lse[batch][:, :, rows, None]).exp_()
+    logits = torch.matmul(query, call.key[batch].float().transpose(-1, -2))
     if call.mask is not None:
         logits = _masked(logits, call.mask, batch, rows)
     return logits.softmax(-1)[..., keys]
+
+
+def _visited(call: AttentionCall, keys: slice) -> int:
+    """How many keys the logits have to be computed of for the probabilities of `keys`: all of them without the log-sum-exp."""
+    return call.keys if call.lse is None else len(range(*keys.indices(call.keys)))
 
 
 def _masked(logits: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) -> Tensor:
@@ -82,16 +93,16 @@ def _masked(logits: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) ->
     return logits + mask.float()
 
 
-def blocks(call: AttentionCall, rows: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """(batch, rows) slices that cover `rows` query rows of all images with probabilities of at most `max_bytes` each.
+def blocks(call: AttentionCall, keys: slice, rows: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """(batch, rows) slices that cover `rows` query rows of all images, the logits for `keys` taking at most `max_bytes` each.
 
     Whole images go together while they fit: small models run in one block, large ones a few rows at a time. On a CPU blocks
     also stay within its cache, whatever `max_bytes` allows.
     """
     if call.query.device.type == "cpu":
         max_bytes = min(max_bytes, _CACHE_BYTES)
-    images, heads, keys = call.query.shape[0], call.query.shape[1], call.key.shape[2]
-    row_bytes = 4 * heads * keys
+    images, heads = call.query.shape[:2]
+    row_bytes = 4 * heads * _visited(call, keys)
     images_at_once = max(1, max_bytes // max(1, row_bytes * rows))
     rows_at_once = max(1, min(rows, max_bytes // row_bytes))
     for first in range(0, images, images_at_once):

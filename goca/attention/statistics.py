@@ -53,10 +53,11 @@ class SelfAttention:
         index = index.to(self._call.query.device)
         call, image = self._call, self._call.image
         assert image is not None
-        found = torch.empty(len(index), self.grid[0] * self.grid[1], device=index.device)
-        for _, rows in blocks(call, len(index), self._max_bytes):
-            found[rows] = probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
-        return found
+        parts = [
+            probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
+            for _, rows in blocks(call, image, len(index), self._max_bytes)
+        ]
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class AttentionStatistics:
         images, _, pixels, _ = call.query.shape
         tokens = len(range(*call.text.indices(call.key.shape[2])))
         layer_map = torch.empty(images, pixels, tokens, device=call.query.device)
-        for batch, rows in blocks(call, pixels, self.max_bytes):
+        for batch, rows in blocks(call, call.text, pixels, self.max_bytes):
             attention = probabilities(call, call.text, batch, rows)
             layer_map[batch, rows] = maps.weigh_heads(attention, weights[batch, :, rows])
         return layer_map
@@ -194,14 +195,16 @@ class _Reference:
         self.rows = torch.linspace(0, pixels - 1, count).round().long()
         whole = 4 * feature.shape[0] * count * pixels <= max_bytes
         self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
-        self._coarser: dict[tuple[int, int], Tensor] = {}  # R on the grids of coarser layers
+        self._on_grid: dict[
+            tuple[int, int], tuple[Tensor, Tensor]
+        ] = {}  # R on the grids of layers, and the query rows it meets
 
     def agreement(self, method: str, call: AttentionCall, renormalize: bool) -> Tensor:
         """The layer's weight before normalisation, one per image: (B,)."""
         partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
-        coarser = call.grid[0] * call.grid[1] < self.grid[0] * self.grid[1]
-        if layers.METHODS[method].linear and coarser and not renormalize and self._all_rows is not None:
-            parts = self._on_the_layers_grid(call, partial, self._all_rows)
+        fits = 4 * call.query.shape[0] * len(self.rows) * call.grid[0] * call.grid[1] <= self.max_bytes
+        if layers.METHODS[method].linear and self._affinity is not None and fits and not renormalize:
+            parts = self._on_the_layers_grid(call, partial, self._affinity)
         else:
             parts = self._on_the_reference_grid(call, partial, renormalize)
         statistics: dict[int, Tensor] = {}
@@ -217,7 +220,7 @@ class _Reference:
         assert call.image is not None
         device = call.query.device
         sources = layers.nearest_rows(call.grid, self.grid)[self.rows]
-        for batch, rows in blocks(call, len(self.rows), self.max_bytes):
+        for batch, rows in blocks(call, call.image, len(self.rows), self.max_bytes):
             # Neighbouring rows of the reference grid share a source row of a coarser layer: compute each once.
             source, inverse = sources[rows].unique(return_inverse=True)
             attention = probabilities(call, call.image, batch, source.to(device)).mean(1)
@@ -229,18 +232,13 @@ class _Reference:
     def _on_the_layers_grid(
         self, call: AttentionCall, partial: Callable[[Tensor, Tensor], Tensor], affinity: Tensor
     ) -> Iterator[tuple[slice, Tensor]]:
-        """The same sum for a coarser layer and a linear method: R is brought to the layer's grid, once per grid."""
+        """The same sum for a linear method: R is brought to the layer's grid, once per grid, instead of every layer to R's."""
         assert call.image is not None
-        if call.grid not in self._coarser:
-            self._coarser[call.grid] = layers.to_coarser(affinity, self.grid, call.grid)
-        coarse = self._coarser[call.grid]
-        for batch, rows in blocks(call, call.query.shape[2], self.max_bytes):
-            yield batch, partial(coarse[batch, rows], probabilities(call, call.image, batch, rows).mean(1))
-
-    @property
-    def _all_rows(self) -> Tensor | None:
-        """R, if it is at hand with every row."""
-        return self._affinity if len(self.rows) == self.grid[0] * self.grid[1] else None
+        if call.grid not in self._on_grid:
+            self._on_grid[call.grid] = layers.on_layer_grid(affinity, self.rows, self.grid, call.grid)
+        moved, queries = self._on_grid[call.grid]
+        for batch, rows in blocks(call, call.image, len(queries), self.max_bytes):
+            yield batch, partial(moved[batch, rows], probabilities(call, call.image, batch, queries[rows]).mean(1))
 
     def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
         if self._affinity is not None:

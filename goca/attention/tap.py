@@ -2,7 +2,7 @@
 
 Every diffusers denoiser computes attention through `torch.nn.functional.scaled_dot_product_attention`. A torch function mode
 sees the operands of that call after norms and rotary embeddings and before the output projection; module hooks say which layer
-is running. The call itself is passed through unchanged, so the model's output stays bit-identical.
+is running. The same kernel runs as would without the tap, so the model's output stays bit-identical.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+
+from goca.attention.kernels import attention_with_lse
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class RawCall:
     output: Tensor
     mask: Tensor | None
     scale: float
+    lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits, where the kernel gave it
 
 
 class AttentionTap(TorchFunctionMode):
@@ -74,15 +77,17 @@ class AttentionTap(TorchFunctionMode):
         self._running.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if func is scaled_dot_product_attention and self._running:
-            self._observe(_raw_call(self._running[-1], output, *args, **(kwargs or {})))
+        if func is not scaled_dot_product_attention or not self._running:
+            return func(*args, **(kwargs or {}))
+        output, lse = attention_with_lse(*args, **(kwargs or {}))
+        self._observe(_raw_call(self._running[-1], output, lse, *args, **(kwargs or {})))
         return output
 
 
 def _raw_call(
     layer: str,
     output: Tensor,
+    lse: Tensor | None,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -98,4 +103,4 @@ def _raw_call(
     if enable_gqa and key.shape[1] != query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return RawCall(layer, query, key, value, output, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale)
+    return RawCall(layer, query, key, value, output, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale, lse)

@@ -32,6 +32,7 @@ class CrossAttention(Backbone):
             text=slice(None) if is_text else None,
             image=None if is_text else slice(None),
             projection=self.projection(raw.layer, raw.output),
+            lse=raw.lse,
         )
 
     def query_grid(self, raw: RawCall, latent_grid: tuple[int, int]) -> tuple[int, int]:
@@ -81,6 +82,7 @@ class JointAttention(Backbone):
             text=text if total > pixels else None,
             image=image,
             projection=self.projection(raw.layer, raw.output),
+            lse=None if raw.lse is None else raw.lse[:, :, image],
         )
 
     def paired_self_attention(self, layer: str) -> str:

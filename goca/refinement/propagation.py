@@ -14,6 +14,8 @@ from goca.calibration import ClassMaps
 from goca.ops import Interpolation, blocks, is_constant, minmax, resize, resize_adjoint
 from goca.refinement.base import RefinementContext, SelfAttention
 
+_BLOCK_BYTES = 4 * 2**20
+
 
 def propagate(
     maps: ClassMaps,
@@ -21,8 +23,11 @@ def propagate(
     order: int,
     context: RefinementContext,
     mode: Interpolation | None = None,
+    restart: float = 0.0,
 ) -> ClassMaps:
     """Replace every map X by T X, `order` times, then min-max normalise each; T is the mean of the affinities.
+
+    With `restart`, X becomes (1 - restart) T' X + restart X_0, where T' is T with rows that sum to 1 and X_0 the maps given.
 
     An all-zero supporting map is left out and put back. A map that T has levelled to a constant becomes zeros, with a warning.
     `mode` as in `Propagation`.
@@ -31,9 +36,12 @@ def propagate(
     if not len(stack):
         return maps.with_stack(stack)
     operator = Propagation(affinities, context.size, context.max_bytes if order > 1 else 0, context.max_bytes, mode)
-    before = is_constant(stack)
+    start, before = stack, is_constant(stack)
+    rows = operator(torch.ones_like(stack[:1])) if restart else None  # what T's rows sum to
     for _ in range(order):
         stack = operator(stack)
+        if rows is not None:
+            stack = torch.lerp(stack / rows, start, restart)
     names = [*(f"class {class_id}" for class_id in maps.ids), "the background"]
     levelled = (is_constant(stack) & ~before).tolist()
     warnings = [f"the affinity levels the map of {names[i]}, which counts as zero" for i, gone in enumerate(levelled) if gone]
@@ -115,7 +123,8 @@ class _Term:
 
     def rows(self) -> Iterator[Tensor]:
         """The rows in use, summed over affinities: blocks (r, keys)."""
-        for block in blocks(len(self.source), 2 * 4 * self.grid[0] * self.grid[1], self.max_bytes):
+        # Small blocks are added up within a CPU's cache, and a GPU does not mind some dozens of them.
+        for block in blocks(len(self.source), 2 * 4 * self.grid[0] * self.grid[1], min(self.max_bytes, _BLOCK_BYTES)):
             index = self.source[block]
             total = self.affinities[0].rows(index)
             for affinity in self.affinities[1:]:

@@ -1,7 +1,7 @@
 """Scaled dot product attention together with the log-sum-exp of its logits, where torch's own kernel has it anyway.
 
-With it a few columns of the probabilities cost a few columns of logits, exp(q . k - lse): of joint attention on 512 text and 4096
-image tokens, the text's part costs a ninth of the whole softmax.
+With it a few columns of the probabilities cost a few columns of logits, exp(q . k - lse): of joint attention on 512 text and
+4096 image tokens, the text's part costs a ninth of the whole softmax.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def attention_with_lse(
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
         output, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)
         return output, lse
-    options = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    return scaled_dot_product_attention(query, key, value, attn_mask, **options), None
+    output = scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
+    )
+    return output, None
 
 
 def _takes_flash(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> bool:

@@ -195,9 +195,7 @@ class _Reference:
         self.rows = torch.linspace(0, pixels - 1, count).round().long()
         whole = 4 * feature.shape[0] * count * pixels <= max_bytes
         self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
-        self._on_grid: dict[
-            tuple[int, int], tuple[Tensor, Tensor]
-        ] = {}  # R on the grids of layers, and the query rows it meets
+        self._on_grid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # R on layers' grids, and the query rows it meets
 
     def agreement(self, method: str, call: AttentionCall, renormalize: bool) -> Tensor:
         """The layer's weight before normalisation, one per image: (B,)."""

@@ -10,7 +10,7 @@ from goca.ops import resize
 
 def weigh_heads(attention: Tensor, weights: Tensor) -> Tensor:
     """A[i, q] = sum_h weight[i, h] A_h[i, q]: (..., H, S, n) and (..., H, S) -> (..., S, n)."""
-    return torch.einsum("...hsn,...hs->...sn", attention, weights)
+    return (attention * weights.unsqueeze(-1)).sum(-3)  # on a CPU several times as fast as einsum, which permutes first
 
 
 def resize_map(layer_map: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

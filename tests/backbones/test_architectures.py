@@ -6,9 +6,10 @@ from hydra.utils import get_class
 from goca import config
 from goca.backbones import architectures
 from goca.backbones.auto import ADAPTERS
-from goca.backbones.memory import weights_memory
+from goca.backbones.memory import parameters, weights_memory
 from goca.backbones.observable import observable_layers
 from goca.paths import CONF
+from tests.conftest import ROOT
 
 # The scenes models are small, trained here, and have tests of their own.
 MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if not file.stem.startswith(("auto", "scenes")))
@@ -82,15 +83,33 @@ def test_every_published_checkpoint_is_whole():
         assert {"vae", "text_encoder"} <= set(facts["components"]), checkpoint
 
 
-def test_the_memory_table_of_the_docs_is_counted_from_the_architectures():
+def _rows_of_the_docs(heading):
+    """Model -> cells of its row in the section's table."""
     rows = {}
-    section = (CONF.parent / "docs" / "backbones.md").read_text().partition("## Memory")[2].partition("\n## ")[0]
+    section = (ROOT / "docs" / "backbones.md").read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     for line in section.splitlines():
         if line.startswith("| `") and "model=" not in line:
-            name, *numbers = [cell.strip(" `") for cell in line.strip("|").split("|")]
-            rows[name] = [float(number) for number in numbers]
-    assert sorted(rows) == MODELS
-    for model, numbers in rows.items():
+            name, *cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
+            rows[name] = cells
+    return rows
+
+
+def test_every_family_is_in_every_table_of_the_docs():
+    for heading in ("Families", "Components", "Memory"):
+        assert sorted(_rows_of_the_docs(heading)) == MODELS
+
+
+def test_the_components_of_the_docs_are_counted_from_the_architectures():
+    for model, cells in _rows_of_the_docs("Components").items():
+        backbone = config.build(config.compose([f"model={model}"]), "model")
+        parts = architectures.published()[backbone.checkpoint]["components"]
+        counted = {name: f"{parts[name]['class']} {n / 1e6:.0f}" for name, n in parameters(backbone.checkpoint).items()}
+        encoders = ", ".join(text for name, text in counted.items() if name.startswith("text_encoder"))
+        assert cells == [counted[backbone.denoiser_name], encoders, counted["vae"]], model
+
+
+def test_the_memory_table_of_the_docs_is_counted_from_the_architectures():
+    for model, cells in _rows_of_the_docs("Memory").items():
         backbone = config.build(config.compose([f"model={model}"]), "model")
         counted = weights_memory(backbone.checkpoint, backbone.denoiser_name, backbone.large_encoder)
-        assert [round(gib, 1) for gib in counted.values()] == numbers, model
+        assert [f"{gib:.1f}" for gib in counted.values()] == cells, model

@@ -17,9 +17,9 @@ from goca.backbones.pixart import PixArtBackbone
 from goca.backbones.qwen_image import QwenImageBackbone
 from goca.backbones.sd3 import SD3Backbone
 from goca.backbones.unet import UNetBackbone
-from goca.scenes.tokenizer import small_clip_tokenizer
+from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
 from tests.backbones.tiny import VAE, tiny_sd, tiny_sdxl
-from tests.backbones.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer, small_t5_tokenizer
+from tests.backbones.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
 
 DEPTH = 3
 

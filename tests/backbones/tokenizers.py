@@ -1,21 +1,13 @@
-"""Small tokenizers of the real classes: every word of the scenes is a token, other text falls apart into letters."""
+"""More small tokenizers of the real classes, beside those of `goca.scenes.tokenizer`: other text falls apart into letters."""
 
 import string
 
-from transformers import BertTokenizer, LlamaTokenizer, Qwen2Tokenizer, T5Tokenizer
+from transformers import BertTokenizer, LlamaTokenizer, Qwen2Tokenizer
 
 from goca.scenes.tokenizer import WORDS, small_clip_tokenizer
 
 _LETTERS = string.ascii_lowercase
 _MARKS = ",.-()"
-
-
-def small_t5_tokenizer(max_length: int = 512) -> T5Tokenizer:
-    """Unigram pieces with T5's mark for a space, and its special tokens."""
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -3.0)]
-    pieces += [(mark, -3.0) for mark in _MARKS] + [(letter, -6.0) for letter in _LETTERS]
-    pieces += [(f"▁{word}", -2.0) for word in WORDS if len(word) > 1]
-    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=max_length)
 
 
 def small_bert_tokenizer(max_length: int = 77) -> BertTokenizer:

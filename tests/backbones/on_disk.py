@@ -1,0 +1,37 @@
+"""A backbone around a small pipeline that was saved to disk, and what it sees."""
+
+from typing import Any
+
+import torch
+
+from goca.aggregation import Aggregation
+from goca.attention.statistics import AttentionStatistics
+from goca.backbones.base import Backbone
+from goca.backbones.layers import LayerNames
+from tests.backbones.tiny_dit import tiny_backbone
+
+TEXTS = ["circle, grass", "a heart on snow"]
+
+
+def backbone(checkpoint: Any, **options: Any) -> Backbone:
+    """Not loaded yet."""
+    return tiny_backbone("flux_dev", checkpoint=str(checkpoint), **options)
+
+
+def seen(backbone: Backbone) -> torch.Tensor:
+    """Token maps of two fixed images and prompts."""
+    aggregation = Aggregation(
+        heads="dot_product",
+        layers="dot_product",
+        cross_layers=backbone.layers.cross,
+        reference=backbone.layers.reference,
+        feature_size=16,
+    )
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation))
+    return backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics).token_maps
+
+
+def layer_names(**changed: Any) -> LayerNames:
+    names = {"cross": ("*attn",), "manual": ("*attn",), "reference": "*.0.attn", "affinity": ("*attn",)}
+    return LayerNames(**{**names, **changed})

@@ -212,6 +212,7 @@ def launch(cfg: DictConfig, wait: bool = True) -> Any:
     page.queue(default_concurrency_limit=1).launch(
         server_name=cfg.host,
         server_port=cfg.port,
+        share=False,  # not even where GRADIO_SHARE, or gradio's guess about the machine, would open a tunnel
         theme=theme,
         css=_STYLE,
         max_file_size="50mb",

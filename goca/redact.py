@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
 
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
@@ -30,6 +34,12 @@ def redact(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(redact(item) for item in value)
     return value
+
+
+def write_config(cfg: Any, path: Path) -> None:
+    """The composed configuration as YAML, every reference resolved and without secrets."""
+    plain = redact(OmegaConf.to_container(cfg, resolve=True))
+    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _secrets() -> list[str]:

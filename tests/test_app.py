@@ -15,10 +15,10 @@ from goca import config  # noqa: E402
 from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
 from goca.errors import ConfigError, GocaError  # noqa: E402
 from tests.backbones.tiny import tiny_sd  # noqa: E402
-from tests.browser import DESKTOP, PHONE, Page, browser  # noqa: E402
+from tests.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
 
 SETTING = Setting("scenes_unet", "goca", "goca", "affinity", None)
-WAIT = 30_000  # ms
+
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,21 @@ def test_a_port_in_use_is_one_message() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} of 127.0.0.1 cannot be used"):
             launch(config.compose([f"port={port}"], "app"), wait=False)
+
+
+def test_it_listens_on_this_machine_alone_and_is_not_shared(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were it bound to every address, no other loopback address could be bound to the same port."""
+    assert config.compose([], "app").host == "127.0.0.1"
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    page = launch(config.compose([f"port={free_port()}"], "app"), wait=False)
+    try:
+        assert page.local_url == f"http://127.0.0.1:{page.server_port}/"
+        assert not page.share
+        with socket.socket() as other:
+            other.bind(("127.0.0.2", page.server_port))
+    finally:
+        page.close()
 
 
 def test_an_unknown_model_is_named_beside_the_choices() -> None:

@@ -9,8 +9,7 @@ from goca.generation.regions import calibrate_tokens, find_regions, region_masks
 from goca.generation.roles import TokenRoles, token_roles
 from goca.prompts.prompt import TextSegment
 from goca.refinement import RefinementContext, Refinements
-from goca.scenes.tokenizer import small_clip_tokenizer
-from tests.backbones.tokenizers import small_t5_tokenizer
+from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
 
 ROLES = TokenRoles(("<s>", "red", "car", "<e>"), (1, 2), (0, 1, 2), 0, "unconditional")
 

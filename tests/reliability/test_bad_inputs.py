@@ -90,7 +90,7 @@ CHECKPOINTS = [
     ("a broken index", ["model.checkpoint={here}/index"], ["index"]),
     ("a pipeline of another family", ["model.checkpoint={here}/family"], ["FluxPipeline"]),
     ("a component that is missing", ["model.checkpoint={here}/component"], ["vae"]),
-    ("pickled weights", ["model.checkpoint={here}/pickled"], ["only safetensors"]),
+    ("pickled weights", ["model.checkpoint={here}/pickled"], ["only safetensors", "model.allow_pickle=true"]),
     ("weights cut short", ["model.checkpoint={here}/short"], ["could not be loaded"]),
     ("half floats on the CPU", ["model.dtype=float16", "model.device=cpu"], ["float16", "bfloat16"]),
     ("a size the model cannot take", ["model.size=38"], ["38", "multiples"]),
@@ -101,6 +101,7 @@ RUN_FOLDERS = [
     ("records without a configuration", ["run.dir={here}/orphan"], ["no config.yaml"]),
     ("a broken configuration", ["run.dir={here}/yaml"], ["config.yaml cannot be read"]),
     ("a configuration that is none", ["run.dir={here}/scalar"], ["config.yaml is damaged"]),
+    ("a configuration that would run code", ["run.dir={here}/code"], ["config.yaml cannot be read", "python/object"]),
     ("a damaged record", ["run.dir={here}/record"], ["line 2", "damaged"]),
 ]  # fmt: skip
 CASES = CONFIG + DATA + CAPTIONS + CHECKPOINTS + RUN_FOLDERS
@@ -148,11 +149,12 @@ def here(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, undisturbed
     weights.rename(weights.with_suffix(".bin"))
     weights = root / "short" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    for name in ("run", "orphan", "yaml", "scalar", "record"):
+    for name in ("run", "orphan", "yaml", "scalar", "code", "record"):
         shutil.copytree(undisturbed, root / name)
     (root / "orphan" / "config.yaml").unlink()
     (root / "yaml" / "config.yaml").write_text("{ : [")
     (root / "scalar" / "config.yaml").write_text("7")
+    (root / "code" / "config.yaml").write_text("seed: !!python/object/apply:os.system ['touch sprung']")
     lines = (root / "record" / "records.jsonl").read_text().splitlines(keepends=True)
     (root / "record" / "records.jsonl").write_text("".join([lines[0], lines[1][:50] + "\n", *lines[2:]]))
     return root
@@ -194,7 +196,10 @@ def test_there_are_sixty() -> None:
     assert len({case[0] for case in CASES}) == len(CASES)
 
 
-def test_nothing_of_a_pickle_is_ever_run(command, here: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "word"), [("model.allow_pickle=false", "only safetensors"), ("model.allow_pickle=true", "could not be loaded")]
+)
+def test_nothing_of_a_pickle_is_ever_run(command, here: Path, tmp_path: Path, option: str, word: str) -> None:
     import pickle
 
     class Trap:
@@ -203,7 +208,7 @@ def test_nothing_of_a_pickle_is_ever_run(command, here: Path, tmp_path: Path) ->
 
     folder = here / "pickled"
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-    code, printed = command(f"model.checkpoint={folder}")
+    code, printed = command(f"model.checkpoint={folder}", option)
     assert code == 2
-    assert "only safetensors" in printed
+    assert word in printed
     assert not (tmp_path / "sprung").exists()

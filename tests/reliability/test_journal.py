@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from goca import journal as journal_module
 from goca.errors import ConfigError, DataError, OutputError
 from goca.journal import Journal, read_journal
 from goca.results import RunFolder, stops_cleanly
@@ -44,6 +45,20 @@ def test_damage_in_the_middle_names_the_line(tmp_path: Path, line: bytes) -> Non
     path.write_bytes(b'{"image_id": "a"}\n' + line + b'\n{"image_id": "c"}\n')
     with pytest.raises(DataError, match=r"records\.jsonl, line 2, is damaged"):
         read_journal(path)
+
+
+def test_records_reach_the_disk_every_few_seconds_and_at_the_end(tmp_path: Path, monkeypatch) -> None:
+    """What a power cut may cost: the records of five seconds."""
+    now, synced = [100.0], []
+    monkeypatch.setattr(journal_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(journal_module.os, "fsync", lambda descriptor: synced.append(now[0]))
+    journal = Journal(tmp_path / "records.jsonl")
+    for second in range(14):
+        now[0] = 100.0 + second
+        journal.append({"image_id": str(second)})
+    assert synced == [106.0, 112.0]
+    journal.close()
+    assert synced == [106.0, 112.0, 113.0]
 
 
 def test_a_full_disk_leaves_earlier_records_whole(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def observe(
     sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size))
     statistics = HeadStatistics(segmentor, heads, aligned.content)
     with torch.inference_mode():
-        seen = segmentor.observe([(sample, aligned)], statistics)
+        seen = segmentor.observe([(view, aligned) for view in segmentor.views.of(sample)], statistics)
         decision = segmentor.decision_at(background)
-        prediction = segmentor.conclude(sample, (aligned,), seen, range(1), table, background is not None, decision)
+        prediction = segmentor.conclude(sample, (aligned,), seen, range(len(segmentor.views)), table, background is not None, decision)
     return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
 
 

@@ -6,6 +6,7 @@ from goca.refinement.base import Needs, Refinement, RefinementContext, Refinemen
 from goca.refinement.crf import CRF
 from goca.refinement.pamr import PAMR
 from goca.refinement.prototype import Prototype
+from goca.refinement.random_walk import RandomWalk
 from goca.refinement.space_merge import SpaceMerge
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Needs",
     "PAMR",
     "Prototype",
+    "RandomWalk",
     "Refinement",
     "RefinementContext",
     "Refinements",

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from goca.errors import ModelError
 from goca.ops import minmax
-from goca.refinement import Activation, Affinity, RefinementContext
+from goca.refinement import Activation, Affinity, RandomWalk, RefinementContext
 from goca.refinement.propagation import Propagation, affinity_rows
 from tests.refinement.explicit import ExplicitAttention, class_maps, random_maps
 
@@ -120,3 +120,13 @@ def test_the_same_on_a_gpu():
     moved = ExplicitAttention(attention.maps.cuda(), attention.grid)
     on_gpu = Affinity(("a",)).refine(class_maps(maps.cuda()), RefinementContext((8, 8), {"a": moved}))
     torch.testing.assert_close(on_gpu.stack().cpu(), on_cpu.stack(), atol=1e-4, rtol=0)
+
+
+def test_a_random_walk_goes_to_its_limit_and_keeps_part_of_every_map():
+    attention, maps = ExplicitAttention.random((5, 5)), random_maps(2, (5, 5))
+    joint = ExplicitAttention(0.3 * attention.maps, (5, 5))  # of joint attention, whose rows sum to less than 1
+    start = maps.stack().flatten(1).T
+    limit = torch.linalg.solve(torch.eye(25) - 0.6 * attention.maps, 0.4 * start).T.view(3, 5, 5)
+    for affinity in (attention, joint):
+        refined = RandomWalk(("a",), restart=0.4, steps=40).refine(maps, RefinementContext((5, 5), {"a": affinity}))
+        torch.testing.assert_close(refined.stack(), minmax(limit), atol=1e-4, rtol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import hydra
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.markup import escape
@@ -25,13 +26,14 @@ from goca.errors import ConfigError, DataError
 from goca.generation.frechet import Gaussian
 from goca.generation.image_sets import ImageSet, measured
 from goca.generation.measures import ClipScore, Features
-from goca.generation.pictures import read_manifest
+from goca.generation.pictures import origin, read_manifest
 from goca.generation.reports import GenerationReport
 from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
-from goca.generation.show import side_by_side
+from goca.generation.show import load_maps, side_by_side
 from goca.loggers import Logger
 from goca.paths import CONF
 from goca.provenance import environment
+from goca.redact import redact, write_config
 from goca.run import quiet
 
 console = Console()
@@ -54,13 +56,12 @@ class Evaluation:
         options = (self.cfg.chunk, self.cfg.batch_size, self.advance)
         return measured(images, measure, what, size, self.cfg.resize, self.cache, *options)
 
-    def run(self, images: ImageSet, folder: Path) -> Run:
-        """Measure one folder."""
+    def run(self, images: ImageSet, folder: Path, size: tuple[int, int]) -> Run:
+        """Measure one folder, its pictures brought to one size."""
         values: dict[str, np.ndarray] = {}
         features = None
-        size = image_size(images)
         if self.features is not None:
-            found = self.of(images, self.features, self._side or size)
+            found = self.of(images, self.features, self.compared_at(size))
             features = found["features"].numpy()
             if "right" in found and images.prompts is not None:
                 values[SCENE_MEASURES[0]] = 100 * found["right"].mean(1).numpy()
@@ -71,8 +72,7 @@ class Evaluation:
                 raise DataError(f"{folder} has no manifest with prompts, which the CLIP score needs; set clip=null")
             values["CLIP score"] = self.of(images, self.clip, size)["score"].numpy()
         guidance, scale = how_it_was_made(folder)
-        ids = tuple(file.stem if isinstance(file, Path) else str(file) for file in images.files)
-        return Run(images.name, guidance, scale, ids, values, features)
+        return Run(images.name, guidance, scale, images.ids, values, features)
 
     def reference(self, source: str, size: tuple[int, int]) -> Gaussian:
         """Statistics of the pictures to compare with."""
@@ -87,12 +87,12 @@ class Evaluation:
             return statistics
         images = ImageSet.open(source)
         check_count(images, self.features, self.cfg.min_images)
-        return Gaussian.of(self.of(images, self.features, self._side or size)["features"].numpy())
+        return Gaussian.of(self.of(images, self.features, self.compared_at(size))["features"].numpy())
 
-    @property
-    def _side(self) -> tuple[int, int] | None:
+    def compared_at(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) at which features are taken: the extractor's own, or that of the first picture."""
         side = self.features.side if self.features is not None else None
-        return None if side is None else (side, side)
+        return size if side is None else (side, side)
 
 
 def image_size(images: ImageSet) -> tuple[int, int]:
@@ -142,8 +142,12 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         raise ConfigError("give at least one folder (images=DIR) and at least one measure (extractor=scenes, clip=MODEL ...)")
     if cfg.resize not in ("crop", "squash"):
         raise ConfigError(f"resize: choices are crop and squash; got {cfg.resize!r}")
+    for key, least in (("batch_size", 1), ("chunk", 1), ("bootstrap", 0)):
+        if not isinstance(cfg[key], int) or cfg[key] < least:
+            raise ConfigError(f"{key}: must be a whole number from {least}; got {cfg[key]!r}")
     logger: Logger = config.build(cfg, "logger")
     sets = [ImageSet.open(source) for source in sources]
+    size = image_size(sets[0])
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not cfg.progress) as progress:
         task = progress.add_task("measured", total=None)
@@ -152,10 +156,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         if evaluation.features is not None and cfg.reference is not None:
             for images in sets:
                 check_count(images, evaluation.features, cfg.min_images)
-            reference = evaluation.reference(cfg.reference, image_size(sets[0]))
+            reference = evaluation.reference(cfg.reference, size)
             if cfg.save_statistics:
                 reference.save(Path(cfg.save_statistics))
-        runs = [evaluation.run(images, Path(source)) for images, source in zip(sets, sources, strict=True)]
+        runs = [evaluation.run(images, Path(source), size) for images, source in zip(sets, sources, strict=True)]
 
     distance = evaluation.features.distance if evaluation.features is not None else ""
     rounds = cfg.bootstrap if evaluation.features is None or evaluation.features.dimensions <= 256 else min(cfg.bootstrap, 20)
@@ -167,23 +171,22 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "reference_images": reference.count if reference is not None else None,
         "extractor": evaluation.features.identity if evaluation.features is not None else None,
         "clip": evaluation.clip.identity if evaluation.clip is not None else None,
-        "resize": f"{cfg.resize} to {'x'.join(map(str, image_size(sets[0])))} px, bicubic",
+        "resize": f"{cfg.resize} to {'x'.join(map(str, evaluation.compared_at(size)))} px, bicubic",
         "bootstrap": rounds,
     } | environment()
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_config(cfg, folder / "config.yaml")
     (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     numbers = table(rows, measures)
     (folder / "results.md").write_text(numbers.markdown() + "\n", encoding="utf-8")
-    figures = {"side_by_side": grid} if (grid := compare(sources, cfg.figures.count)) is not None else {}
+    figures = compare(sources, cfg.figures.count)
     for name, figure in figures.items():
         figure.save(folder / f"{name}.png")
     show(rows, measures)
     summary = {"dataset": str(cfg.reference), "model": "pictures", "method": "evaluation", "protocol": "generation"}
     scalars = {f"{one['run']}/{name}": part["value"] for one in rows for name, part in one["measures"].items()}
-    report = GenerationReport(
-        folder, config.plain(cfg), summary | scalars, ClassTable.from_names(["object"]), figures, numbers={"runs": numbers}
-    )
+    plain, no_classes = redact(config.plain(cfg)), ClassTable.from_names(["object"])
+    report = GenerationReport(folder, plain, summary | scalars, no_classes, figures, numbers={"runs": numbers})
     where = logger.log_safely(report)
     console.print(f"numbers   {folder / 'results.json'}", highlight=False, soft_wrap=True)
     if where:
@@ -209,18 +212,25 @@ def row(run: Run, runs: Sequence[Run], reference: Gaussian | None, distance: str
     }
 
 
-def compare(sources: Sequence[str], count: int) -> Image.Image | None:
-    """The first pictures that all folders have, side by side; None where they have none in common."""
-    manifests = {source: {record["image_id"]: record for record in read_manifest(Path(source))} for source in sources}
+def compare(sources: Sequence[str], count: int) -> dict[str, Image.Image]:
+    """Figures of the first prompts and seeds that all folders share, a column per folder: pictures, and maps if any."""
+    manifests = {Path(source): {origin(record): record for record in read_manifest(Path(source))} for source in sources}
     common = set.intersection(*(set(records) for records in manifests.values()))
-    first = [image_id for image_id in next(iter(manifests.values())) if image_id in common][:count]
-    if not first:
-        return None
-    columns = {
-        Path(source).name: [Image.open(Path(source) / records[image_id]["file"]).convert("RGB") for image_id in first]
-        for source, records in manifests.items()
-    }
-    return side_by_side(columns, [manifests[sources[0]][image_id]["prompt"] for image_id in first])
+    shared = [record for key, record in manifests[Path(sources[0])].items() if key in common][:count]
+    if not shared:
+        return {}
+    prompts = [record["prompt"] for record in shared]
+    pictures: dict[str, list[Image.Image]] = {}
+    maps: dict[str, list[Image.Image]] = {}
+    for folder in manifests:
+        pictures[folder.name] = [Image.open(folder / record["file"]).convert("RGB") for record in shared]
+        kept = [sorted(folder.glob(f"maps/{glob.escape(record['image_id'])}_[0-9]*.npz")) for record in shared]
+        if all(kept):
+            found = [load_maps(files[len(files) // 2]) for files in kept]  # of a step in the middle
+            columns = zip(*found, strict=True)
+            maps |= {f"{folder.name}: {what}": list(column) for what, column in zip(("regions", "rate"), columns, strict=True)}
+    figures = {"side_by_side": side_by_side(pictures, prompts)}
+    return figures | ({"maps_side_by_side": side_by_side(maps, prompts)} if maps else {})
 
 
 def show(rows: Sequence[dict[str, Any]], measures: Sequence[str]) -> None:

@@ -6,12 +6,13 @@ import re
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -30,12 +31,14 @@ from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.loggers import Logger
 from goca.paths import CONF
 from goca.provenance import environment
+from goca.redact import redact, write_config
 from goca.run import quiet
 from goca.tables import Table
 from goca.timing import peak_memory_bytes
 
 console = Console()
-_WITHOUT_EFFECT = ("device", "placement", "prompt_cache", "text_encoders", "timestep")  # of the model section, on pictures
+# Of the model section, on pictures.
+_WITHOUT_EFFECT = ("allow_pickle", "device", "placement", "prompt_cache", "text_encoders", "timestep")
 
 
 def settings(cfg: DictConfig) -> dict[str, Any]:
@@ -76,6 +79,12 @@ def build(cfg: DictConfig) -> Generator:
     )
 
 
+def check_save_maps(calls: Any, count: int) -> None:
+    """Refuse denoiser calls that will not occur."""
+    if not isinstance(calls, list) or not all(isinstance(call, int) and 0 <= call < count for call in calls):
+        raise ConfigError(f"save_maps: give denoiser calls from 0 to {count - 1}, such as [0,{count - 1}]; got {calls!r}")
+
+
 def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Make what is missing of the pictures in `folder`; returns the summary, which is also written there.
 
@@ -85,7 +94,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     generator = build(cfg)
     logger: Logger = config.build(cfg, "logger")
     source = config.plain(cfg.prompts)["source"]
-    requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt)
+    requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt or "")
     pictures = PictureFolder(folder, fingerprint(settings(cfg)))
 
     def unfinished(batch: list[Request]) -> list[Request]:
@@ -93,10 +102,15 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     todo = [batch for batch in batches(requests, cfg.batch_size, parse_shard(cfg.shard)) if unfinished(batch)]
     if todo:
-        generator.backbone.load()
-        generator.prepare()
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    figures = _draw(generator, pictures, todo, set(config.plain(cfg.save_maps)), quiet=not cfg.progress)
+        for read in (
+            generator.backbone.inspect,
+            generator.backbone.load,
+        ):  # what configurations can tell is told before weights
+            read()
+            generator.prepare()
+            check_save_maps(config.plain(cfg.save_maps), generator.calls)
+    write_config(cfg, folder / "config.yaml")
+    figures = _draw(generator, pictures, todo, cfg)
 
     shown = [request for request in requests if pictures.file(request.image_id).exists()][: cfg.figures.count]
     if shown:
@@ -128,7 +142,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     pictures.write_json("summary.json", summary)
     table = Table(("image_id", "prompt", "seed", "seconds"), tuple(_row(record) for record in records))
     report = GenerationReport(
-        folder, config.plain(cfg), summary, ClassTable.from_names(["object"]), figures, numbers={"pictures": table}
+        folder, redact(config.plain(cfg)), summary, ClassTable.from_names(["object"]), figures, numbers={"pictures": table}
     )
     where = logger.log_safely(report)
     console.print(f"pictures  {pictures.images}  ({len(records)} of {len(requests)})", highlight=False, soft_wrap=True)
@@ -137,14 +151,13 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _draw(
-    generator: Generator, pictures: PictureFolder, todo: list[list[Request]], save_maps: set[int], quiet: bool
-) -> dict[str, Image.Image]:
-    """Make the pictures of every batch; figures of region and rate maps by image id, where they are wanted."""
+def _draw(generator: Generator, pictures: PictureFolder, todo: list[list[Request]], cfg: DictConfig) -> dict[str, Image.Image]:
+    """Make the pictures of every batch; figures of the first ones' region and rate maps by image id, where they are wanted."""
     figures: dict[str, Image.Image] = {}
+    save_maps = set(config.plain(cfg.save_maps))
     watching = bool(save_maps) and isinstance(generator.guidance, RegionGuidance)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=quiet) as progress:
+    with Progress(*columns, console=console, disable=not cfg.progress) as progress:
         task = progress.add_task("pictures", total=sum(len(batch) for batch in todo))
         for batch in todo:
             kept: dict[int, list[Snapshot]] = defaultdict(list)
@@ -160,19 +173,21 @@ def _draw(
                 if not pictures.is_finished(request):
                     pictures.save(request, image, seconds)
                 if kept[i]:
-                    figures[f"maps/{request.image_id}"] = _save_maps(generator, pictures, request, image, kept[i])
+                    tokens = _save_maps(generator, pictures, request, kept[i])
+                    if len(figures) < cfg.figures.count:
+                        figures[f"maps/{request.image_id}"] = snapshots_figure(image, kept[i], tokens)
                 progress.advance(task)
     return figures
 
 
 def _save_maps(
-    generator: Generator, pictures: PictureFolder, request: Request, image: Image.Image, snapshots: list[Snapshot]
-) -> Image.Image:
-    """Write the kept steps of one picture as arrays; returns their figure."""
+    generator: Generator, pictures: PictureFolder, request: Request, snapshots: Sequence[Snapshot]
+) -> tuple[str, ...]:
+    """Write the kept steps of one picture as arrays; returns the tokens that regions belong to."""
     tokens = token_roles(request.text, generator.backbone.text_segments).tokens
     for snapshot in snapshots:
         pictures.write(pictures.path / "maps" / f"{request.image_id}_{snapshot.index:03}.npz", snapshot.npz(tokens))
-    return snapshots_figure(image, snapshots, tokens)
+    return tokens
 
 
 def _row(record: dict[str, Any]) -> tuple[str, str, int, float | None]:

@@ -40,6 +40,7 @@ class Gaussian:
 
     def save(self, path: Path) -> None:
         """Write what `load` reads."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, mu=self.mean, sigma=self.covariance, count=self.count or 0)
 
 

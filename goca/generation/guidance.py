@@ -231,5 +231,12 @@ def _second_half(raw: RawCall) -> RawCall:
     mask = raw.mask
     if mask is not None and mask.ndim == 4 and len(mask) > 1:
         mask = half(mask)
-    parts = {name: half(getattr(raw, name)) for name in ("query", "key", "value", "output")}
-    return replace(raw, **parts, mask=mask, lse=None if raw.lse is None else half(raw.lse))
+    return replace(
+        raw,
+        query=half(raw.query),
+        key=half(raw.key),
+        value=half(raw.value),
+        output=half(raw.output),
+        mask=mask,
+        lse=None if raw.lse is None else half(raw.lse),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goca.errors import DataError
-from goca.generation.pictures import read_manifest
+from goca.generation.pictures import origin, read_manifest
 from goca.scenes.generator import TEST_SEEDS, scene
 
 Resize = Literal["crop", "squash"]
@@ -31,11 +31,13 @@ class ImageSet:
         name: for tables.
         files: paths, or seeds of scenes that are drawn when asked for.
         prompts: of each picture; None where they are not known.
+        ids: what pictures of several sets are paired by.
     """
 
     name: str
     files: tuple[Path | int, ...]
     prompts: tuple[str, ...] | None = None
+    ids: tuple[Hashable, ...] = ()
 
     @classmethod
     def open(cls, source: str) -> ImageSet:
@@ -51,11 +53,11 @@ class ImageSet:
         records = [record for record in read_manifest(folder) if (folder / record["file"]).is_file()]
         if records:
             files = tuple(folder / record["file"] for record in records)
-            return cls(folder.name, files, tuple(record["prompt"] for record in records))
+            return cls(folder.name, files, tuple(record["prompt"] for record in records), tuple(map(origin, records)))
         files = tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES))
         if not files:
             raise DataError(f"{source}: {'no image in this folder' if folder.is_dir() else 'there is no such folder'}")
-        return cls(folder.name, files)
+        return cls(folder.name, files, ids=tuple(path.stem for path in files))
 
     def key(self, position: int) -> str:
         """What the picture's result depends on: its file, as it is now."""

@@ -163,6 +163,11 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     return list(records.values())
 
 
+def origin(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What pictures of several folders are paired by: they were made from the same prompts and seed."""
+    return tuple(record.get(key) for key in ("image_id", "prompt", "negative_prompt", "seed"))
+
+
 def batches(requests: Sequence[Request], size: int, shard: tuple[int, int] = (0, 1)) -> list[list[Request]]:
     """Requests in batches, handed out whole to shards: what is drawn together depends on the batch size alone."""
     cut = [list(requests[first : first + size]) for first in range(0, len(requests), size)]

@@ -35,6 +35,11 @@ _WITHOUT_HALVES = {
 }
 
 _DDIM = "DDIMScheduler"
+# What `Generator` itself hands to the pipeline, or needs to be as it is.
+_OWN_ARGUMENTS = {
+    *("prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "output_type"),
+    *("num_images_per_prompt", "return_dict", "self", "args", "kwargs"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,10 @@ class Generator:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def prepare(self) -> None:
-        """Check that pipeline, size and layers fit, and set the scheduler; the backbone has to be loaded.
+        """Check that pipeline, size, layers and options fit, and set the scheduler; the backbone has to be inspected or loaded.
 
         Raises:
-            ModelError: a pipeline that has no two halves. ConfigError: a size or a scheduler that does not fit.
+            ModelError: a pipeline that has no two halves. ConfigError: a size, a scheduler or an option that does not fit.
         """
         pipeline = self.backbone.pipeline
         kind = type(pipeline).__name__
@@ -88,8 +93,20 @@ class Generator:
             raise ConfigError(f"size: {self.backbone.name} makes multiples of {unit} px, got {height} x {width}")
         if isinstance(self.guidance, RegionGuidance):
             self.segmentation.check(self.backbone)
+        accepted = set(inspect.signature(pipeline.__call__).parameters) - _OWN_ARGUMENTS
+        if unknown := sorted(self.options.keys() - accepted):
+            raise ConfigError(
+                f"pipeline_options: {', '.join(unknown)} cannot be set; {kind} takes {', '.join(sorted(accepted))} here"
+            )
         if self.scheduler != "own":
             pipeline.scheduler = self._scheduler(pipeline.scheduler)
+        elif self.scheduler_options:
+            raise ConfigError("scheduler_options: scheduler=own stays as it is; name a scheduler to change one")
+
+    @property
+    def calls(self) -> int:
+        """Most denoiser calls that a picture takes: one a step, two with a scheduler of second order."""
+        return self.steps * getattr(self.backbone.pipeline.scheduler, "order", 1)
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -143,4 +160,8 @@ class Generator:
             raise ConfigError(
                 f"scheduler: {self.scheduler} does not fit {self.backbone.name}; choices are auto, own, {', '.join(known)}"
             )
+        accepted = set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}
+        if unknown := sorted(self.scheduler_options.keys() - accepted):
+            takes = ", ".join(sorted(accepted))
+            raise ConfigError(f"scheduler_options: {', '.join(unknown)} is unknown to {kind.__name__}; it takes {takes}")
         return kind.from_config(current.config, **self.scheduler_options)

@@ -14,11 +14,12 @@ from goca.generation.pipeline import Request
 from goca.scenes.generator import TEST_SEEDS, scene
 
 SCENES = "scenes"
+_SEEDS = range(2**64)  # what torch's generators take
 _MAX_NAME = 200  # bytes of a file name that every file system takes, with room for an ending
 
 
 def read_prompts(
-    source: str | Sequence[str],
+    source: str | Sequence[object],
     limit: int | None = None,
     seed: int = 42,
     seeds: Literal["same", "by_id"] = "same",
@@ -35,8 +36,10 @@ def read_prompts(
         negative: negative prompt of the rows that have none of their own.
 
     Raises:
+        ConfigError: an argument that is none of these.
         DataError: no such file, missing columns, rows without text, ids that are given twice or are no file names.
     """
+    _check_arguments(source, limit, seed, seeds)
     if source == SCENES:
         if limit is None:
             raise ConfigError("prompts=scenes has no end: set limit to the number of pictures")
@@ -45,7 +48,7 @@ def read_prompts(
     elif isinstance(source, str) and Path(source).suffix.lower() in (".csv", ".txt"):
         rows, where = _read_file(Path(source)), source
     else:
-        texts = [source] if isinstance(source, str) else list(source)
+        texts = [source] if isinstance(source, str) else [str(text) for text in source]  # [2001, a dog] begins with a number
         width = len(str(max(len(texts) - 1, 0)))
         rows, where = [{"image_id": f"{i:0{width}}", "text": text} for i, text in enumerate(texts)], "prompts"
     _check(rows, where)
@@ -74,6 +77,18 @@ def _read_file(path: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if isinstance(value, str)} for row in reader]
 
 
+def _check_arguments(source: object, limit: object, seed: object, seeds: object) -> None:
+    items = source if isinstance(source, Sequence) else [source]
+    if not isinstance(source, (str, Sequence)) or not all(isinstance(item, (str, int, float)) for item in items):
+        raise ConfigError(f"prompts: give FILE.csv, FILE.txt, [a dog,a cat], one prompt or {SCENES}; got {source!r}")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"limit: must be a whole number from 1, or null for all prompts; got {limit!r}")
+    if not isinstance(seed, int) or seed not in _SEEDS:
+        raise ConfigError(f"seed: must be a whole number from 0 to {_SEEDS[-1]}; got {seed!r}")
+    if seeds not in ("same", "by_id"):
+        raise ConfigError(f"seeds: choices are same and by_id; got {seeds!r}")
+
+
 def _check(rows: Sequence[dict[str, str]], where: str) -> None:
     """Refuse rows that could not become a file each."""
     if not rows:
@@ -99,10 +114,11 @@ def _is_file_name(image_id: str) -> bool:
 def _seed(row: dict[str, str], seed: int, seeds: str, where: str) -> int:
     """The row's own seed, or one made from the run's."""
     if row.get("seed"):
-        try:
-            return int(row["seed"])
-        except ValueError:
-            raise DataError(f"prompts: {where}: the seed of {row['image_id']} is no number: {row['seed']!r}") from None
+        if not row["seed"].strip().isdecimal() or int(row["seed"]) not in _SEEDS:
+            raise DataError(
+                f"prompts: {where}: the seed of {row['image_id']} is no whole number from 0 to {_SEEDS[-1]}: {row['seed']!r}"
+            )
+        return int(row["seed"])
     if seeds == "same":
         return seed
     return int.from_bytes(hashlib.sha256(f"{seed}/{row['image_id']}".encode()).digest()[:4], "big")

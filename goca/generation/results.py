@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,13 +23,13 @@ class Run:
         guidance, scale: how it was made; None where that is not known.
         values: measure -> (N,) one number per picture.
         features: (N, D), if there is a reference to compare with.
-        ids: names of the pictures, so that runs can be compared pair by pair.
+        ids: what the pictures of several runs are paired by.
     """
 
     name: str
     guidance: str | None
     scale: float | None
-    ids: tuple[str, ...]
+    ids: tuple[Hashable, ...]
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     features: np.ndarray | None = None
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
@@ -16,6 +18,7 @@ from goca.generation.guidance import Step
 from goca.visualize import MAP_COLOURS, plain_text, render
 
 _TOKEN_COLOURS = colormaps["tab20"]
+_RATES = (0.8, 3.0)  # first and last colour of a rate map: the usual limits
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,14 @@ class Snapshot:
         parts = {"regions": self.owner, "foreground": self.foreground, "rate": self.rate, "tokens": np.array(tokens, dtype=str)}
         np.savez_compressed(buffer, **parts)  # type: ignore[arg-type]
         return buffer.getvalue()
+
+
+def load_maps(path: Path) -> tuple[Image.Image, Image.Image]:
+    """Regions and rate of a kept step, drawn; the colours of rates are the same everywhere."""
+    with np.load(path) as stored:
+        regions = _TOKEN_COLOURS(stored["regions"] % 20)
+        rate = colormaps[MAP_COLOURS](Normalize(*_RATES)(stored["rate"]))
+    return tuple(Image.fromarray((255 * colours[..., :3]).astype(np.uint8)) for colours in (regions, rate))  # type: ignore[return-value]
 
 
 def snapshots_figure(image: Image.Image, snapshots: Sequence[Snapshot], tokens: Sequence[str]) -> Image.Image:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from goca import config  # noqa: F401  its resolvers
+from goca import config
+from goca.errors import ModelError
 from goca.paths import CONF
 from goca.scenes.datasets import ScenePixels, to_pixels
 from goca.scenes.generator import TEST_SEEDS, scene
@@ -55,11 +56,18 @@ def reconstruction_error(vae: Any, pixels: Tensor) -> float:
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
-    """Train and save; returns the error on test scenes before and after."""
+    """Train and save; returns the error on test scenes before and after.
+
+    Raises:
+        ModelError: the pipeline has no autoencoder.
+    """
     pl.seed_everything(cfg.seed)
     torch.set_num_threads(cfg.threads)
     folder = Path(cfg.pipeline) / "vae"
-    vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    try:
+        vae = AutoencoderKL.from_pretrained(folder, torch_dtype=torch.float32)
+    except OSError as error:
+        raise ModelError(f"pipeline: {cfg.pipeline} has no autoencoder in its folder vae; give a diffusers pipeline") from error
     held_out = torch.stack([to_pixels(scene(seed, cfg.size).image) for seed in TEST_SEEDS[:64]])
     before = reconstruction_error(vae.eval(), held_out)
     training = DecoderTraining(vae, cfg.steps, cfg.learning_rate)
@@ -80,4 +88,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    config.command(main, "train_decoder")

@@ -8,11 +8,14 @@ import torch
 from PIL import Image
 
 from goca import config, evaluate_generation, generate
-from goca.errors import ConfigError, DataError
+from goca.backbones.unet import UNetBackbone
+from goca.errors import ConfigError, DataError, ModelError
 from goca.generation import measures
 from goca.generation.pictures import read_manifest
 from goca.paths import BUNDLED, CONF
 from goca.scenes.classifier import SceneClassifier
+from tests.backbones.tiny_dit import tiny_pipeline
+from tests.test_loggers import WandbRun
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / "scenes_unet").is_dir(), reason="the bundled backbone is not here")
 SMALL = ("limit=3", "batch_size=2", "steps=2", "logger=csv", "progress=false", "seeds=by_id")
@@ -86,6 +89,9 @@ def test_every_guidance_with_every_model_builds(guidance, model):
         ("shard=3/2", "shard"),
         ("prompts.source=absent.csv", r"absent\.csv"),
         ("refinement=pamr", "no image"),
+        ("save_maps=1", "save_maps: give denoiser calls from 0 to 1"),
+        ("save_maps=[2]", r"save_maps: give denoiser calls from 0 to 1, such as \[0,1\]; got \[2\]"),
+        ("seeds=any", "same and by_id"),
     ],
 )
 def test_wrong_settings_stop_with_one_message(tmp_path, override, message):
@@ -108,14 +114,22 @@ def judge(made, folder, *overrides):
     return evaluate_generation.evaluate(config.compose([*common, *overrides], "evaluate_generation"), folder)
 
 
+def test_only_pictures_of_the_same_prompts_and_seeds_are_compared(made, tmp_path, untrained):
+    make(tmp_path / "goca", "guidance=goca", "guidance.scale=3", "seed=7")
+    results = judge(made, tmp_path, f"images=[{made / 'cfg'},{tmp_path / 'goca'}]", "reference=scenes:16")
+    assert [run["minus_cfg"] for run in results["runs"]] == [{}, {}]
+    assert not list(tmp_path.glob("*side_by_side.png"))
+
+
 def test_evaluation_of_two_kinds_of_guidance(made, tmp_path, untrained):
     results = judge(made, tmp_path, "reference=scenes:16", f"save_statistics={tmp_path / 'stats.npz'}")
     plain, goca = results["runs"]
     assert (plain["run"], goca["run"], plain["minus_cfg"]) == ("cfg", "goca", {})
     assert set(goca["measures"]) == {"scenes distance", "answers right %", "named classes shown %"} == set(goca["minus_cfg"])
     assert results["reference_images"] == 16 and "64" in results["resize"] and "scenes classifier" in results["extractor"]
-    with Image.open(tmp_path / "side_by_side.png") as grid:
-        grid.load()
+    for name in ("side_by_side", "maps_side_by_side"):
+        with Image.open(tmp_path / f"{name}.png") as grid:
+            grid.load()
     assert "goca" in (tmp_path / "results.md").read_text()
     again = judge(made, tmp_path, f"reference={tmp_path / 'stats.npz'}")
     assert again["runs"] == results["runs"]
@@ -129,6 +143,47 @@ def test_too_few_images_and_wrong_statistics(made, tmp_path, untrained):
         judge(made, tmp_path, f"reference={tmp_path / 'other.npz'}")
     with pytest.raises(ConfigError, match="at least one measure"):
         judge(made, tmp_path, "extractor=none")
+
+
+@pytest.mark.parametrize("override", ["batch_size=0", "chunk=0", "bootstrap=few"])
+def test_numbers_of_the_evaluation_that_cannot_be(made, tmp_path, untrained, override):
+    with pytest.raises(ConfigError, match=f"{override.split('=')[0]}: must be a whole number"):
+        judge(made, tmp_path, override)
+
+
+def test_a_model_without_guidance_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(UNetBackbone, "inspect", lambda self: setattr(self, "pipeline", tiny_pipeline("flux_dev")))
+    monkeypatch.setattr(UNetBackbone, "load", lambda self: pytest.fail("weights were read"))
+    with pytest.raises(ModelError, match=r"FluxPipeline.*no unconditional prediction"):
+        make(tmp_path, "guidance=goca")
+
+
+def test_figures_of_maps_are_as_many_as_asked_for(tmp_path):
+    make(tmp_path, "guidance=scfg", "save_maps=[0,1]", "figures.count=1")
+    assert len(list(tmp_path.glob("maps/*.npz"))) == 6 and len(list(tmp_path.glob("figure_maps_*.png"))) == 1
+
+
+def test_wandb_gets_pictures_maps_and_the_table_over_scales(made, tmp_path, untrained):
+    """From both commands, as W&B's own command reads the runs back."""
+    offline = ("logger=wandb", "logger.mode=offline")
+    make(tmp_path / "run", "guidance=goca", "guidance.scale=5", "save_maps=[1]", "limit=2", *offline)
+    run = WandbRun(tmp_path / "run")
+    assert {"figures/pictures", "figures/maps/1000000", "tables/pictures"} <= {key.rsplit(".")[0] for key in run.history}
+    assert run.summary["guidance_scale"] == 5
+    judge(made, tmp_path, "reference=scenes:16", *offline)
+    judged = WandbRun(tmp_path)
+    assert {"figures/side_by_side", "figures/maps_side_by_side"} <= {key.rsplit(".")[0] for key in judged.history}
+    assert [row[:4] for row in judged.table("runs")] == [["cfg", "cfg", 3.0, 3], ["goca", "goca", 3.0, 3]]
+
+
+def test_a_sweep_over_guidance_and_scales(tmp_path, monkeypatch, hydra_restore_singletons):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the command, and taken back behind the test
+    overrides = ["guidance=cfg,goca", "guidance.scale=2,7.5", f"paths.output={tmp_path}", *SMALL, "limit=1", "steps=1"]
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    monkeypatch.setattr("sys.argv", ["generate", "-m", *overrides, *quiet])
+    generate.command()
+    folders = sorted(path.parent.name for path in tmp_path.glob("generation/*/images"))
+    assert folders == [f"scenes_unet_{guidance}_{scale}" for guidance in ("cfg", "goca") for scale in (2, 7.5)]
 
 
 def test_prompts_on_the_command_line(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The hook on unmodified diffusers pipelines: plain where the rate is 1, S-CFG's arithmetic elsewhere, in every family."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,16 +109,42 @@ def test_regions_are_found_every_so_many_calls(sd, monkeypatch):
     assert len(found) == 3
 
 
-@pytest.mark.parametrize("scheduler", ["own", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
-def test_other_schedulers_negative_prompts_and_oblong_pictures(sd, scheduler):
+@pytest.fixture
+def scheduled(sd):
+    """`sd`, whose scheduler is put back."""
     own = sd.pipeline.scheduler
-    try:
-        request = Request("a", "moon, grass", 1, negative="sky")
-        (picture,) = draw(sd, RegionGuidance("goca", 3.0), [request], size=(32, 96), scheduler=scheduler)
-        (without,) = draw(sd, RegionGuidance("goca", 3.0), REQUESTS[:1], size=(32, 96), scheduler=scheduler)
-    finally:
-        sd.pipeline.scheduler = own
-    assert picture.shape == (32, 96, 3) and not np.array_equal(picture, without)
+    yield sd
+    sd.pipeline.scheduler = own
+
+
+@pytest.mark.parametrize("scheduler", ["own", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
+def test_a_picture_is_the_same_in_any_batch_with_any_scheduler(scheduled, scheduler):
+    options = {"size": (32, 96), "scheduler": scheduler}
+    together = draw(scheduled, RegionGuidance("goca", 3.0), **options)
+    for picture, request in zip(together, REQUESTS, strict=True):
+        (alone,) = draw(scheduled, RegionGuidance("goca", 3.0), [request], **options)
+        assert picture.shape == (32, 96, 3) and np.abs(picture.astype(int) - alone).max() <= 1
+
+
+def test_a_scheduler_of_second_order_makes_more_calls(scheduled):
+    seen = []
+    draw(
+        scheduled, RegionGuidance("goca", 3.0), watch=lambda _, step: seen.append(step.index), scheduler="HeunDiscreteScheduler"
+    )
+    generator = Generator(scheduled, PlainGuidance("cfg", 3.0), segmentation(scheduled), steps=STEPS, scheduler="own")
+    assert STEPS <= max(seen) < generator.calls == 2 * STEPS
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "pixart_sigma"])
+def test_oblong_pictures_and_a_negative_prompt_for_each(family):
+    backbone, rates = drawing_backbone(family), []
+    fog = replace(REQUESTS[0], negative="sky")
+    guided = draw(
+        backbone, RegionGuidance("goca", 3.0), [fog, REQUESTS[1]], lambda _, one: rates.append(one.rate), size=(32, 96)
+    )
+    without = draw(backbone, RegionGuidance("goca", 3.0), size=(32, 96))
+    assert [picture.shape for picture in guided] == [(32, 96, 3)] * 2 and rates[0].shape[1] == 3 * rates[0].shape[0]
+    assert not np.array_equal(guided[0], without[0]) and np.array_equal(guided[1], without[1])
 
 
 def test_what_cannot_be_guided_by_regions_is_refused(sd):
@@ -129,6 +157,12 @@ def test_what_cannot_be_guided_by_regions_is_refused(sd):
         draw(sd, PlainGuidance("cfg", 3.0), size=(33, 64))
     with pytest.raises(ConfigError, match="DDIMScheduler"):
         draw(sd, PlainGuidance("cfg", 3.0), scheduler="FlowMatchEulerDiscreteScheduler")
+    with pytest.raises(ConfigError, match=r"pipeline_options: guidance_scale, sharpness cannot be set.*cross_attention_kwargs"):
+        draw(sd, PlainGuidance("cfg", 3.0), options={"sharpness": 2, "guidance_scale": 1})
+    with pytest.raises(ConfigError, match=r"scheduler_options: karras is unknown to DDIMScheduler.*beta_end"):
+        draw(sd, PlainGuidance("cfg", 3.0), scheduler_options={"karras": True})
+    with pytest.raises(ConfigError, match="name a scheduler"):
+        draw(sd, PlainGuidance("cfg", 3.0), scheduler="own", scheduler_options={"beta_end": 0.1})
     with pytest.raises(ModelError, match="no word"):
         draw(sd, RegionGuidance("goca", 3.0), [Request("a", "", 1)])
 

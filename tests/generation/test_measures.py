@@ -155,6 +155,26 @@ def test_the_clip_score_is_the_one_of_torchmetrics(clip_folder):
     torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-3, rtol=1e-4)
 
 
+def test_the_fid_is_the_one_of_torchmetrics(tmp_path, monkeypatch):
+    """With weights from a local file, seeded in place of the published ones."""
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason="the extra fid is not installed")
+    file = tmp_path / "inception.pth"
+    torch.save({}, file)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "load_state_dict", lambda *args, **kwargs: None)
+        network = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(file))
+    torch.save(network.state_dict(), file)
+    images = torch.randint(0, 256, (2, 6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    metric = FrechetInceptionDistance(feature_extractor_weights_path=str(file))
+    metric.update(images[0], real=True)
+    metric.update(images[1], real=False)
+    features = InceptionFeatures(weights=str(file), device="cpu")
+    features.load()
+    ours = frechet_distance(*(Gaussian.of(features(one, [])["features"].numpy()) for one in images))
+    assert ours == pytest.approx(float(metric.compute()), rel=1e-3)
+
+
 def test_weights_that_are_not_there(tmp_path):
     with pytest.raises(ModelError, match=r"clip\.model"):
         ClipScore(model=str(tmp_path)).load()

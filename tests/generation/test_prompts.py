@@ -57,12 +57,36 @@ def test_seeds_by_id_depend_on_seed_and_id_alone():
         ("image_id,text\n,dog\n", "no file names"),
         ("id,caption\n1,dog\n", "lacks the column image_id and text; it has id, caption"),
         ("image_id,text\n", "no prompt"),
-        ("image_id,text,seed\n1,dog,x\n", "seed of 1 is no number"),
+        ("image_id,text,seed\n1,dog,x\n", "seed of 1 is no whole number"),
+        ("image_id,text,seed\n1,dog,-1\n", "seed of 1 is no whole number"),
+        ("image_id,text,seed\n1,dog,18446744073709551616\n", "from 0 to 18446744073709551615"),
     ],
 )
 def test_bad_rows_are_named(csv_file, text, message):
     with pytest.raises(DataError, match=message):
         read_prompts(csv_file(text))
+
+
+def test_a_list_may_hold_numbers():
+    assert [request.text for request in read_prompts([2001, "a dog"])] == ["2001", "a dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": None}, r"FILE\.csv.*got None"),
+        ({"source": {"a": "dog"}}, r"FILE\.csv"),
+        ({"source": ["a dog", None]}, r"FILE\.csv"),
+        ({"limit": 0}, "limit.*from 1"),
+        ({"limit": "all"}, "limit.*from 1"),
+        ({"seed": -1}, "seed: must be"),
+        ({"seed": 2**64}, "seed: must be"),
+        ({"seeds": "random"}, "same and by_id"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        read_prompts(**{"source": ["a dog"], **arguments})
 
 
 def test_files_that_cannot_be_read(tmp_path):

@@ -56,6 +56,7 @@ def check_source(source: Source) -> dict[str, Any]:
     Raises:
         ModelError: with what to change.
     """
+    _refuse_single_file(source)
     index = _model_index(source.checkpoint, source.revision)
     kind = index.get("_class_name", "?")
     if source.families and kind not in source.families:
@@ -103,14 +104,19 @@ def explained(source: Source, key: str = "model.checkpoint") -> Iterator[None]:
         raise ModelError(f"{key}: {source.checkpoint} could not be loaded: {line}{hint}") from error
 
 
+def _refuse_single_file(source: Source) -> None:
+    path = Path(source.checkpoint)
+    if path.is_file() or path.suffix in PICKLES:
+        kind = source.families[0] if source.families else "StableDiffusionPipeline"
+        raise ModelError(
+            f"model.checkpoint: {source.checkpoint} is a single file; give a diffusers folder. To convert it once: python -c "
+            f'"import diffusers; diffusers.{kind}.from_single_file({path.name!r}).save_pretrained({path.stem!r})"'
+        )
+
+
 def _model_index(checkpoint: str, revision: str | None) -> dict[str, Any]:
     """The pipeline's index; fetching it is cheap and fails for the same reasons that loading would."""
     path = Path(checkpoint)
-    if path.is_file() or path.suffix in PICKLES:
-        raise ModelError(
-            f"model.checkpoint: {checkpoint} is a single file; give a diffusers folder (a single-file checkpoint can be "
-            "converted with diffusers' from_single_file and save_pretrained)"
-        )
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise ModelError(f"model.checkpoint: {checkpoint} holds no model_index.json, so it is no diffusers pipeline folder")
     looks_local = not path.is_dir() and (path.is_absolute() or checkpoint.startswith(".") or checkpoint.count("/") != 1)

@@ -41,6 +41,17 @@ def test_shards_partition_the_data_set(build: Build, shards: int) -> None:
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
+@pytest.mark.parametrize("processes", [1, 2, 5])
+def test_processes_share_what_is_left_without_overlap(build: Build, processes: int) -> None:
+    """A batch is done only when all its images are; each of the others falls to one process."""
+    datamodule = SegmentationDataModule(build("scenes", count=7), batch_size=2)
+    datamodule.setup()
+    datamodule.done = frozenset(datamodule.image_ids[:3])
+    parts = [[sample.image_id for sample in datamodule.readable(rank, processes)] for rank in range(processes)]
+    assert sorted(_flat(parts)) == datamodule.image_ids[2:]
+    assert parts[0][:2] == datamodule.image_ids[2:4]
+
+
 def test_pixels_are_made_for_the_size_the_model_asks(build: Build) -> None:
     datamodule = SegmentationDataModule(build("scenes", count=2), batch_size=2)
     datamodule.setup()

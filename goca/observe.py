@@ -68,12 +68,12 @@ class HeadStatistics(AttentionStatistics):
     def observe(self, call: AttentionCall) -> None:
         if call.layer in self.head_layers and call.text is not None:
             one = call.image_at(0)
-            parts = [probabilities(one, call.text, batch, rows)[0][..., self._tokens] for batch, rows in self._blocks(one)]
+            parts = [probabilities(one, call.text, batch, rows)[0][..., self._tokens] for batch, rows in self._blocks(one, call.text)]
             self.head_maps[call.layer] = torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, call.grid).cpu()
         super().observe(call)
 
-    def _blocks(self, call: AttentionCall) -> Any:
-        return blocks(call, call.query.shape[2], self.max_bytes)
+    def _blocks(self, call: AttentionCall, keys: slice) -> Any:
+        return blocks(call, keys, call.query.shape[2], self.max_bytes)
 
 
 def observe(
@@ -104,7 +104,8 @@ def observe(
     with torch.inference_mode():
         seen = segmentor.observe([(view, aligned) for view in segmentor.views.of(sample)], statistics)
         decision = segmentor.decision_at(background)
-        prediction = segmentor.conclude(sample, (aligned,), seen, range(len(segmentor.views)), table, background is not None, decision)
+        rows = range(len(segmentor.views))
+        prediction = segmentor.conclude(sample, (aligned,), seen, rows, table, background is not None, decision)
     return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
 
 

@@ -66,15 +66,19 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
     for (dataset, protocol, prompts), members in kinds.items():
         methods = [summary["method"].split(", ") for summary in members]
         shared = [part for part in methods[0] if all(part in method for method in methods)] if len(members) > 1 else []
-        title = ", ".join([f"{dataset} - protocol {protocol}, prompts {prompts}", *shared])
-        table = Table(title=title, title_justify="left")
-        for name in ("run", "model", "method", "images", "mIoU", "pixel accuracy", "s / image"):
-            table.add_column(name, justify="right" if name in ("images", "mIoU", "pixel accuracy", "s / image") else "left")
+        models = {summary["model"] for summary in members}
+        several = len(models) > 1
+        title = [f"{dataset} - protocol {protocol}, prompts {prompts}", *(() if several else models), *shared]
+        table = Table(title=", ".join(title), title_justify="left")
+        for name in ("run", "model", "method") if several else ("run", "method"):
+            table.add_column(name, overflow="fold")
+        for name in ("images", "mIoU", "pixel accuracy", "s / image"):
+            table.add_column(name, justify="right")
         for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
             method = [part for part in summary["method"].split(", ") if part not in shared]
             table.add_row(
                 summary["folder"].split("_")[0],
-                summary["model"],
+                *((summary["model"],) if several else ()),
                 ", ".join(method) or "the same",
                 str(summary["images"]),
                 "-" if summary["miou"] is None else f"{summary['miou']:.2f}",

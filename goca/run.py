@@ -28,6 +28,7 @@ from goca.errors import ConfigError, DataError
 from goca.gallery import Gallery
 from goca.interrupt import StopOnSignal
 from goca.loggers import Logger, Report
+from goca.method import method_name
 from goca.metrics import SegmentationMetric
 from goca.paths import CONF
 from goca.provenance import checkpoint_identity, environment, generator_measures
@@ -136,7 +137,7 @@ def _facts(cfg: DictConfig, segmentor: Segmentor, data: SegmentationDataModule) 
         "dataset": dataset.name,
         "split": dataset.split,
         "model": backbone.name,
-        "method": method_name(cfg),
+        "method": _method(),
         "protocol": dataset.protocol.name,
         "prompts": redact(segmentor.prompts.describe()),
         "classes": list(dataset.classes.names),
@@ -177,15 +178,12 @@ def _check_failures(summary: Mapping[str, Any], allowed: int | None, folder: Pat
     )
 
 
-def method_name(cfg: DictConfig) -> str:
-    """The method in one phrase: the preset, or the choices that make it up."""
+def _method() -> str:
     try:
-        choices: Any = HydraConfig.get().runtime.choices
+        hydra_config = HydraConfig.get()
     except ValueError:  # composed by hand, without Hydra's own section
         return "custom"
-    if choices.preset not in (None, "none"):
-        return str(choices.preset)
-    return ", ".join(f"{group}={choices[group]}" for group in ("aggregation", "calibration", "refinement", "decision"))
+    return method_name(hydra_config.runtime.choices, hydra_config.overrides.task)
 
 
 def quiet() -> None:

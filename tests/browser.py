@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+WAIT = 120_000  # ms: a test fails for what never comes, not for a machine that is busy
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 
 
@@ -20,7 +21,7 @@ def browser() -> Iterator[Any]:
     if program is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        running = driver.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=WAIT)
         yield running
         running.close()
 
@@ -30,6 +31,7 @@ class Page:
 
     def __init__(self, browser: Any, address: str, viewport: dict[str, int] = DESKTOP) -> None:
         self.page = browser.new_page(viewport=viewport)
+        self.page.set_default_timeout(WAIT)
         self.errors: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)

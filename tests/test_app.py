@@ -20,7 +20,6 @@ from tests.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
 SETTING = Setting("scenes_unet", "goca", "goca", "affinity", None)
 
 
-
 @pytest.fixture(scope="module")
 def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("checkpoint")

@@ -54,7 +54,7 @@ def _ranking(board: Table, title: str) -> rich.table.Table:
     grid = rich.table.Table(title=escape(title), title_justify="left")
     shown = ("rank", "run", "model", "method", "mIoU", "low", "high", "s / image")
     for name in shown:
-        grid.add_column(name, justify="left" if name in ("run", "model", "method") else "right")
+        grid.add_column(name, justify="left" if name in ("run", "model", "method") else "right", overflow="fold")
     for row in board.rows:
         cells = dict(zip(board.columns, row, strict=True))
         grid.add_row(*(f"{cells[name]:.2f}" if isinstance(cells[name], float) else escape(str(cells[name])) for name in shown))

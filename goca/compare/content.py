@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from goca.compare.runs import Kind, Run
+from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
 from goca.gallery import disagreement
 from goca.tables import Cell, Table, threshold_index
@@ -28,14 +29,14 @@ class Settings:
     Args:
         samples, seed, level: of the bootstrap.
         baseline: method that differences are taken from; without one, the lowest run.
-        generative_power: model name -> score of a benchmark of generation.
+        generative_power: quantities that say how well models generate, by the names that runs know them by.
     """
 
     samples: int
     seed: int
     level: float
     baseline: str
-    generative_power: Mapping[str, float | None]
+    generative_power: Mapping[str, Scale]
 
 
 class Comparison:
@@ -149,7 +150,7 @@ class Comparison:
         return {
             "level": self.settings.level,
             "baseline": self.settings.baseline,
-            "power": {model: value for model, value in self.settings.generative_power.items() if value is not None},
+            "scales": {name: vars(scale) for name, scale in self.settings.generative_power.items()},
             "runs": [self._page_run(run) for run in ordered],
             "kinds": [self._page_kind(kind, members, number) for kind, members in self.kinds.items()],
         }
@@ -164,6 +165,7 @@ class Comparison:
             "high": high,
             "model": summary["model"],
             "method": summary["method"],
+            "power": generative_power(run, self.settings.generative_power),
             "thresholds": summary["miou_by_threshold"],
             "classes": summary["iou_by_class"],
             "images": dict(zip(run.kind.image_ids, np.round(run.counts.miou_by_image(), 2).tolist(), strict=True)),

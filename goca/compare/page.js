@@ -106,8 +106,9 @@ const label = (run) => (members().filter((other) => title(other) === title(run))
 
 function choices() {
   $("kind").replaceChildren(...data.kinds.map((entry, index) => new Option(entry.title, index)));
-  $("kind").addEventListener("change", () => { state.kind = Number($("kind").value); chooseRuns(); detail(); });
+  $("kind").addEventListener("change", () => { state.kind = Number($("kind").value); chooseRuns(); chooseScale(); detail(); });
   for (const id of ["run-a", "run-b"]) $(id).addEventListener("change", detail);
+  $("scale").addEventListener("change", scaling);
   $("all-runs").addEventListener("change", gallery);
   $("opacity").addEventListener("input", () => document.body.style.setProperty("--opacity", $("opacity").value / 100));
   $("more").addEventListener("click", () => { state.shown += PAGE; gallery(); });
@@ -119,6 +120,14 @@ function chooseRuns() {
   const base = runs.find((run) => run.method === data.baseline) || runs[runs.length - 1];
   $("run-a").value = runs[0].index;
   $("run-b").value = base.index;
+}
+
+// One quantity at a time is on the axis; the one that is known for most runs comes first.
+function chooseScale() {
+  const known = (name) => members().filter((run) => name in run.power).length;
+  const names = Object.keys(data.scales).filter(known).sort((a, b) => known(b) - known(a));
+  $("scale").replaceChildren(...names.map((name) => new Option(data.scales[name].label, name)));
+  $("scale-choice").hidden = names.length < 2;
 }
 
 function detail() {
@@ -155,22 +164,28 @@ function clear(id) {
 }
 
 function scaling() {
-  const runs = members().filter((run) => run.model in data.power);
-  const missing = [...new Set(members().filter((run) => !(run.model in data.power)).map((run) => run.model))];
-  $("scaling-note").textContent = missing.length
-    ? `No score of generation is known for ${missing.join(", ")}: set settings.generative_power.<model>.` : "";
+  const name = $("scale").value, scale = data.scales[name];
+  const runs = members().filter((run) => name in run.power);
+  const missing = [...new Set(members().filter((run) => !(name in run.power)).map((run) => run.model))];
+  const how = (quantity) => `set settings.generative_power.${quantity}.scores.<model>`;
+  $("scaling-note").textContent = !missing.length ? "" : !scale
+    ? `Nothing says how well ${missing.join(", ")} can generate: ${how(Object.keys(data.scales).at(-1))}.`
+    : `Not shown, as their ${scale.label} is not known: ${missing.join(", ")} (${how(name)}).`;
   if (!runs.length) { clear("scaling"); return; }
   const methods = [...new Set([...METHODS, ...runs.map((run) => run.method)])];
+  const highest = (run) => runs.every((other) => other.power[name] !== run.power[name] || other.miou <= run.miou);
   const traces = methods.map((method, index) => {
     // Of several runs of one model and method the best one is on the line.
     const best = new Map();
     for (const run of runs) if (run.method === method && !(best.get(run.model)?.miou >= run.miou)) best.set(run.model, run);
-    const points = [...best.values()].sort((a, b) => data.power[a.model] - data.power[b.model]);
-    return { name: plain(method), mode: "lines+markers+text", x: points.map((run) => data.power[run.model]), y: points.map((run) => run.miou),
-      text: points.map((run) => plain(run.model)), textposition: "top center", marker: { size: 9, color: colour(index) }, line: { color: colour(index) },
+    const points = [...best.values()].sort((a, b) => a.power[name] - b.power[name]);
+    return { name: plain(method), mode: "lines+markers+text", x: points.map((run) => run.power[name]), y: points.map((run) => run.miou),
+      text: points.map((run) => (highest(run) ? plain(run.model) : "")), textposition: "top center", marker: { size: 9, color: colour(index) }, line: { color: colour(index) },
       error_y: { type: "data", symmetric: false, array: points.map((run) => run.high - run.miou), arrayminus: points.map((run) => run.miou - run.low) } };
   }).filter((trace) => trace.x.length);
-  draw("scaling", traces, { height: 380, xaxis: { title: { text: "generative power (GenEval)" } }, yaxis: { title: { text: "mIoU" } } });
+  // Better models stand to the right.
+  const axis = { title: { text: plain(`${scale.label} (${scale.better} is better)`) }, automargin: true, autorange: scale.better === "lower" ? "reversed" : true };
+  draw("scaling", traces, { height: 380, xaxis: axis, yaxis: { title: { text: "mIoU" } } });
 }
 
 function ablations() {
@@ -243,4 +258,4 @@ function gallery() {
 
 $("lead").textContent = `${data.runs.length} runs in ${data.kinds.length} ${data.kinds.length === 1 ? "group" : "groups"} that can be ranked.`;
 $("notes").append(...data.notes.map((note) => element("li", { text: note })));
-filters(); choices(); board(); chooseRuns(); detail();
+filters(); choices(); board(); chooseRuns(); chooseScale(); detail();

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ class Objective(ABC):
     Args:
         high_noise: exponent below 1 that draws more noise levels near 1, where words matter.
     """
+
+    predicts: ClassVar[str]  # what the loss is of; losses of different targets have nothing in common
 
     def __init__(self, high_noise: float = 1.0) -> None:
         self.high_noise = high_noise
@@ -43,6 +45,8 @@ class Objective(ABC):
 
 class NoisePrediction(Objective):
     """The noise of a DDPM schedule."""
+
+    predicts = "noise"
 
     def corrupt(self, pipeline: Any, latents: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         last = pipeline.scheduler.config.num_train_timesteps
@@ -73,6 +77,8 @@ class PixArtObjective(NoisePrediction):
 
 class StableDiffusion3Objective(Objective):
     """The velocity of a rectified flow, from data to noise."""
+
+    predicts = "velocity"
 
     def corrupt(self, pipeline: Any, latents: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sigma = level.view(-1, 1, 1, 1)

@@ -12,10 +12,13 @@ from goca.compare.__main__ import compare
 from goca.compare.content import Comparison, Settings
 from goca.compare.page import markdown
 from goca.compare.runs import load
+from goca.compare.scaling import Scale, generative_power
 from goca.errors import DataError
 from tests.made_up import run_folder
 
-SETTINGS = Settings(200, 0, 0.95, "vanilla", {"sd15": 0.43, "sdxl": 0.55})
+SETTINGS = Settings(
+    200, 0, 0.95, "vanilla", {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})}
+)
 
 
 def test_only_runs_of_one_protocol_are_ranked_together(outputs: Path) -> None:
@@ -52,6 +55,16 @@ def test_runs_on_other_images_or_classes_are_named_and_ranked_apart(tmp_path: Pa
         "b: other images than other runs on made up (val); ranked apart",
         "c: other classes than other runs on made up; ranked apart",
     ]
+
+
+def test_generative_power_comes_from_the_run_or_from_the_user(tmp_path: Path) -> None:
+    run_folder(tmp_path / "own", model="tiny", generator={"loss": 0.04, "unheard of": 1.0})
+    run_folder(tmp_path / "given", model="sd15")
+    runs, _ = load([tmp_path])
+    power = {run.name: generative_power(run, SETTINGS.generative_power) for run in runs}
+    assert power == {"own": {"loss": 0.04}, "given": {"geneval": 0.43}}
+    over = {"loss": Scale("loss", "lower", {"tiny": 0.03})}
+    assert {run.name: generative_power(run, over) for run in runs} == {"own": {"loss": 0.03}, "given": {}}
 
 
 @pytest.mark.parametrize(

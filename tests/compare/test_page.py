@@ -18,7 +18,7 @@ pytest.importorskip("plotly", reason="plotly is not installed")
 def address(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     overrides = [f"runs=[{outputs}]", f"output={folder}", "settings.samples=50", "title='A & <b>B</b>'"]
-    overrides += ["settings.generative_power.sd15=0.4", "settings.generative_power.sdxl=0.5"]
+    overrides += ["+settings.generative_power.geneval.scores={sd15: 0.4, sdxl: 0.5}"]
     return compare(config.compose(overrides, "compare")).as_uri()
 
 
@@ -73,6 +73,17 @@ def test_it_filters_by_text_and_by_choice(page: Page) -> None:
     assert len(names(page)) == 5
 
 
+def test_one_quantity_at_a_time_is_on_the_axis_of_the_scaling_plot(page: Page) -> None:
+    axis = page.page.locator("#scaling .xtitle")
+    axis.get_by_text("GenEval (higher is better)").wait_for()
+    assert page.texts("#scale option") == ["GenEval", "held-out loss of the noise"]
+    assert page.texts("#scaling-note") == [""]
+    page.page.select_option("#scale", "held_out_loss_noise")
+    axis.get_by_text("held-out loss of the noise (lower is better)").wait_for()
+    assert page.texts("#scaling-note")[0].startswith("Not shown, as their held-out loss of the noise is not known: sd15 (")
+    page.page.select_option("#scale", "geneval")
+
+
 def test_the_gallery_shows_pictures_sorted_by_disagreement(page: Page) -> None:
     shares = [float(text.split(" %")[0]) for text in page.texts("#images h4 small")]
     assert len(shares) == 6
@@ -100,5 +111,7 @@ def test_choosing_runs_changes_difference_and_gallery(page: Page) -> None:
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_nothing_sticks_out_sideways(chromium: Any, address: str, viewport: dict[str, int]) -> None:
     page = Page(chromium, address, viewport)
+    for plot in ("scaling", "classes", "differences", "curves"):
+        page.page.wait_for_selector(f"#{plot} svg.main-svg", state="attached")
     assert page.fits()
     assert page.errors == []

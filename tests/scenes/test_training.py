@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from goca.paths import CONF
+from goca.provenance import generator_measures
 from goca.scenes.datasets import CachedLatents
 from goca.scenes.generator import scene
 from goca.scenes.train import train
@@ -50,6 +51,8 @@ def trained(tmp_path_factory):
 def test_the_adapter_takes_the_trained_pipeline(name, trained):
     report = json.loads((trained[name] / "training.json").read_text())
     assert report["steps"] == 1
+    loss = {"scenes_mmdit": "held_out_loss_velocity"}.get(name, "held_out_loss_noise")
+    assert generator_measures(str(trained[name])) == {loss: report["held_out_loss"]}
     assert report["held_out_loss"] > 0
     segmentor = Segmentor.from_config(*MODELS[name], f"model.checkpoint={trained[name]}", "model.device=cpu")
     segmentor.check()

@@ -2,12 +2,16 @@
 
 The denoiser and the autoencoder are built from their published configurations; text embeddings are random, so that no text
 encoder is needed. Bare is image encoding and one forward with nothing observed; goca is `Segmentor.segment` with the model's
-constants. Each runs in a process of its own. Further arguments are overrides, such as `model.dtype=bfloat16`.
+constants. Each runs in a process of its own. Further arguments are overrides, such as `model.dtype=bfloat16`; `denoiser.KEY=VALUE`
+replaces a value of the denoiser's configuration: `flux_dev denoiser.num_attention_heads=6` keeps all 57 layers, a quarter as wide.
+
+One line per variant is appended to benchmarks/results.jsonl, ratios being taken within the run.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -16,8 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from benchmarks import machine
 from goca.backbones import architectures
 from goca.backbones.loading import choose_dtype
 from goca.backbones.observable import observable_layers
@@ -26,31 +32,33 @@ from goca.data.classes import ClassTable
 from goca.prompts.prompt import TextSegment
 from goca.scenes.tokenizer import small_clip_tokenizer
 from goca.segmentor import Segmentor
-from goca.timing import peak_memory_bytes
 
 WORDS = ["circle", "heart", "grass"]
-RUNS = 3
+RUNS = 2
 
 
-def segmentor_of(model: str, overrides: list[str]) -> Segmentor:
+def segmentor_of(model: str, arguments: list[str]) -> Segmentor:
     """A segmentor around fresh weights, with a tokenizer that fills the model's text axis."""
-    cfg = compose([f"model={model}", *overrides])
-    segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
+    changes = OmegaConf.from_dotlist([a.removeprefix("denoiser.") for a in arguments if a.startswith("denoiser.")])
+    overrides = [argument for argument in arguments if not argument.startswith("denoiser.")]
+    segmentor = Segmentor.from_components(
+        compose([f"model={model}", *overrides]), ClassTable.from_names(["object"]), has_background=False
+    )
     backbone: Any = segmentor.backbone.sketch()
     tokens = max(layer.tokens for layer in observable_layers(backbone))
     dtype = choose_dtype(backbone.dtype, torch.device("cpu"))
     torch.manual_seed(0)
     torch.set_default_dtype(dtype)  # so that half precision needs no copy in full precision first
-    pipeline = architectures.skeleton(backbone.checkpoint, device="cpu")
+    pipeline = architectures.skeleton(backbone.checkpoint, "cpu", OmegaConf.to_object(changes))  # type: ignore[arg-type]
     torch.set_default_dtype(torch.float32)
     backbone.load(pipeline)
     backbone.__dict__["text_segments"] = (TextSegment(small_clip_tokenizer(max_length=tokens), tokens),)
     return segmentor
 
 
-def measure(model: str, variant: str, overrides: list[str]) -> dict[str, Any]:
-    """Seconds of the best of a few runs after one that warms up, and the peak of resident memory."""
-    segmentor = segmentor_of(model, overrides)
+def measure(model: str, variant: str, arguments: list[str]) -> dict[str, Any]:
+    """Median seconds of a few runs after one that warms up, and their peak of memory."""
+    segmentor = segmentor_of(model, arguments)
     backbone: Any = segmentor.backbone
     generator = np.random.default_rng(0)
     image = Image.fromarray(generator.integers(0, 255, (backbone.size, backbone.size, 3), dtype=np.uint8))
@@ -67,31 +75,40 @@ def measure(model: str, variant: str, overrides: list[str]) -> dict[str, Any]:
 
     run: Callable[[], Any] = bare if variant == "bare" else lambda: segmentor.segment(image, text)
     run()
+    machine.reset_peak_memory()
     seconds = []
     for _ in range(RUNS):
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
     return {
-        "model": model,
-        "size": backbone.size,
         "variant": variant,
+        "model": " ".join([model, *(argument for argument in arguments if argument.startswith("denoiser."))]),
+        "size": backbone.size,
         "dtype": str(backbone.torch_dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "seconds": round(min(seconds), 2),
-        "peak_gib": round(peak_memory_bytes() / 2**30, 2),
+        "batch": 1,
+        "device": backbone.torch_device.type,
+        "layers": len(segmentor.plan().cross),
+        "seconds": round(statistics.median(seconds), 2),
+        "peak_bytes": machine.peak_bytes(),
+        **machine.context(torch.get_num_threads()),
     }
 
 
-def main(model: str, overrides: list[str]) -> None:
-    results = []
-    for variant in ("bare", "goca"):
-        command = [sys.executable, "-m", "benchmarks.full_size", model, "--variant", variant, *overrides]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        results.append(json.loads(output.splitlines()[-1]))
-        print(json.dumps(results[-1]), flush=True)
-    bare, goca = results
-    print(f"time x {goca['seconds'] / bare['seconds']:.2f}, memory + {goca['peak_gib'] - bare['peak_gib']:.2f} GiB")
+def main(model: str, arguments: list[str]) -> None:
+    bare: dict[str, Any] = {}
+    for variant in ("bare", "goca+affinity"):
+        command = [sys.executable, "-m", "benchmarks.full_size", model, "--variant", variant, *arguments]
+        output = subprocess.run(command, check=False, capture_output=True, text=True)
+        if output.returncode:
+            raise SystemExit(output.stderr)
+        found = json.loads(output.stdout.splitlines()[-1])
+        bare = bare or found
+        found["ratio_time"] = round(found["seconds"] / bare["seconds"], 4)
+        found["ratio_memory"] = round(found["peak_bytes"] / bare["peak_bytes"], 4)
+        machine.append({"benchmark": "full_size", **found})
+        peak = f"{found['peak_bytes'] / 1e9:.2f} GB ({found['ratio_memory']:.3f})"
+        print(f"{variant:14} {found['seconds']:8.2f} s ({found['ratio_time']:.3f})  peak {peak}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Time and memory of a guided denoising step beside plain guidance: `python -m benchmarks.generation model=sd15 size=512`.
 
-Each variant runs in a process of its own. A step is the time from one denoiser call to the next: the forward with both halves,
-regions and rate, the scheduler; the median is taken, without the first steps. On a CPU it is processor time, which work beside
-it disturbs least. Memory is the peak before decoding. A line per variant is appended to benchmarks/results.jsonl, with ratios
-taken within the run.
+Each variant runs in a process of its own, `rounds` times by turns, of which the median counts. A step is the time from one
+denoiser call to the next: the forward with both halves, regions and rate, the scheduler; the median is taken, without the first
+steps. On a CPU it is processor time, which work beside it disturbs least. Memory is the peak before decoding. A line per
+variant is appended to benchmarks/results.jsonl, with ratios taken within the run.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Options:
     dtype: str = "float32"
     batch: int = 8
     steps: int = 11
+    rounds: int = 1
     threads: int = 2
     variants: list[str] = field(default_factory=lambda: list(VARIANTS))
     variant: str | None = None  # set in the child processes
@@ -94,6 +95,16 @@ def _stop(*_: Any, **__: Any) -> None:
     raise _Decoding
 
 
+def measured_apart(variant: str) -> dict[str, Any]:
+    """`measure` in a process of its own, with this command's options."""
+    child = [sys.executable, "-m", "benchmarks.generation", *sys.argv[1:], f"variant={variant!r}"]
+    output = subprocess.run(child, capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise SystemExit(output.stderr)
+    found: dict[str, Any] = json.loads(output.stdout.splitlines()[-1])
+    return found
+
+
 def main() -> None:
     options: Options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), OmegaConf.from_cli()))  # type: ignore[assignment]
     if options.variant is not None:
@@ -102,14 +113,14 @@ def main() -> None:
     table = Table(title=f"{options.model}, {options.size} px, {options.dtype}, batch {options.batch}")
     for column in ("guidance", "s / step and picture", "ratio", "peak GB", "ratio "):
         table.add_column(column)
-    shared = {key: getattr(options, key) for key in ("model", "size", "dtype", "batch", "steps")}
+    shared = {key: getattr(options, key) for key in ("model", "size", "dtype", "batch", "steps", "rounds")}
+    rounds = [{variant: measured_apart(variant) for variant in options.variants} for _ in range(options.rounds)]
     plain: dict[str, Any] = {}
     for variant in options.variants:
-        child = [sys.executable, "-m", "benchmarks.generation", *sys.argv[1:], f"variant={variant!r}"]
-        output = subprocess.run(child, capture_output=True, text=True, check=False)
-        if output.returncode:
-            raise SystemExit(output.stderr)
-        found = json.loads(output.stdout.splitlines()[-1])
+        found = {
+            "seconds": statistics.median(one[variant]["seconds"] for one in rounds),
+            "peak_bytes": max(one[variant]["peak_bytes"] for one in rounds),
+        }
         plain = plain or found
         found |= {
             "ratio_time": round(found["seconds"] / plain["seconds"], 4),

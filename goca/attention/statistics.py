@@ -93,7 +93,8 @@ class AttentionStatistics:
         for cross, paired in plan.cross.items():
             self._cross_of.setdefault(paired, []).append(cross)
         self._reference: _Reference | None = None
-        self._waiting: list[AttentionCall] = []  # self-attention that ran before the reference feature
+        # Self-attention that ran before the reference feature, with head weights where it attends to text as well.
+        self._waiting: list[tuple[AttentionCall, Tensor | None]] = []
         self._maps: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # (B, S, n) and its grid, until the layer's weight is known
         self._weights: dict[str, Tensor] = {}
         self._head_weights: dict[str, Tensor] = {}
@@ -104,25 +105,24 @@ class AttentionStatistics:
 
     def observe(self, call: AttentionCall) -> None:
         """Reduce one call; what it is good for follows from the plan."""
-        if call.layer in self.plan.cross and call.text is not None:
-            self._maps[call.layer] = (self._weigh_heads(call), call.grid)
-            if not self.aggregation.weighs_layers:
-                self._weights[call.layer] = torch.ones(call.query.shape[0], device=call.query.device)
-            self._settle(call.layer)
+        if call.layer == self.plan.reference:
+            self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
+        gives_map = call.layer in self.plan.cross and call.text is not None
+        gives_weight = call.layer in self._cross_of and call.image is not None and self.aggregation.weighs_layers
+        head_weights = self._weigh_heads(call) if gives_map else None
+        if gives_weight and self._reference is None:
+            # Of joint attention the map waits too: it is larger than the queries and keys that are kept anyway.
+            self._waiting.append((call.without_values(), head_weights))
+        else:
+            self._reduce(call, gives_weight, head_weights)
         if call.layer in self.plan.self_attention and call.image is not None:
             self._self_attention[call.layer] = call.without_values()
         if call.layer in self.plan.features:
             self._features[call.layer] = _dense_feature(call, self.plan.feature_kind)
         if call.layer == self.plan.reference:
-            self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
-            for waiting in self._waiting:
-                self._weigh_layer(waiting)
+            for waiting, weights in self._waiting:
+                self._reduce(waiting, True, weights)
             self._waiting.clear()
-        if call.layer in self._cross_of and call.image is not None and self.aggregation.weighs_layers:
-            if self._reference is None:
-                self._waiting.append(call.without_values())
-            else:
-                self._weigh_layer(call)
 
     def finish(self) -> Observation:
         """Normalise what has been added up; raises RuntimeError if a planned layer did not run."""
@@ -142,32 +142,43 @@ class AttentionStatistics:
             max_bytes=self.max_bytes,
         )
 
+    def _reduce(self, call: AttentionCall, gives_weight: bool, head_weights: Tensor | None) -> None:
+        """Turn a call into the weight of its block's layers, into its own map, or both."""
+        if gives_weight:
+            assert self._reference is not None
+            weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize)
+            for cross in self._cross_of[call.layer]:
+                self._weights[cross] = weight.clamp(min=0)
+                self._settle(cross)
+        if head_weights is not None:
+            self._maps[call.layer] = (self._layer_map(call, head_weights), call.grid)
+            if not self.aggregation.weighs_layers:
+                self._weights[call.layer] = torch.ones(call.query.shape[0], device=call.query.device)
+            self._settle(call.layer)
+
     def _weigh_heads(self, call: AttentionCall) -> Tensor:
-        """The layer's map (B, S, n): heads are weighted and summed block by block."""
-        assert call.output is not None and call.value is not None and call.text is not None
+        """The weight of each head at each pixel: (B, H, S)."""
+        assert call.output is not None and call.value is not None
         if self.aggregation.heads == "average" or call.projection is None:
             weights = heads.average(call.output, call.output, call.value)
         else:
             weights = heads.METHODS[self.aggregation.heads](call.output, call.projection, call.value)
         self._head_weights[call.layer] = weights.mean(-1)
+        return weights
+
+    def _layer_map(self, call: AttentionCall, head_weights: Tensor) -> Tensor:
+        """(B, S, n): heads are weighted and summed block by block."""
+        assert call.text is not None
         images, _, pixels, _ = call.query.shape
-        tokens = len(range(*call.text.indices(call.key.shape[2])))
-        layer_map = torch.empty(images, pixels, tokens, device=call.query.device)
+        layer_map = torch.empty(images, pixels, len(range(*call.text.indices(call.keys))), device=call.query.device)
         for batch, rows in blocks(call, call.text, pixels, self.max_bytes):
             attention = probabilities(call, call.text, batch, rows)
-            layer_map[batch, rows] = maps.weigh_heads(attention, weights[batch, :, rows])
+            layer_map[batch, rows] = maps.weigh_heads(attention, head_weights[batch, :, rows])
         return layer_map
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:
         feature = _dense_feature(call, self.plan.feature_kind)
         return feature[:, :1] if self.aggregation.reference_channels == "first" else feature
-
-    def _weigh_layer(self, call: AttentionCall) -> None:
-        assert self._reference is not None
-        weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize)
-        for cross in self._cross_of[call.layer]:
-            self._weights[cross] = weight.clamp(min=0)
-            self._settle(cross)
 
     def _settle(self, layer: str) -> None:
         """Add a layer's map to its grid's total once both its map and its weight are known, whichever comes second.

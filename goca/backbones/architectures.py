@@ -32,15 +32,22 @@ def build(kind: Any, config: Mapping[str, Any], device: str = "meta") -> nn.Modu
     return network.to(device)  # and tables that the constructor made by other means
 
 
-def skeleton(checkpoint: str, device: str = "meta") -> Any:
-    """The pipeline of a published checkpoint: denoiser and autoencoder with fresh weights, no tokenizers, no text encoders."""
+def skeleton(checkpoint: str, device: str = "meta", denoiser: Mapping[str, Any] | None = None) -> Any:
+    """The pipeline of a published checkpoint: denoiser and autoencoder with fresh weights, no tokenizers, no text encoders.
+
+    Args:
+        checkpoint: a key of `published()`.
+        device: where the weights are; on `meta` they take no memory.
+        denoiser: values that replace those of the denoiser's configuration, for a narrower network of the same layers.
+    """
     facts = published()[checkpoint]
     kind = getattr(diffusers, facts["pipeline"])
     components: dict[str, Any] = {"scheduler": diffusers.DDIMScheduler(clip_sample=False, steps_offset=1)}
     for name, part in facts["components"].items():
         if not name.startswith("text_encoder"):
             part_kind = getattr(diffusers, part["class"])
-            components[name] = part_kind(**part["config"]) if name == "scheduler" else build(part_kind, part["config"], device)
+            config = {**part["config"], **(denoiser or {})} if name in ("unet", "transformer") else part["config"]
+            components[name] = part_kind(**config) if name == "scheduler" else build(part_kind, config, device)
     names = [name for name in inspect.signature(kind.__init__).parameters if name in _component_names(kind)]
     options = {"requires_safety_checker": False} if "requires_safety_checker" in kind.__init__.__code__.co_varnames else {}
     return kind(**{**dict.fromkeys(names), **components, **options})

@@ -17,7 +17,7 @@ MASKS = ["none", "boolean", "additive", "per head"]
 def _mask(kind: str, images: int, n_heads: int, keys: int, generator: torch.Generator) -> torch.Tensor | None:
     """A mask of some keys, never of all."""
     keep = torch.rand(images, 1, 1, keys, generator=generator) < 0.7
-    keep[..., 0] = True
+    keep[..., 0] = keep[..., -1] = True  # of joint attention at least one text and one image key
     if kind == "boolean":
         return keep
     if kind == "additive":
@@ -30,10 +30,11 @@ def _call(layer, grid, keys, text, image, draw, n_heads, width, dtype, generator
     images, pixels = draw, grid[0] * grid[1]
     query = torch.randn(images, n_heads, pixels, width, generator=generator).to(dtype)
     key = torch.randn(images, n_heads, keys, width, generator=generator).to(dtype)
-    value = torch.randn(images, n_heads, keys, width, generator=generator).to(dtype)
+    # Positive, so that no head's weight is negative: weights that nearly cancel would amplify rounding without limit.
+    value = torch.rand(images, n_heads, keys, width, generator=generator).to(dtype)
     masked = _mask(mask, images, n_heads, keys, generator)
     output, lse = attention_with_lse(query, key, value, attn_mask=masked.to(dtype) if mask == "per head" else masked)
-    projection = torch.randn(n_heads * width + 1, n_heads * width, generator=generator).to(dtype)
+    projection = torch.rand(n_heads * width + 1, n_heads * width, generator=generator).to(dtype)
     return AttentionCall(layer, grid, query, key, width**-0.5, text, image, masked, value, output, projection, lse)
 
 
@@ -92,7 +93,5 @@ def test_any_shape_agrees_with_the_oracle(case):
     token_maps, weights = oracle.aggregate(aggregation, cross, own, feature)
     for name, weight in weights.items():
         torch.testing.assert_close(found.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
-    # Signed head weights can nearly cancel, and what is left of a pixel is then divided by its small sum.
-    half = case["dtype"] != torch.float32
-    close = torch.isclose(found.token_maps, token_maps, rtol=2e-2 if half else 1e-4, atol=2e-3 if half else 1e-5)
-    assert close.float().mean() > (0.9 if half else 0.99)
+    half = case["dtype"] != torch.float32  # the model's own output, from which head weights come, is rounded then
+    torch.testing.assert_close(found.token_maps, token_maps, rtol=5e-2 if half else 1e-4, atol=1e-2 if half else 1e-6)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import wandb
 
 _TAG_LENGTH = 64  # the service's limit
+_LOCAL_START = 90.0  # seconds until W&B's own process has started, on a busy machine
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -65,9 +66,9 @@ class WandbLogger(Logger):
                 disable_git=True,
                 console="off",
                 x_disable_stats=True,
-                init_timeout=self.init_timeout,
                 finish_timeout=self.finish_timeout,
                 finish_timeout_raises=True,
+                init_timeout=_LOCAL_START if offline else self.init_timeout,
             ),
         )
         folder = Path(run.dir).parent

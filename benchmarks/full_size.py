@@ -2,8 +2,9 @@
 
 The denoiser and the autoencoder are built from their published configurations; text embeddings are random, so that no text
 encoder is needed. Bare is image encoding and one forward with nothing observed; goca is `Segmentor.segment` with the model's
-constants. Each runs in a process of its own. Further arguments are overrides, such as `model.dtype=bfloat16`; `denoiser.KEY=VALUE`
-replaces a value of the denoiser's configuration: `flux_dev denoiser.num_attention_heads=6` keeps all 57 layers, a quarter as wide.
+constants. Each runs in a process of its own. Further arguments are overrides, such as `model.dtype=bfloat16`;
+`denoiser.KEY=VALUE` replaces a value of the denoiser's configuration: `flux_dev denoiser.num_attention_heads=6` keeps all 57
+layers, a quarter as wide.
 
 One line per variant is appended to benchmarks/results.jsonl, ratios being taken within the run.
 """

@@ -1,0 +1,54 @@
+"""How the cost of GoCA with affinity grows: `python -m benchmarks.growth`.
+
+Image size, number of classes, number of layers and batch vary one at a time around Stable Diffusion 1.5 at 256 px with 4
+classes, 16 layers and one image. What is counted is the time beyond the bare forward pass: the stages aggregate to decide.
+One line per setting is appended to benchmarks/results.jsonl; arguments such as `threads=1` go to benchmarks.forward.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+
+STAGES = ("aggregate", "calibrate", "refine", "decide")
+BASE = {"size": 256, "classes": 4, "layers": "*attn2", "batch": 1}
+SETTINGS = {
+    "size": [256, 384, 512, 768, 1024],
+    "classes": [1, 4, 20, 60, 150],
+    "layers": ["mid_block*attn2", "up_blocks*attn2", "*attn2"],
+    "batch": [1, 2, 4, 8],
+}
+
+
+def main(arguments: list[str]) -> None:
+    table = Table(title="seconds an image beyond the bare forward: sd15, goca+affinity")
+    for column in ("varied", "value", "layers", "prompts", *STAGES, "sum", "whole image", "peak GB"):
+        table.add_column(column, justify="left" if column == "varied" else "right")
+    for varied, values in SETTINGS.items():
+        for value in values:
+            setting = {**BASE, varied: value}
+            options = ["variant=goca+affinity", "repeats=2", *(f"{key}={setting[key]}" for key in setting), *arguments]
+            child = subprocess.run(
+                [sys.executable, "-m", "benchmarks.forward", *options], capture_output=True, text=True, check=False
+            )
+            if child.returncode:
+                raise SystemExit(child.stderr)
+            found = json.loads(child.stdout.splitlines()[-1])
+            stages = [found["stages"].get(stage, 0.0) for stage in STAGES]
+            line = {"benchmark": "growth", "variant": "goca+affinity", "varied": varied, "model": "sd15", **setting, **found}
+            machine.append({**line, "beyond_bare": round(sum(stages), 4), **machine.context(2)})
+            table.add_row(
+                varied, str(value), str(found["layers"]), str(found["prompts"]), *(f"{stage:.3f}" for stage in stages),
+                f"{sum(stages):.3f}", f"{found['seconds']:.2f}", f"{found['peak_bytes'] / 1e9:.2f}",
+            )  # fmt: skip
+    Console(width=140).print(table)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,61 +1,180 @@
-"""Tables of the scaling experiment from its run folders: `python experiments/scaling_scenes.py outputs/scaling_scenes`."""
+"""Measure methods on bundled backbones: all methods of a member read the same forwards, which costs a fifth of separate runs.
+
+python -m experiments.scaling_scenes                             500 held-out scenes x 3 seeds, every member: RESULTS_ZOO.md
+python -m experiments.scaling_scenes --set main search --count 200 --seeds 0 1 --out outputs/search     what was tried beside
+
+Counts go to OUT/SPLIT/MODEL/METHOD.npz and are not computed again; `experiments.scaling_report` makes tables of them. A method
+is a list of overrides of `python -m goca.run`, which gives the same numbers, rounding of other batches aside.
+"""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections import defaultdict
+import argparse
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
-from goca.compare.statistics import ImageCounts, bootstrap, interval
+from goca import config
+from goca.attention.call import AttentionCall, probabilities
+from goca.attention.statistics import AttentionStatistics, Observation, Plan
+from goca.data.base import Sample
+from goca.data.datamodule import to_pixels
+from goca.metrics import confusion
 from goca.paths import BUNDLED
-from goca.results import RunFolder
+from goca.prompts.prompt import Prompt
+from goca.segmentor import Segmentor
 
-METHODS = ("vanilla", "heads_only", "layers_only", "calibration_only", "goca")
+MAIN = {
+    "vanilla": ["preset=vanilla"],
+    "heads_only": ["aggregation=heads_only", "calibration=vanilla"],
+    "layers_only": ["aggregation=layers_only", "calibration=vanilla"],
+    "calibration_only": ["aggregation=vanilla"],
+    "goca": [],
+}
+SEARCH = {
+    "renormalize": ["aggregation.renormalize=true"],
+    "equal layers": ["aggregation=heads_only"],
+    "equal heads": ["aggregation=layers_only"],
+    "order 2": ["model.affinity_order=2"],
+    "order 3": ["model.affinity_order=3"],
+    "no refinement": ["refinement=none"],
+    "compound": ["calibration=compound"],
+    "goca_raw": ["calibration=goca_raw"],
+    "per_pixel": ["calibration=per_pixel"],
+    "lift": ["calibration=lift"],
+    "random_walk": ["refinement=random_walk"],
+    "lift + random_walk": ["calibration=lift", "refinement=random_walk"],
+    "mirrored": ["views=mirrored"],
+    "noises": ["views=noises"],
+    "shifted": ["views=shifted"],
+    "shifted + lift + random_walk": ["views=shifted", "calibration=lift", "refinement=random_walk"],
+    **{f"t = {t}": [f"model.timestep={t}"] for t in (10, 50, 200, 300)},
+}
+SETS = {"main": MAIN, "search": SEARCH}
+BATCH = 25  # images of one forward
 
 
-def read(folder: Path) -> dict[tuple[str, str], dict[int, ImageCounts]]:
-    """(model, method) -> seed -> counts, of every finished run below a folder."""
-    runs: dict[tuple[str, str], dict[int, ImageCounts]] = defaultdict(dict)
-    for path in sorted(folder.rglob("summary.json")):
-        summary = json.loads(path.read_text())
-        records = sorted(RunFolder(path.parent).records(), key=lambda record: record["image_id"])
-        counts = ImageCounts.of(records, len(summary["classes"]), 0, summary["has_background"], summary["unseen_classes"])
-        runs[summary["model"], summary["method"]][summary["seed"]] = counts
-    return runs
+class Recorder:
+    """Takes the place of `AttentionStatistics` in a forward and keeps every call for the methods that want it."""
+
+    def __init__(self, layers: tuple[str, ...]) -> None:
+        self.plan = Plan(cross=dict.fromkeys(layers, layers[0]))
+        self.calls: list[AttentionCall] = []
+
+    def observe(self, call: AttentionCall) -> None:
+        self.calls.append(call)
+
+    def finish(self) -> None:
+        pass
+
+    def replay(self, segmentor: Segmentor) -> Observation:
+        """What the segmentor's own statistics would have observed."""
+        statistics = AttentionStatistics(segmentor.aggregation, segmentor.plan(), segmentor.max_bytes)
+        for call in self.calls:
+            if call.layer in statistics.plan.observed:
+                statistics.observe(call)
+        return statistics.finish()
 
 
-def pooled(seeds: dict[int, ImageCounts]) -> ImageCounts:
-    """The counts of every image added up over noise seeds, so that images are what a bootstrap draws."""
-    parts = list(seeds.values())
-    hits, unions = sum(part.hits for part in parts), sum(part.unions for part in parts)
-    return ImageCounts(hits, unions, parts[0].has_background, parts[0].unseen_classes)
+def build(model: str, overrides: list[str], split: str, count: int) -> tuple[Segmentor, Any]:
+    """A segmentor of one method, and its data set."""
+    cfg = config.compose([f"model={model}", "model.device=cpu", f"split={split}", f"dataset.count={count}", *overrides])
+    dataset = config.build(cfg, "dataset")
+    dataset.setup()
+    prompts = config.build(cfg, "prompts")
+    prompts.setup(dataset)
+    return Segmentor.from_components(cfg, dataset.classes, dataset.has_background, prompts=prompts), dataset
 
 
-def main(folder: Path) -> None:
-    runs = read(folder)
-    models = list(dict.fromkeys(model for model, _ in runs))
-    loss = {name: json.loads((BUNDLED / name / "training.json").read_text())["held_out_loss"] for name in models}
-    models.sort(key=lambda name: -loss[name])  # weakest generator first
-    miou, gains = {}, []
-    print("| model | held-out loss | images x seeds |", " | ".join(METHODS), "| GoCA - vanilla |")
-    print("|" + "---|" * (len(METHODS) + 4))
-    for model in models:
-        cells, samples = [], {}
-        for method in METHODS:
-            counts = pooled(runs[model, method])
-            samples[method] = bootstrap(counts, 2000, seed=0)
-            low, high = interval(samples[method], 0.95)
-            miou[model, method] = float(counts.miou()[0])
-            cells.append(f"{miou[model, method]:.1f} [{low:.1f}, {high:.1f}]")
-        gains.append(miou[model, "goca"] - miou[model, "vanilla"])
-        low, high = interval(samples["goca"] - samples["vanilla"], 0.95)  # paired: the same images in every draw
-        size = f"{len(counts.hits)} x {len(runs[model, 'goca'])}"
-        print(f"| {model} | {loss[model]:.4f} | {size} |", " | ".join(cells), f"| {gains[-1]:+.1f} [{low:+.1f}, {high:+.1f}] |")
-    print(f"\nmean of GoCA - vanilla over {len(models)} members: {np.mean(gains):+.1f}")
+def batches(dataset: Any, segmentor: Segmentor) -> Iterator[list[tuple[Sample, tuple[Prompt, ...]]]]:
+    """Samples with their prompts, `BATCH` at a time."""
+    for first in range(0, len(dataset), BATCH):
+        samples = [dataset[i] for i in range(first, min(first + BATCH, len(dataset)))]
+        samples = [dataclasses.replace(s, pixels=to_pixels(s.image, segmentor.backbone.size)) for s in samples]
+        yield [(s, segmentor.prompts(s, dataset.classes, segmentor.backbone.text_segments)) for s in samples]
+
+
+@torch.inference_mode()
+def measure(model: str, methods: dict[str, list[str]], split: str, count: int, seeds: list[int], folder: Path) -> None:
+    """Counts of every method that has none yet: hits and unions (seeds, images, classes), and the mass of special tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = {name: overrides for name, overrides in methods.items() if not (folder / f"{name}.npz").exists()}
+    built = {name: build(model, overrides, split, count) for name, overrides in todo.items()}
+    groups: dict[Any, list[str]] = {}  # methods that read the same forward
+    for name, (segmentor, _) in built.items():
+        groups.setdefault((segmentor.backbone.timestep, segmentor.views), []).append(name)
+    for names in groups.values():
+        leader, dataset = built[names[0]]
+        leader.backbone.load()
+        for name in names:
+            built[name][0].backbone = leader.backbone
+        counts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        masses = []
+        for seed in seeds:
+            leader.seed = seed
+            for pairs in batches(dataset, leader):
+                recorder = Recorder(tuple(leader.backbone.attention_modules))
+                rows = [(seen, prompt) for sample, prompts in pairs for prompt in prompts for seen in leader.views.of(sample)]
+                leader.observe(rows, recorder)  # type: ignore[arg-type]
+                if seed == seeds[0] and "goca" in names:
+                    masses += [mass(recorder.calls, row, prompt) for row, (_, prompt) in enumerate(rows)]
+                for name in names:
+                    counts[name] += evaluate(built[name][0], dataset, pairs, recorder.replay(built[name][0]))
+        for name in names:
+            both = np.stack(counts[name]).reshape(len(seeds), len(dataset), 2, -1)
+            extra = {"mass": np.stack(masses)} if name == "goca" else {}
+            np.savez_compressed(folder / f"{name}.npz", hits=both[:, :, 0], unions=both[:, :, 1], **extra)
+            print(model, name, flush=True)
+
+
+def evaluate(segmentor: Segmentor, dataset: Any, pairs: list[Any], observation: Observation) -> list[np.ndarray]:
+    """(2, K) hits and unions of each image."""
+    found, views = [], len(segmentor.views)
+    for number, (sample, prompts) in enumerate(pairs):
+        assert len(prompts) == 1 and sample.label is not None  # one prompt an image: the words of what is visible
+        rows = range(number * views, (number + 1) * views)
+        args = (dataset.classes, dataset.has_background, segmentor.decision)
+        prediction = segmentor.conclude(sample, prompts, observation, rows, *args)
+        counts = confusion(prediction.labels, torch.from_numpy(sample.label), len(dataset.classes))[0].double()
+        hits = counts.diagonal()
+        found.append(torch.stack([hits, counts.sum(0) + counts.sum(1) - hits]).numpy())
+    return found
+
+
+def mass(calls: list[AttentionCall], row: int, prompt: Prompt) -> np.ndarray:
+    """Share of the text attention on content, start, end, padding and other tokens: mean over layers, heads and pixels (5,)."""
+    layers = []
+    for call in calls:
+        if call.text is not None:
+            one = call.image_at(row)
+            token = probabilities(one, call.text).mean((0, 1, 2))  # (n,)
+            parts = [prompt.content, *(prompt.special.get(kind, ()) for kind in ("start", "end", "padding"))]
+            shares = [float(token[list(part)].sum() / token.sum()) for part in parts]
+            layers.append([*shares, 1 - sum(shares)])
+    return np.mean(layers, axis=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    members = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
+    parser.add_argument("--models", nargs="+", default=members)
+    parser.add_argument("--set", nargs="+", choices=SETS, default=["main"], help="groups of methods")
+    parser.add_argument("--split", choices=("test", "train"), default="test")
+    parser.add_argument("--count", type=int, default=500, help="scenes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("outputs/scaling_scenes"))
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for model in options.models:
+        methods = {name: overrides for group in options.set for name, overrides in SETS[group].items()}
+        folder = options.out / options.split / model
+        measure(model, methods, options.split, options.count, options.seeds, folder)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -106,6 +106,18 @@ def minmax(maps: Tensor, groups: Groups) -> Tensor:
 
 
 @calibration_step
+def lift(maps: Tensor, groups: Groups) -> Tensor:
+    """X / its mean over pixels: how much more likely a pixel makes a group, whatever share the group has of all attention."""
+    return _divide(maps, maps.mean((-2, -1), keepdim=True), groups.parity)
+
+
+@calibration_step
+def share(maps: Tensor, groups: Groups) -> Tensor:
+    """X / the sum of all groups as they now are, per pixel; `per_pixel` divides by the sum of the tokens' raw maps."""
+    return maps if groups.alone and not groups.parity else _divide(maps, maps.sum(0), groups.parity)
+
+
+@calibration_step
 def times_raw(maps: Tensor, groups: Groups) -> Tensor:
     """X times the group's uncalibrated scores."""
     return maps * groups.raw

@@ -126,6 +126,21 @@ def squared(maps, groups):
     return maps**2
 
 
+def test_lift_and_share_do_not_see_how_much_attention_a_word_has():
+    maps = token_maps()
+    louder = maps.clone()
+    louder[4] *= 20  # the one token of class 3
+    calibration = Calibration(("lift", "share"))
+    expected = maps[[1, 2]].mean(0), maps[4], maps[5], maps[[6, 7]].mean(0)
+    lifted = torch.stack([group / group.mean() for group in expected])
+    for tokens in (maps, louder):
+        found = calibration(tokens, PROMPT)
+        torch.testing.assert_close(found.scores, (lifted / lifted.sum(0))[:2])
+    assert not torch.allclose(
+        Calibration(("per_pixel",))(louder, PROMPT).scores, Calibration(("per_pixel",))(maps, PROMPT).scores
+    )
+
+
 def test_a_step_of_ones_own(monkeypatch):
     expected = Calibration(("per_pixel",))(token_maps(), PROMPT).scores ** 2
     by_path = Calibration(("per_pixel", f"{__name__}.squared"))(token_maps(), PROMPT)

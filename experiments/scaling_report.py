@@ -1,0 +1,185 @@
+"""Tables and the plot of `scaling_scenes`: `python -m experiments.scaling_report outputs/scaling_scenes/test [PLOT.png]`.
+
+Intervals: 95 %, bootstrap over images (2,000 draws), the seeds of an image kept together; differences are paired.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from scipy.stats import spearmanr
+
+from experiments.scaling_scenes import MAIN, SEARCH
+from goca.compare.statistics import ImageCounts, bootstrap, interval
+from goca.paths import BUNDLED
+from goca.scenes.generator import CLASSES, STUFF
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+DRAWS = 2000
+MASSES = ("content", "start", "end", "padding", "other")
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+COLOURS = {"vanilla": "#999999", "goca": "#0072B2"}
+MARKERS = {"scenes_unet": "o", "scenes_dit": "s", "scenes_mmdit": "^"}
+
+
+class Member:
+    """One model's counts, read from its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.folder = folder.name, folder
+        self.training = json.loads((BUNDLED / self.name / "training.json").read_text())
+
+    @property
+    def family(self) -> str:
+        """The architecture: losses are comparable within one."""
+        return next(name for name in MARKERS if self.name.startswith(name))
+
+    def has(self, method: str) -> bool:
+        return (self.folder / f"{method}.npz").exists()
+
+    def counts(self, method: str) -> ImageCounts:
+        """Counts of every image, added up over seeds."""
+        with np.load(self.folder / f"{method}.npz") as stored:
+            return ImageCounts(stored["hits"].sum(0), stored["unions"].sum(0), has_background=False)
+
+    def mass(self) -> np.ndarray:
+        with np.load(self.folder / "goca.npz") as stored:
+            return stored["mass"].mean(0)
+
+    def size(self) -> str:
+        with np.load(self.folder / "goca.npz") as stored:
+            seeds, images, _ = stored["hits"].shape
+        return f"{images} x {seeds}"
+
+
+def score(counts: ImageCounts) -> str:
+    low, high = interval(bootstrap(counts, DRAWS, seed=0), 0.95)
+    return f"{counts.miou()[0]:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def difference(counts: ImageCounts, base: ImageCounts) -> str:
+    low, high = interval(bootstrap(counts, DRAWS, seed=0) - bootstrap(base, DRAWS, seed=0), 0.95)
+    return f"{(counts.miou() - base.miou())[0]:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def table(head: list[str], rows: list[list[Any]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print("|", " | ".join(map(str, row)), "|")
+    print()
+
+
+def iou(counts: ImageCounts) -> np.ndarray:
+    """IoU of every class in per cent (K,)."""
+    return 100 * counts.hits.sum(0) / counts.unions.sum(0).clip(min=1)
+
+
+def main_table(members: list[Member]) -> None:
+    rows, gains = [], []
+    for member in members:
+        vanilla, goca = member.counts("vanilla"), member.counts("goca")
+        gains.append((goca.miou() - vanilla.miou())[0])
+        cells = [score(member.counts(method)) for method in MAIN]
+        rows.append([member.name, f"{member.training['held_out_loss']:.4f}", member.size(), *cells, difference(goca, vanilla)])
+    table(["model", "held-out loss", "images x seeds", *MAIN, "GoCA - vanilla"], rows)
+    print(f"mean of GoCA - vanilla over {len(gains)} members: {np.mean(gains):+.1f}\n")
+
+
+def class_table(members: list[Member]) -> None:
+    stuff = np.array([name in STUFF for name in CLASSES])
+    things = ~stuff & (np.arange(len(CLASSES)) > 0)
+    rows = []
+    for member in members:
+        for method in ("vanilla", "goca"):
+            values = iou(member.counts(method))
+            best = sorted(zip(values[1:], CLASSES[1:], strict=True))
+            ends = [f"{name} {value:.0f}" for value, name in (*best[:2], *best[-2:])]
+            rows.append([member.name, method, f"{values[stuff].mean():.1f}", f"{values[things].mean():.1f}", ", ".join(ends)])
+    table(["model", "method", "stuff", "objects", "two worst, two best classes"], rows)
+
+
+def mass_table(members: list[Member]) -> None:
+    rows = []
+    for member in members:
+        gain = difference(member.counts("calibration_only"), member.counts("vanilla"))
+        rows.append([member.name, *(f"{value:.1%}" for value in member.mass()), gain])
+    table(["model", *MASSES, "calibration_only - vanilla"], rows)
+
+
+def search_table(members: list[Member]) -> None:
+    members = [member for member in members if any(member.has(method) for method in SEARCH)]
+    rows = []
+    for method in SEARCH:
+        cells = [difference(m.counts(method), m.counts("goca")) if m.has(method) else "-" for m in members]
+        rows.append([method, *cells])
+    if members:
+        table(["change", *(member.name for member in members)], [["goca", *(score(m.counts("goca")) for m in members)], *rows])
+
+
+def correlations(members: list[Member]) -> None:
+    """Spearman's rank correlation of generative power (the negative loss) with mIoU, within an architecture."""
+    for family in MARKERS:
+        group = [member for member in members if member.family == family]
+        if len(group) > 2:
+            power = [-member.training["held_out_loss"] for member in group]
+            for method in ("vanilla", "goca"):
+                rank = spearmanr(power, [member.counts(method).miou()[0] for member in group])
+                print(
+                    f"{family}, {len(group)} members, {method}: rank correlation {rank.statistic:+.2f} (p = {rank.pvalue:.3f})"
+                )
+    print()
+
+
+def plot(members: list[Member], path: Path) -> None:
+    """mIoU over held-out loss, one panel per architecture, better generators to the right."""
+    families = [family for family in MARKERS if any(member.family == family for member in members)]
+    figure, axes = plt.subplots(1, len(families), figsize=(3 * len(families) + 1, 3.4), sharey=True, squeeze=False)
+    for axis, family in zip(axes[0], families, strict=True):
+        group = [member for member in members if member.family == family]
+        group.sort(key=lambda member: -member.training["held_out_loss"])
+        loss = [member.training["held_out_loss"] for member in group]
+        for method, colour in COLOURS.items():
+            counts = [member.counts(method) for member in group]
+            values = np.array([c.miou()[0] for c in counts])
+            bounds = np.array([interval(bootstrap(c, DRAWS, seed=0), 0.95) for c in counts])
+            error = np.abs(bounds.T - values)
+            style = {"color": colour, "marker": MARKERS[family], "capsize": 3, "linewidth": 1.2}
+            axis.errorbar(loss, values, error, label={"goca": "GoCA"}.get(method, method), **style)
+        for member, x in zip(group, loss, strict=True):
+            label = member.name.removeprefix("scenes_").replace("unet_", "")
+            axis.annotate(label, (x, member.counts("goca").miou()[0]), xytext=(4, 6), textcoords="offset points", fontsize=7)
+        axis.invert_xaxis()
+        axis.margins(x=0.2)
+        axis.set(title=family, xlabel="held-out denoising loss")
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("mIoU on held-out scenes")
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of one split: outputs/scaling_scenes/test")
+    parser.add_argument("plot", type=Path, nargs="?", help="PNG to draw")
+    options = parser.parse_args()
+    members = [Member(path) for path in sorted(options.folder.iterdir()) if (path / "goca.npz").exists()]
+    members.sort(key=lambda member: (member.family, -member.training["held_out_loss"]))
+    if all(member.has(method) for member in members for method in MAIN):
+        main_table(members)
+        class_table(members)
+        correlations(members)
+    mass_table([member for member in members if member.has("calibration_only")])
+    search_table(members)
+    if options.plot:
+        plot(members, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -55,7 +55,8 @@ UNIFORM = ("average", "manual")  # weight 1 for every listed layer: nothing has 
 def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
     """R = softmax(F F^T / sqrt(C)) over keys, for all or some query rows: (B, C, h, w) -> (B, r, h * w) float32."""
     flat = feature.flatten(2).float()  # (B, C, S)
-    return torch.softmax(flat[:, :, rows].transpose(1, 2) @ flat / flat.shape[1] ** 0.5, dim=-1)
+    queries = flat[:, :, rows].transpose(1, 2) * flat.shape[1] ** -0.5  # far smaller than the product
+    return torch.softmax(queries @ flat, dim=-1)
 
 
 def nearest_rows(grid: tuple[int, int], target: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from goca.aggregation import Aggregation
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
 from goca.calibration import Calibration
@@ -82,15 +82,17 @@ class Segmentation:
         Raises:
             ConfigError: a refinement that needs the image. ModelError: a layer name that matches nothing.
         """
-        needs = self.refinement.needs
-        if needs.image:
+        if self.refinement.needs.image:
             raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
-        backbone.plan(self.aggregation, needs.self_attention, needs.features)
+        self.plan(backbone)
 
-    def statistics(self, backbone: Backbone, latent_grid: tuple[int, int]) -> AttentionStatistics:
-        """An empty collection for one forward. Regions are no finer than the latents that they guide."""
+    def plan(self, backbone: Backbone) -> Plan:
+        """The layers that regions are found with."""
         needs = self.refinement.needs
-        plan = backbone.plan(self.aggregation, needs.self_attention, needs.features)
+        return backbone.plan(self.aggregation, needs.self_attention, needs.features)
+
+    def statistics(self, plan: Plan, latent_grid: tuple[int, int]) -> AttentionStatistics:
+        """An empty collection for one forward. Regions are no finer than the latents that they guide."""
         size = min(self.aggregation.feature_size, max(latent_grid))
         return AttentionStatistics(replace(self.aggregation, feature_size=size), plan, self.max_bytes)
 
@@ -141,6 +143,8 @@ class RegionGuide:
         self.roles, self.watch = roles, watch
         # T5 models take everything from the conditional half: the other one need not be observed.
         self.half: Literal["both", "conditional"] = "conditional" if roles[0].global_half == "conditional" else "both"
+        self._plan = segmentation.plan(backbone)
+        self._modules = {name: backbone.attention_modules[name] for name in self._plan.observed}
         self._calls = 0
         self._regions: list[Regions] = []
         self._tap: AttentionTap | None = None
@@ -172,16 +176,15 @@ class RegionGuide:
         if self._calls % self.guidance.every:
             return
         grid = (latents.shape[-2], latents.shape[-1])
-        statistics = self.segmentation.statistics(self.backbone, grid)
+        statistics = self.segmentation.statistics(self._plan, grid)
 
         def observe(raw: RawCall) -> None:
             call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)
             if call is not None:
                 statistics.observe(call)
 
-        modules = {name: self.backbone.attention_modules[name] for name in statistics.plan.observed}
         self._statistics = statistics
-        self._tap = AttentionTap(modules, observe)
+        self._tap = AttentionTap(self._modules, observe)
         self._tap.__enter__()
 
     def _after(self, module: Any, args: tuple[Any, ...], output: Any) -> Any:
@@ -193,9 +196,9 @@ class RegionGuide:
             del self._statistics
         prediction: Tensor = output[0]
         unconditional, conditional = prediction.chunk(2)
-        guided = [self._guide(*halves) for halves in enumerate(zip(unconditional, conditional, strict=True))]
+        rates = self._rates(unconditional, conditional)
         self._calls += 1
-        replaced = torch.cat([unconditional, torch.stack(guided)])
+        replaced = torch.cat([unconditional, guide(unconditional, conditional, rates[:, None])])
         if isinstance(output, tuple):
             return (replaced, *output[1:])
         output.sample = replaced
@@ -213,13 +216,16 @@ class RegionGuide:
             found.append(self.segmentation.regions(observation, first + i, global_map, roles))
         return found
 
-    def _guide(self, picture: int, halves: tuple[Tensor, Tensor]) -> Tensor:
-        regions, guidance = self._regions[picture], self.guidance
-        strength = guidance_strength(*halves)
-        rate = rate_map(strength, regions.tokens, regions.foreground, guidance.scale, guidance.limits, guidance.cap)
+    def _rates(self, unconditional: Tensor, conditional: Tensor) -> Tensor:
+        """The factor on the guidance of every picture: (B, h, w)."""
+        tokens = torch.stack([regions.tokens for regions in self._regions])
+        foreground = torch.stack([regions.foreground for regions in self._regions])
+        strength, guidance = guidance_strength(unconditional, conditional), self.guidance
+        rates = rate_map(strength, tokens, foreground, guidance.scale, guidance.limits, guidance.cap)
         if self.watch is not None:
-            self.watch(picture, Step(self._calls, regions, rate))
-        return guide(*halves, rate)
+            for picture, (regions, rate) in enumerate(zip(self._regions, rates, strict=True)):
+                self.watch(picture, Step(self._calls, regions, rate))
+        return rates
 
 
 def _second_half(raw: RawCall) -> RawCall:

@@ -95,7 +95,9 @@ class InceptionFeatures(Features):
 
             network = NoTrainInceptionV3("inception-v3-compat", [str(self.dimensions)], self.weights)
         except ImportError as error:
-            raise ModelError("extractor=inception needs two more packages: pip install torch-fidelity torchvision") from error
+            raise ModelError(
+                "extractor=inception needs torch-fidelity and torchvision; take torchvision from the index that torch came from"
+            ) from error
         except (OSError, RuntimeError) as error:
             raise ModelError(
                 f"extractor: Inception's weights cannot be had ({error}); set extractor.weights to a file"

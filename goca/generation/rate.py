@@ -1,4 +1,7 @@
-"""How strongly each pixel is guided: S-CFG's rate, which evens out the guidance of regions (METHOD 7). Pure functions."""
+"""How strongly each pixel is guided: S-CFG's rate, which evens out the guidance of regions (METHOD 7). Pure functions.
+
+Every tensor may have a batch of pictures as its first axis.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ SMOOTHING = 0.5 * 2**0.5
 
 def guidance_strength(unconditional: Tensor, conditional: Tensor) -> Tensor:
     """|eps_cond - eps_uncond| over all predicted channels, a learned variance included: (C, h, w) -> (h, w) float32."""
-    return (conditional.float() - unconditional.float()).norm(dim=0)
+    return (conditional.float() - unconditional.float()).norm(dim=-3)
 
 
 def mean_inside(strength: Tensor, masks: Tensor) -> Tensor:
@@ -24,8 +27,8 @@ def mean_inside(strength: Tensor, masks: Tensor) -> Tensor:
 
 def token_rates(strength: Tensor, regions: Tensor, foreground: Tensor) -> Tensor:
     """f / b_r: what brings each region's mean strength to the foreground's; 0 for tokens without pixels: (n,)."""
-    rates = mean_inside(strength, foreground) / (mean_inside(strength, regions) + 1e-8)
-    return rates * regions.flatten(1).any(1)
+    inside = mean_inside(strength.unsqueeze(-3), regions)
+    return mean_inside(strength, foreground).unsqueeze(-1) / (inside + 1e-8) * regions.flatten(-2).any(-1)
 
 
 def rate_map(
@@ -45,10 +48,10 @@ def rate_map(
         scale: the guidance scale; rate times scale stays at or below `cap`.
         limits: range of the rate; where the cap is lower, it wins. (1, 1) is plain guidance, to the last bit.
     """
-    size = (strength.shape[0], strength.shape[1])
+    size = (strength.shape[-2], strength.shape[-1])
     regions, foreground = (resize(mask.float(), size, "nearest") for mask in (regions, foreground))
     rates = token_rates(strength, regions, foreground)
-    spread = torch.einsum("n,nhw->hw", rates, regions)
+    spread = torch.einsum("...n,...nhw->...hw", rates, regions)
     low, high = (min(limit, cap / scale) for limit in limits)
     # Smoothing is a mean and stays inside; the second clamp only takes off its rounding.
     return gaussian_blur(spread.clamp(low, high), 3, SMOOTHING).clamp(low, high)

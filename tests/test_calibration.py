@@ -151,7 +151,7 @@ def test_a_step_of_ones_own(monkeypatch):
 
 
 def test_wrong_names_say_what_is_right():
-    with pytest.raises(ConfigError, match=r"'per_pixle'.*per_pixel, max, minmax, times_raw"):
+    with pytest.raises(ConfigError, match=r"'per_pixle'.*per_pixel, max, minmax, lift, share, times_raw"):
         Calibration(("per_pixle",))
     with pytest.raises(ConfigError, match="no_such_module"):
         Calibration(("no_such_module.step",))

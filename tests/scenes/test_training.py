@@ -23,9 +23,7 @@ SMALL = {
 MODELS = {
     "scenes_unet": ["scenes_unet"],
     "scenes_dit": ["scenes_dit", "model.layers.affinity=[transformer_blocks.3.attn1]"],
-    "scenes_mmdit": ["sd3", "model.size=64", "model.text_length=32", "model.feature_size=32",
-                     "model.layers.reference=transformer_blocks.2.attn", "model.layers.manual=[transformer_blocks.2.attn]",
-                     "model.layers.affinity=[transformer_blocks.2.attn]"],
+    "scenes_mmdit": ["scenes_mmdit", "model.layers.affinity=[transformer_blocks.3.attn]"],
 }  # fmt: skip
 FAST = ["scenes=8", "held_out=2", "threads=1", "accelerator=cpu", "backbone.denoiser.steps=1", "backbone.denoiser.batch=2",
         "backbone.vae.steps=1", "backbone.vae.batch=2"]  # fmt: skip

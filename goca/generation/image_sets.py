@@ -50,7 +50,8 @@ class ImageSet:
             first = len(TEST_SEEDS) // 2  # prompts count test seeds from the front
             return cls(source, tuple(TEST_SEEDS[first : first + int(source[7:])]))
         folder = Path(source)
-        records = [record for record in read_manifest(folder) if (folder / record["file"]).is_file()]
+        listed = sorted(read_manifest(folder), key=lambda record: record["image_id"])  # shards write in no fixed order
+        records = [record for record in listed if (folder / record["file"]).is_file()]
         if records:
             files = tuple(folder / record["file"] for record in records)
             return cls(folder.name, files, tuple(record["prompt"] for record in records), tuple(map(origin, records)))

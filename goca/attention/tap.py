@@ -58,26 +58,28 @@ class AttentionTap(TorchFunctionMode):
         for name, module in self._modules.items():
             self._handles.append(module.register_forward_pre_hook(self._started(name)))
             self._handles.append(module.register_forward_hook(self._ended, always_call=True))
-        return super().__enter__()
+        return self
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._running.clear()
 
     def _started(self, name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
+            if not self._running:
+                super(AttentionTap, self).__enter__()  # only within observed modules: other calls are not slowed down
             self._running.append(name)
 
         return hook
 
     def _ended(self, *_: Any) -> None:
         self._running.pop()
+        if not self._running:
+            super().__exit__(None, None, None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not scaled_dot_product_attention or not self._running:
+        if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         output, lse = attention_with_lse(*args, **(kwargs or {}))
         self._observe(_raw_call(self._running[-1], output, lse, *args, **(kwargs or {})))

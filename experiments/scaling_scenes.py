@@ -163,6 +163,7 @@ def main() -> None:
     members = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
     parser.add_argument("--models", nargs="+", default=members)
     parser.add_argument("--set", nargs="+", choices=SETS, default=["main"], help="groups of methods")
+    parser.add_argument("--methods", nargs="+", choices=[*MAIN, *SEARCH], help="these methods instead of whole groups")
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--count", type=int, default=500, help="scenes")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -171,7 +172,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for model in options.models:
-        methods = {name: overrides for group in options.set for name, overrides in SETS[group].items()}
+        every = {name: overrides for group in SETS.values() for name, overrides in group.items()}
+        names = options.methods or [name for group in options.set for name in SETS[group]]
+        methods = {name: every[name] for name in names}
         folder = options.out / options.split / model
         measure(model, methods, options.split, options.count, options.seeds, folder)
 

@@ -1,7 +1,7 @@
 """Views: the same picture seen several times, with other noise, shifted or mirrored; the refined maps of all are averaged.
 
-One noisy forward shows a picture through one draw of noise and one grid of tokens. A shift by part of a token moves that grid, so
-that averaged maps are finer than any one view's; new noise averages out what a single draw hides.
+One noisy forward shows a picture through one draw of noise and one grid of tokens. A shift by part of a token moves that grid,
+so that averaged maps are finer than any one view's; new noise averages out what a single draw hides.
 """
 
 from __future__ import annotations

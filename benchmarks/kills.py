@@ -1,6 +1,6 @@
 """Kill a run at random moments, continue it, and compare with a run that nobody disturbed.
 
-python -m benchmarks.kills --kills 25 --folder /tmp/kills limit=24 logger=none
+python -m benchmarks.kills --kills 25 --folder outputs/kills limit=24 logger=none
 
 Every fifth kill comes while a record is half written; the others from outside, at any moment between the start of the process
 and the end of the run. Prints one JSON line.

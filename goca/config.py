@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import hydra
 import omegaconf
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
@@ -45,11 +46,15 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
     Raises:
         ConfigError: an override that does not fit; the message names the key and the choices.
     """
+    running = GlobalHydra.instance().hydra  # of a command that composes further configurations, such as the app
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             return hydra.compose(config_name, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, *_STRAY) as error:
         raise ConfigError(explain(error, config_name, overrides)) from error
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def build(cfg: Any, key: str, **arguments: Any) -> Any:

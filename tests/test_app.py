@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +15,7 @@ gradio = pytest.importorskip("gradio", reason="the extra app is not installed")
 from goca import config  # noqa: E402
 from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
 from goca.errors import ConfigError, GocaError  # noqa: E402
+from goca.paths import CONF  # noqa: E402
 from tests.backbones.tiny import tiny_sd  # noqa: E402
 from tests.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
 
@@ -46,9 +48,10 @@ def free_port() -> int:
 def address(overrides: list[str]) -> Iterator[str]:
     cfg = config.compose([f"port={free_port()}"], "app")
     cfg.overrides = overrides
-    page = launch(cfg, wait=False)
-    yield page.local_url
-    page.close()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # as in the command, Hydra is at work already
+        page = launch(cfg, wait=False)
+        yield page.local_url
+        page.close()
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,7 @@ def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: s
     page = Page(chromium, address)
     window = page.page
     window.set_input_files("#picture input[type=file]", str(picture))
+    window.locator("#picture img").wait_for(timeout=WAIT)  # until it is uploaded
     window.fill("#prompt textarea, #prompt input", "circle, <i>grass")
     window.click("#run")
     overlay = window.locator("#overlay-A img")

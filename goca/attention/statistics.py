@@ -15,6 +15,8 @@ from torch import Tensor
 from goca.aggregation import Aggregation, heads, layers, maps
 from goca.attention.call import AttentionCall, blocks, probabilities
 
+_KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -41,16 +43,46 @@ class Plan:
         return tuple(dict.fromkeys((*self.cross, *paired, *reference, *self.self_attention, *self.features)))
 
 
-class SelfAttention:
-    """Head-mean self-attention of one image, recomputed from queries and keys for the rows that are asked for."""
+@dataclass(frozen=True)
+class KnownRows:
+    """Head-mean self-attention that layer weights needed, kept for a refinement: `values` (B, q, S) of the `queries` (q,)."""
 
-    def __init__(self, call: AttentionCall, max_bytes: int) -> None:
+    queries: Tensor
+    values: Tensor
+
+
+class SelfAttention:
+    """Head-mean self-attention of one image, recomputed from queries and keys for the rows that are asked for.
+
+    Args:
+        call: of that image alone.
+        max_bytes: largest block of attention probabilities to hold at a time.
+        known: rows that need not be computed again, of the whole batch.
+        image: the image's place in the batch.
+    """
+
+    def __init__(self, call: AttentionCall, max_bytes: int, known: KnownRows | None = None, image: int = 0) -> None:
         self._call, self._max_bytes = call, max_bytes
         self.grid = call.grid
+        if known is not None:
+            self._values = known.values[image]
+            self._place = known.queries.new_full((self.grid[0] * self.grid[1],), -1)
+            self._place[known.queries] = torch.arange(len(known.queries), device=known.queries.device)
+        self._knows = known is not None
 
     def rows(self, index: Tensor) -> Tensor:
         """(len(index), h * w) float32; rows of joint attention sum to less than 1, the rest went to text."""
         index = index.to(self._call.query.device)
+        if not self._knows:
+            return self._compute(index)
+        place = self._place[index]
+        missing = (place < 0).nonzero()[:, 0]
+        found = self._values[place]  # of a missing row another stands there until it is replaced
+        if len(missing):
+            found[missing] = self._compute(index[missing])
+        return found
+
+    def _compute(self, index: Tensor) -> Tensor:
         call, image = self._call, self._call.image
         assert image is not None
         parts = [
@@ -70,11 +102,15 @@ class Observation:
     layer_maps: Mapping[str, Tensor] = field(default_factory=dict)  # (B, n, h, w), only if asked for
     features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> (B, C, h, w)
     self_attention_calls: Mapping[str, AttentionCall] = field(default_factory=dict)
+    known_rows: Mapping[str, KnownRows] = field(default_factory=dict)
     max_bytes: int = 2**28
 
     def self_attention(self, image: int) -> dict[str, SelfAttention]:
         """Self-attention of one image of the batch, by layer."""
-        return {name: SelfAttention(call.image_at(image), self.max_bytes) for name, call in self.self_attention_calls.items()}
+        return {
+            name: SelfAttention(call.image_at(image), self.max_bytes, self.known_rows.get(name), image)
+            for name, call in self.self_attention_calls.items()
+        }
 
 
 class AttentionStatistics:
@@ -101,6 +137,7 @@ class AttentionStatistics:
         self._layer_maps: dict[str, Tensor] = {}
         self._totals: dict[tuple[int, int], Tensor] = {}  # grid -> (B, S, n): weighted maps of that grid's layers, added up
         self._self_attention: dict[str, AttentionCall] = {}
+        self._known_rows: dict[str, KnownRows] = {}
         self._features: dict[str, Tensor] = {}
 
     def observe(self, call: AttentionCall) -> None:
@@ -139,6 +176,7 @@ class AttentionStatistics:
             layer_maps=self._layer_maps,
             features=self._features,
             self_attention_calls=self._self_attention,
+            known_rows=self._known_rows,
             max_bytes=self.max_bytes,
         )
 
@@ -146,7 +184,8 @@ class AttentionStatistics:
         """Turn a call into the weight of its block's layers, into its own map, or both."""
         if gives_weight:
             assert self._reference is not None
-            weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize)
+            keep = self._known_rows if call.layer in self.plan.self_attention else None
+            weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize, keep)
             for cross in self._cross_of[call.layer]:
                 self._weights[cross] = weight.clamp(min=0)
                 self._settle(cross)
@@ -208,12 +247,14 @@ class _Reference:
         self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
         self._on_grid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # R on layers' grids, and the query rows it meets
 
-    def agreement(self, method: str, call: AttentionCall, renormalize: bool) -> Tensor:
-        """The layer's weight before normalisation, one per image: (B,)."""
+    def agreement(
+        self, method: str, call: AttentionCall, renormalize: bool, keep: dict[str, KnownRows] | None = None
+    ) -> Tensor:
+        """The layer's weight before normalisation, one per image: (B,). Attention rows that it took go to `keep`."""
         partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
         fits = 4 * call.query.shape[0] * len(self.rows) * call.grid[0] * call.grid[1] <= self.max_bytes
         if layers.METHODS[method].linear and self._affinity is not None and fits and not renormalize:
-            parts = self._on_the_layers_grid(call, partial, self._affinity)
+            parts = self._on_the_layers_grid(call, partial, self._affinity, keep)
         else:
             parts = self._on_the_reference_grid(call, partial, renormalize)
         statistics: dict[int, Tensor] = {}
@@ -239,15 +280,24 @@ class _Reference:
             yield batch, partial(self._affinity_rows(batch, rows), attention)
 
     def _on_the_layers_grid(
-        self, call: AttentionCall, partial: Callable[[Tensor, Tensor], Tensor], affinity: Tensor
+        self,
+        call: AttentionCall,
+        partial: Callable[[Tensor, Tensor], Tensor],
+        affinity: Tensor,
+        keep: dict[str, KnownRows] | None,
     ) -> Iterator[tuple[slice, Tensor]]:
         """The same sum for a linear method: R is brought to the layer's grid, once per grid, instead of every layer to R's."""
         assert call.image is not None
         if call.grid not in self._on_grid:
             self._on_grid[call.grid] = layers.on_layer_grid(affinity, self.rows, self.grid, call.grid)
         moved, queries = self._on_grid[call.grid]
+        if keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE:
+            keep[call.layer] = KnownRows(queries, torch.empty_like(moved))
         for batch, rows in blocks(call, call.image, len(queries), self.max_bytes):
-            yield batch, partial(moved[batch, rows], probabilities(call, call.image, batch, queries[rows]).mean(1))
+            attention = probabilities(call, call.image, batch, queries[rows]).mean(1)
+            if keep is not None and call.layer in keep:
+                keep[call.layer].values[batch, rows] = attention
+            yield batch, partial(moved[batch, rows], attention)
 
     def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
         if self._affinity is not None:

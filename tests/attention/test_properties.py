@@ -14,10 +14,11 @@ GRIDS = [(2, 2), (4, 4), (3, 5), (6, 10), (8, 8)]
 MASKS = ["none", "boolean", "additive", "per head"]
 
 
-def _mask(kind: str, images: int, n_heads: int, keys: int, generator: torch.Generator) -> torch.Tensor | None:
-    """A mask of some keys, never of all."""
-    keep = torch.rand(images, 1, 1, keys, generator=generator) < 0.7
-    keep[..., 0] = keep[..., -1] = True  # of joint attention at least one text and one image key
+def _mask(kind: str, images: int, n_heads: int, keys: int, text: slice, generator: torch.Generator) -> torch.Tensor | None:
+    """A mask of some text keys, never of all; models mask no image keys."""
+    keep = torch.ones(images, 1, 1, keys, dtype=torch.bool)
+    keep[..., text] = torch.rand(keep[..., text].shape, generator=generator) < 0.7
+    keep[..., 0] = True
     if kind == "boolean":
         return keep
     if kind == "additive":
@@ -32,7 +33,7 @@ def _call(layer, grid, keys, text, image, draw, n_heads, width, dtype, generator
     key = torch.randn(images, n_heads, keys, width, generator=generator).to(dtype)
     # Positive, so that no head's weight is negative: weights that nearly cancel would amplify rounding without limit.
     value = torch.rand(images, n_heads, keys, width, generator=generator).to(dtype)
-    masked = _mask(mask, images, n_heads, keys, generator)
+    masked = _mask(mask, images, n_heads, keys, text or slice(0), generator)
     output, lse = attention_with_lse(query, key, value, attn_mask=masked.to(dtype) if mask == "per head" else masked)
     projection = torch.rand(n_heads * width + 1, n_heads * width, generator=generator).to(dtype)
     return AttentionCall(layer, grid, query, key, width**-0.5, text, image, masked, value, output, projection, lse)

@@ -161,3 +161,21 @@ def test_nothing_of_size_heads_times_pixels_squared_is_kept(recorded):
             for call in calls:
                 statistics.observe(call)
     assert 0 < Largest.largest <= 4 * budget  # one row of all heads can exceed the budget, all rows never do
+
+
+@pytest.mark.parametrize("max_bytes", [2**28, 40_000], ids=["rows kept", "rows computed again"])
+@pytest.mark.parametrize("reference", ["up_blocks.0*blocks.0.attn2", "up_blocks.1*"])
+def test_self_attention_for_refinements_is_that_of_the_model(recorded, max_bytes, reference):
+    backbone, pixels, calls = recorded
+    if not any(fnmatch(name, reference) for name in calls):
+        pytest.skip("this UNet has no attention there")
+    names = tuple(name for name in backbone.attention_modules if name.endswith("attn1"))
+    aggregation = _aggregation(reference=reference)
+    plan = backbone.plan(aggregation, self_attention=names)
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan, max_bytes))
+    assert bool(seen.known_rows) == (max_bytes == 2**28)
+    for image in range(2):
+        for name, attention in seen.self_attention(image).items():
+            expected = oracle.attention_maps(calls[name]).mean(1)[image]
+            for index in (torch.arange(len(expected)), torch.tensor([3, 0, 2])):
+                torch.testing.assert_close(attention.rows(index), expected[index], rtol=1e-5, atol=1e-7)

@@ -131,6 +131,7 @@ def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: s
     overlay.wait_for(timeout=WAIT)
     assert "circle" in window.inner_text("#legend-A")
     assert "<i>grass" in window.inner_text("#legend-A")
+    window.locator("#map-A").scroll_into_view_if_needed()
     window.locator("#map-A img").wait_for(timeout=WAIT)
     overlay.click(position={"x": 20, "y": 20})
     window.locator("#scores-A", has_text="%").wait_for(timeout=WAIT)
@@ -139,6 +140,8 @@ def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: s
     window.wait_for_function("before => document.querySelector('#map-A img').src !== before", arg=before, timeout=WAIT)
     window.check("#both input")
     window.click("#run")
+    window.locator("#legend-B", has_text="%").wait_for(timeout=WAIT)
+    window.locator("#overlay-B").scroll_into_view_if_needed()  # pictures further down are loaded when they come into view
     window.locator("#overlay-B img").wait_for(timeout=WAIT)
     assert own_errors(page) == []
 

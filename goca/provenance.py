@@ -44,7 +44,8 @@ def checkpoint_identity(checkpoint: str, revision: str | None = None) -> dict[st
         commit = folder.name
     total = hashlib.sha256()
     read = (".safetensors", ".json", *PICKLES)
-    for file in sorted(file for file in folder.rglob("*") if file.suffix in read and file.is_file() and file != folder / TRAINING):
+    files = [file for file in folder.rglob("*") if file.suffix in read and file.is_file()]
+    for file in sorted(file for file in files if file != folder / TRAINING):  # a report, which nothing is loaded from
         total.update(f"{file.relative_to(folder).as_posix()} {_digest(file)}\n".encode())
     return {"checkpoint_revision": commit or revision, "checkpoint_hash": total.hexdigest()}
 

@@ -68,12 +68,10 @@ class HeadStatistics(AttentionStatistics):
     def observe(self, call: AttentionCall) -> None:
         if call.layer in self.head_layers and call.text is not None:
             one = call.image_at(0)
-            parts = [probabilities(one, call.text, batch, rows)[0][..., self._tokens] for batch, rows in self._blocks(one, call.text)]
+            visited = blocks(one, call.text, one.query.shape[2], self.max_bytes)
+            parts = [probabilities(one, call.text, batch, rows)[0][..., self._tokens] for batch, rows in visited]
             self.head_maps[call.layer] = torch.cat(parts, dim=1).transpose(1, 2).unflatten(2, call.grid).cpu()
         super().observe(call)
-
-    def _blocks(self, call: AttentionCall, keys: slice) -> Any:
-        return blocks(call, keys, call.query.shape[2], self.max_bytes)
 
 
 def observe(

@@ -10,8 +10,8 @@ MEASURED = {
     ("scenes_unet", "goca"): 69.8,
     ("scenes_unet", "vanilla"): 63.5,
     ("scenes_dit", "goca"): 60.3,
-    ("scenes_mmdit", "goca"): 38.0,
-    ("scenes_mmdit", "vanilla"): 44.7,
+    ("scenes_mmdit", "goca"): 54.0,
+    ("scenes_mmdit", "vanilla"): 48.8,
 }
 
 

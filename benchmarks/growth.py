@@ -17,9 +17,9 @@ from rich.table import Table
 from benchmarks import machine
 
 STAGES = ("aggregate", "calibrate", "refine", "decide")
-BASE = {"size": 256, "classes": 4, "layers": "*attn2", "batch": 1}
+BASE = {"size": 256, "classes": 4, "layers": "null", "batch": 1}
 SETTINGS = {
-    "size": [256, 512, 1024],
+    "size": [256, 512, 768],
     "classes": [1, 40, 150],
     "layers": ["mid_block*attn2", "up_blocks*attn2"],
     "batch": [1, 4],

@@ -36,6 +36,7 @@ class Pretrained(ABC):
         device: `auto` takes the first accelerator, else the CPU.
         placement: `device` keeps every component there; `offload` keeps them in main memory and brings a group of blocks over
             when it runs, so that a model larger than the device fits.
+        channels_last: hold convolutions in that memory format, which UNets and autoencoders run faster in; other rounding.
         quantization: load the denoiser and the large text encoders with fewer bits.
         text_encoders: `resident` keeps them beside the denoiser; `first` encodes prompts before the denoiser loads, and frees
             them.
@@ -51,6 +52,7 @@ class Pretrained(ABC):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
     placement: Literal["device", "offload"] = "device"
+    channels_last: bool = False
     quantization: Quantization | None = None
     text_encoders: Literal["resident", "first"] = "resident"
     prompt_cache: str | None = None
@@ -82,6 +84,9 @@ class Pretrained(ABC):
             self.inspect()  # whatever configurations tell is told before any weight is read
             pipeline = loading.load_pipeline(self._source, self.torch_dtype, self.quantization, without_encoders)
         self.adopt(pipeline, without_encoders)
+        if self.channels_last:
+            for part in (self.pipeline.vae, getattr(self.pipeline, self.denoiser_name)):
+                part.to(memory_format=torch.channels_last)
         loading.place(self.pipeline, self.torch_device, self.torch_dtype, self.placement)
         return self
 

@@ -29,6 +29,13 @@ def test_offloading_changes_no_number(folder, expected):
     assert torch.equal(seen(backbone(folder, placement="offload").load()), expected)
 
 
+def test_channels_last_changes_the_layout_and_only_rounding(folder, expected):
+    loaded = backbone(folder, channels_last=True).load()
+    convolution = loaded.pipeline.vae.encoder.conv_in.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last) and not convolution.is_contiguous()
+    torch.testing.assert_close(seen(loaded), expected, rtol=1e-3, atol=1e-5)
+
+
 def test_prompts_first_are_encoded_without_denoiser_and_then_without_encoders(folder, expected, monkeypatch):
     loaded = backbone(folder, text_encoders="first").inspect()
     assert all(parameter.is_meta for parameter in loaded.denoiser.parameters())

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -151,16 +150,9 @@ def main() -> None:
     shared = {key: getattr(options, key) for key in ("model", "size", "dtype", "batch", "classes")}
     bare: dict[str, Any] = {}
     for variant in options.variants:
-        child = [sys.executable, "-m", "benchmarks.forward", f"variant={variant}", *sys.argv[1:]]
-        output = subprocess.run(child, capture_output=True, text=True, check=False)
-        if output.returncode:
-            raise SystemExit(output.stderr)
-        found = json.loads(output.stdout.splitlines()[-1])
+        found = machine.measured_apart("benchmarks.forward", [f"variant={variant}", *sys.argv[1:]])
         bare = bare or found
-        found |= {
-            "ratio_time": round(found["seconds"] / bare["seconds"], 4),
-            "ratio_memory": round(found["peak_bytes"] / bare["peak_bytes"], 4),
-        }
+        found |= machine.beside(found, bare)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if options.save:
             machine.append({"variant": variant, **shared, "device": device, **found, **machine.context(options.threads)})

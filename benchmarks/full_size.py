@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -99,14 +98,9 @@ def measure(model: str, variant: str, arguments: list[str]) -> dict[str, Any]:
 def main(model: str, arguments: list[str]) -> None:
     bare: dict[str, Any] = {}
     for variant in ("bare", "goca+affinity"):
-        command = [sys.executable, "-m", "benchmarks.full_size", model, "--variant", variant, *arguments]
-        output = subprocess.run(command, check=False, capture_output=True, text=True)
-        if output.returncode:
-            raise SystemExit(output.stderr)
-        found = json.loads(output.stdout.splitlines()[-1])
+        found = machine.measured_apart("benchmarks.full_size", [model, "--variant", variant, *arguments])
         bare = bare or found
-        found["ratio_time"] = round(found["seconds"] / bare["seconds"], 4)
-        found["ratio_memory"] = round(found["peak_bytes"] / bare["peak_bytes"], 4)
+        found |= machine.beside(found, bare)
         machine.append({"benchmark": "full_size", **found})
         peak = f"{found['peak_bytes'] / 1e9:.2f} GB ({found['ratio_memory']:.3f})"
         print(f"{variant:14} {found['seconds']:8.2f} s ({found['ratio_time']:.3f})  peak {peak}", flush=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
@@ -95,16 +94,6 @@ def _stop(*_: Any, **__: Any) -> None:
     raise _Decoding
 
 
-def measured_apart(variant: str) -> dict[str, Any]:
-    """`measure` in a process of its own, with this command's options."""
-    child = [sys.executable, "-m", "benchmarks.generation", *sys.argv[1:], f"variant={variant!r}"]
-    output = subprocess.run(child, capture_output=True, text=True, check=False)
-    if output.returncode:
-        raise SystemExit(output.stderr)
-    found: dict[str, Any] = json.loads(output.stdout.splitlines()[-1])
-    return found
-
-
 def main() -> None:
     options: Options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Options), OmegaConf.from_cli()))  # type: ignore[assignment]
     if options.variant is not None:
@@ -114,7 +103,11 @@ def main() -> None:
     for column in ("guidance", "s / step and picture", "ratio", "peak GB", "ratio "):
         table.add_column(column)
     shared = {key: getattr(options, key) for key in ("model", "size", "dtype", "batch", "steps", "rounds")}
-    rounds = [{variant: measured_apart(variant) for variant in options.variants} for _ in range(options.rounds)]
+    apart = {variant: [*sys.argv[1:], f"variant={variant!r}"] for variant in options.variants}
+    rounds = [
+        {variant: machine.measured_apart("benchmarks.generation", arguments) for variant, arguments in apart.items()}
+        for _ in range(options.rounds)
+    ]
     plain: dict[str, Any] = {}
     for variant in options.variants:
         found = {
@@ -122,10 +115,7 @@ def main() -> None:
             "peak_bytes": max(one[variant]["peak_bytes"] for one in rounds),
         }
         plain = plain or found
-        found |= {
-            "ratio_time": round(found["seconds"] / plain["seconds"], 4),
-            "ratio_memory": round(found["peak_bytes"] / plain["peak_bytes"], 4),
-        }
+        found |= machine.beside(found, plain)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if options.save:
             result = {"benchmark": "generation", "variant": variant, **shared, "device": device, **found}

@@ -7,8 +7,6 @@ One line per setting is appended to benchmarks/results.jsonl; arguments such as 
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 
 from rich.console import Console
@@ -34,12 +32,7 @@ def main(arguments: list[str]) -> None:
         for value in values:
             setting = {**BASE, varied: value}
             options = ["variant=goca+affinity", "repeats=1", *(f"{key}={setting[key]}" for key in setting), *arguments]
-            child = subprocess.run(
-                [sys.executable, "-m", "benchmarks.forward", *options], capture_output=True, text=True, check=False
-            )
-            if child.returncode:
-                raise SystemExit(child.stderr)
-            found = json.loads(child.stdout.splitlines()[-1])
+            found = machine.measured_apart("benchmarks.forward", options)
             stages = [found["stages"].get(stage, 0.0) for stage in STAGES]
             line = {"benchmark": "growth", "variant": "goca+affinity", "varied": varied, "model": "sd15", **setting, **found}
             machine.append({**line, "beyond_bare": round(sum(stages), 4), **machine.context(2)})

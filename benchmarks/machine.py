@@ -6,6 +6,8 @@ import datetime
 import json
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,23 @@ def context(threads: int) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor}, {threads} of {os.cpu_count()} cores"
     versions = {name: found["versions"][name] for name in ("python", "torch", "diffusers", "transformers")}
     return {"machine": device, "versions": versions, "date": datetime.date.today().isoformat(), "commit": found["commit"]}
+
+
+def measured_apart(module: str, arguments: list[str]) -> dict[str, Any]:
+    """What `python -m module arguments` prints as JSON on its last line, from a process of its own; its error ends this one."""
+    child = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False)
+    if child.returncode:
+        raise SystemExit(child.stderr)
+    found: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return found
+
+
+def beside(found: dict[str, Any], bare: dict[str, Any]) -> dict[str, float]:
+    """Time and peak memory as parts of those of the bare variant."""
+    return {
+        "ratio_time": round(found["seconds"] / bare["seconds"], 4),
+        "ratio_memory": round(found["peak_bytes"] / bare["peak_bytes"], 4),
+    }
 
 
 def append(result: dict[str, Any]) -> None:

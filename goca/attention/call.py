@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-# Measured on 2 cores for the head mean of 8 x 4096 x 4096 probabilities: 0.28 s in blocks of 4 MB, 0.75 s in blocks of 256 MB.
+# Measured on 2 cores for the head mean of 8 x 4096 x 4096 probabilities: 0.12 s in blocks of 4 MB, 0.42 s in blocks of 32 MB.
 _CACHE_BYTES = 4 * 2**20
 
 

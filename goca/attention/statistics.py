@@ -64,16 +64,16 @@ class SelfAttention:
     def __init__(self, call: AttentionCall, max_bytes: int, known: KnownRows | None = None, image: int = 0) -> None:
         self._call, self._max_bytes = call, max_bytes
         self.grid = call.grid
+        self._place: Tensor | None = None  # of each pixel among the known rows, -1 where there is none
         if known is not None:
             self._values = known.values[image]
             self._place = known.queries.new_full((self.grid[0] * self.grid[1],), -1)
             self._place[known.queries] = torch.arange(len(known.queries), device=known.queries.device)
-        self._knows = known is not None
 
     def rows(self, index: Tensor) -> Tensor:
         """(len(index), h * w) float32; rows of joint attention sum to less than 1, the rest went to text."""
         index = index.to(self._call.query.device)
-        if not self._knows:
+        if self._place is None:
             return self._compute(index)
         place = self._place[index]
         missing = (place < 0).nonzero()[:, 0]

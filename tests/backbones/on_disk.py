@@ -18,15 +18,20 @@ def backbone(checkpoint: Any, **options: Any) -> Backbone:
     return tiny_backbone("flux_dev", checkpoint=str(checkpoint), **options)
 
 
-def seen(backbone: Backbone) -> torch.Tensor:
-    """Token maps of two fixed images and prompts."""
-    aggregation = Aggregation(
+def goca_aggregation(backbone: Backbone) -> Aggregation:
+    """GoCA's aggregation over the backbone's own layers."""
+    return Aggregation(
         heads="dot_product",
         layers="dot_product",
         cross_layers=backbone.layers.cross,
         reference=backbone.layers.reference,
         feature_size=16,
     )
+
+
+def seen(backbone: Backbone) -> torch.Tensor:
+    """Token maps of two fixed images and prompts."""
+    aggregation = goca_aggregation(backbone)
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     statistics = AttentionStatistics(aggregation, backbone.plan(aggregation))
     return backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics).token_maps

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from goca import config
-from goca.aggregation import Aggregation
 from goca.attention.call import probabilities
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
@@ -15,6 +14,7 @@ from goca.data.classes import ClassTable
 from goca.run import evaluate
 from goca.segmentor import Segmentor
 from tests.attention.oracle import attention_maps
+from tests.backbones.on_disk import goca_aggregation
 from tests.backbones.tiny_dit import FAMILIES, tiny_backbone, tiny_pipeline
 
 TEXTS = ["circle, grass", "a heart on snow, moon"]
@@ -51,13 +51,7 @@ def forward(backbone, pixels):
 
 
 def _statistics(backbone):
-    aggregation = Aggregation(
-        heads="dot_product",
-        layers="dot_product",
-        cross_layers=backbone.layers.cross,
-        reference=backbone.layers.reference,
-        feature_size=16,
-    )
+    aggregation = goca_aggregation(backbone)
     return AttentionStatistics(aggregation, backbone.plan(aggregation, backbone.layers.affinity))
 
 

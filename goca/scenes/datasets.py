@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,9 @@ def encode_latents(vae: Any, count: int, held_out: int, size: int, cache: Path) 
             words += [list(s.words) for s in scenes]
         stored = {"mean": torch.cat(means), "std": torch.cat(stds), "words": words}
         cache.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(stored, cache)
+        part = cache.with_name(f"{cache.name}.{os.getpid()}.part")  # several processes may make it at the same time
+        torch.save(stored, part)
+        part.replace(cache)
     scale = 1.0 / stored["mean"].std().item()
     mean, std, words = stored["mean"] * scale, stored["std"] * scale, stored["words"]
     training = CachedLatents(mean[:count], std[:count], words[:count])

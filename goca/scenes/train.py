@@ -25,6 +25,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
+from goca.config import command
+from goca.errors import ConfigError
 from goca.paths import CONF
 from goca.scenes.architectures import denoiser_of, text_encoders_of
 from goca.scenes.datasets import CachedLatents, ScenePixels, encode_latents
@@ -39,6 +41,10 @@ class _Training(pl.LightningModule):
     def __init__(self, learning_rate: float, weight_decay: float, steps: int) -> None:
         super().__init__()
         self.learning_rate, self.weight_decay, self.steps = learning_rate, weight_decay, steps
+
+    def on_train_start(self) -> None:
+        if self.global_rank:  # all processes start from one seed; each draws its own noise
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
@@ -93,6 +99,7 @@ class DenoiserTraining(_Training):
 def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictConfig, keep_every: int | None = None) -> None:
     """Train for `module.steps` steps with an exponential moving average, resuming `folder/last.ckpt` if it is there.
 
+    `batch` is what a step sees, divided among `cfg.devices` processes whose gradients are averaged.
     With `keep_every`, the state of every so many steps stays as `folder/step=N.ckpt`.
     """
     every, kept = (keep_every, -1) if keep_every else (500, 0)
@@ -100,6 +107,8 @@ def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictCon
     trainer = pl.Trainer(
         max_steps=module.steps,
         accelerator=cfg.accelerator,
+        devices=cfg.devices,
+        strategy="ddp" if cfg.devices > 1 else "auto",
         precision=cfg.precision,
         gradient_clip_val=1.0,
         callbacks=[EMAWeightAveraging(decay=cfg.ema), checkpoint, TQDMProgressBar(refresh_rate=100)],
@@ -107,7 +116,7 @@ def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictCon
         enable_model_summary=False,
     )
     last = folder / "last.ckpt"
-    loader = DataLoader(dataset, batch, shuffle=True, drop_last=True, num_workers=0)
+    loader = DataLoader(dataset, batch // cfg.devices, shuffle=True, drop_last=True, num_workers=0)
     trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     module.eval()
 
@@ -123,7 +132,15 @@ def _trained_vae(pipeline: Any, cfg: DictConfig, work: Path) -> None:
 
 
 def train(cfg: DictConfig) -> Path:
-    """Run both trainings of one backbone config and save the pipeline folder; returns that folder."""
+    """Run both trainings of one backbone config and save the pipeline folder; returns that folder.
+
+    Raises:
+        ConfigError: a batch that `devices` does not divide; `latents` made of another number of scenes.
+    """
+    for part in ("vae", "denoiser"):
+        batch = cfg.backbone[part].batch
+        if cfg.devices < 1 or batch % cfg.devices:
+            raise ConfigError(f"devices: {cfg.devices} does not divide backbone.{part}.batch, {batch}")
     torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed)
     started = time.monotonic()
@@ -143,8 +160,10 @@ def train(cfg: DictConfig) -> Path:
     with sdpa_kernel(SDPBackend.MATH):
         _fit(denoiser, train_latents, settings.batch, work / "denoiser", cfg, settings.keep_every)
 
-    minutes = (time.monotonic() - started) / 60
     folder = Path(cfg.output) / cfg.backbone.name
+    if denoiser.global_rank:  # the first process saves
+        return folder
+    minutes = (time.monotonic() - started) / 60
     _save(denoiser, folder, cfg, settings.steps, minutes)
     for checkpoint in (work / "denoiser").glob("step=*.ckpt"):
         step = int(checkpoint.stem.removeprefix("step="))
@@ -164,6 +183,7 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
         "predicts": denoiser.objective.predicts,
         "held_out_loss": round(denoiser.held_out_loss(), 5),
         "minutes": None if minutes is None else round(minutes, 1),
+        "devices": cfg.devices,
         "threads": cfg.threads,
         "denoiser_parameters": sum(p.numel() for p in denoiser.denoiser.parameters()),
         "text_encoder_parameters": sum(p.numel() for p in denoiser.text_encoders.parameters()),
@@ -179,4 +199,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, "train")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from goca.config import command
 from goca.ops import gaussian_blur
 from goca.paths import CONF
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
@@ -91,4 +92,4 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command(main, "train_classifier")

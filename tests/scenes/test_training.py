@@ -1,6 +1,9 @@
 """Training of every bundled architecture, one step each, and what it leaves: a pipeline that its adapter takes unchanged."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 
+from goca.errors import ConfigError
 from goca.paths import CONF
 from goca.provenance import generator_measures
 from goca.scenes.datasets import CachedLatents
@@ -74,6 +78,23 @@ def test_states_along_training_are_kept_and_a_finished_run_is_not_repeated(tmp_p
     assert any((final[key] != value).any() for key, value in load_file(early / weights).items())
     train(config("scenes_unet", tmp_path, *shared))
     torch.testing.assert_close(load_file(folder / weights), final, rtol=0.01, atol=1e-4)  # at most one step of averaging apart
+
+
+def test_two_processes_train_one_backbone(tmp_path):
+    fast = [override.replace("batch=2", "batch=4") for override in FAST]
+    places = [f"work={tmp_path / 'work'}", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "goca.scenes.train", "devices=2", *fast, "backbone.denoiser.steps=2", *places]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "scenes_unet" / "training.json").read_text())
+    assert report["steps"] == 2 and report["devices"] == 2 and report["batch"] == 4
+    unet = load_file(tmp_path / "scenes_unet" / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.isfinite(values).all() for values in unet.values())
+
+
+def test_devices_that_do_not_divide_a_batch_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"devices: 3 does not divide backbone\.vae\.batch, 2"):
+        train(config("scenes_unet", tmp_path, "devices=3"))
 
 
 def test_prompts_are_the_words_in_any_order_and_sometimes_empty():

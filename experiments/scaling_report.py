@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from scipy.stats import spearmanr
 
-from experiments.scaling_scenes import MAIN, SEARCH
+from experiments.scaling_scenes import MAIN, REFERENCE, SEARCH
 from goca.compare.statistics import ImageCounts, bootstrap, interval
 from goca.paths import BUNDLED
 from goca.scenes.generator import CLASSES, STUFF
@@ -43,6 +43,10 @@ class Member:
 
     def has(self, method: str) -> bool:
         return (self.folder / f"{method}.npz").exists()
+
+    def references(self) -> list[str]:
+        """The methods of the set "references" that have been measured, by name."""
+        return sorted(path.stem for path in self.folder.glob(f"{REFERENCE}*.npz"))
 
     def counts(self, method: str) -> ImageCounts:
         """Counts of every image, added up over seeds."""
@@ -122,6 +126,17 @@ def search_table(members: list[Member]) -> None:
         table(["change", *(member.name for member in members)], [["goca", *(score(m.counts("goca")) for m in members)], *rows])
 
 
+def reference_table(members: list[Member]) -> None:
+    """GoCA with each cross-attention layer as reference."""
+    rows = [
+        [member.name, name.removeprefix(REFERENCE), score(counts), difference(counts, member.counts("goca"))]
+        for member in members
+        for name, counts in ((name, member.counts(name)) for name in member.references())
+    ]
+    if rows:
+        table(["model", "reference layer", "mIoU", "difference"], rows)
+
+
 def correlations(members: list[Member]) -> None:
     """Spearman's rank correlation of generative power (the negative loss) with mIoU, within an architecture."""
     for family in MARKERS:
@@ -136,10 +151,12 @@ def correlations(members: list[Member]) -> None:
 
 def plot(members: list[Member], path: Path) -> None:
     """mIoU over held-out loss, one panel per architecture, better generators to the right."""
-    families = [family for family in MARKERS if any(member.family == family for member in members)]
-    figure, axes = plt.subplots(1, len(families), figsize=(3 * len(families) + 1, 3.4), sharey=True, squeeze=False)
-    for axis, family in zip(axes[0], families, strict=True):
-        group = [member for member in members if member.family == family]
+    groups = {family: [member for member in members if member.family == family] for family in MARKERS}
+    groups = {family: group for family, group in groups.items() if group}
+    widths = [max(1.0, len(group) / 2) for group in groups.values()]  # room for labels
+    size = (2.2 * sum(widths) + 1, 3.6)
+    figure, axes = plt.subplots(1, len(groups), figsize=size, sharey=True, squeeze=False, width_ratios=widths)
+    for axis, (family, group) in zip(axes[0], groups.items(), strict=True):
         group.sort(key=lambda member: -member.training["held_out_loss"])
         loss = [member.training["held_out_loss"] for member in group]
         for method, colour in COLOURS.items():
@@ -149,9 +166,12 @@ def plot(members: list[Member], path: Path) -> None:
             error = np.abs(bounds.T - values)
             style = {"color": colour, "marker": MARKERS[family], "capsize": 3, "linewidth": 1.2}
             axis.errorbar(loss, values, error, label={"goca": "GoCA"}.get(method, method), **style)
-        for member, x in zip(group, loss, strict=True):
+        for number, (member, x) in enumerate(zip(group, loss, strict=True)):
+            ends = [member.counts(method).miou()[0] for method in COLOURS]
+            y, offset = (min(ends), -22) if number % 2 else (max(ends), 16)  # neighbours on either side, clear of each other
             label = member.name.removeprefix("scenes_").replace("unet_", "")
-            axis.annotate(label, (x, member.counts("goca").miou()[0]), xytext=(4, 6), textcoords="offset points", fontsize=7)
+            where = {"xytext": (0, offset), "textcoords": "offset points", "ha": "center", "fontsize": 7}
+            axis.annotate(label, (x, y), **where)
         axis.invert_xaxis()
         axis.margins(x=0.2)
         axis.set(title=family, xlabel="held-out denoising loss")
@@ -175,6 +195,7 @@ def main() -> None:
         correlations(members)
     mass_table([member for member in members if member.has("calibration_only")])
     search_table(members)
+    reference_table(members)
     if options.plot:
         plot(members, options.plot)
 

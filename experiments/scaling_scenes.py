@@ -1,7 +1,8 @@
 """Measure methods on bundled backbones: all methods of a member read the same forwards, which costs a fifth of separate runs.
 
-python -m experiments.scaling_scenes                             500 held-out scenes x 3 seeds, every member: RESULTS_ZOO.md
-python -m experiments.scaling_scenes --set main search --count 200 --seeds 0 1 --out outputs/search     what was tried beside
+python -m experiments.scaling_scenes                 every member, 500 held-out scenes x 3 seeds: RESULTS_ZOO.md
+python -m experiments.scaling_scenes --set main search references --count 200 --seeds 0 1 --out outputs/search
+                                                     what was tried beside, and every layer as reference
 
 Counts go to OUT/SPLIT/MODEL/METHOD.npz and are not computed again; `experiments.scaling_report` makes tables of them. A method
 is a list of overrides of `python -m goca.run`, which gives the same numbers, rounding of other batches aside.
@@ -55,6 +56,7 @@ SEARCH = {
     **{f"t = {t}": [f"model.timestep={t}"] for t in (10, 50, 200, 300)},
 }
 SETS = {"main": MAIN, "search": SEARCH}
+REFERENCE = "reference "  # the set "references": each cross-attention layer of a member in turn
 BATCH = 25  # images of one forward
 
 
@@ -88,6 +90,16 @@ def build(model: str, overrides: list[str], split: str, count: int) -> tuple[Seg
     prompts = config.build(cfg, "prompts")
     prompts.setup(dataset)
     return Segmentor.from_components(cfg, dataset.classes, dataset.has_background, prompts=prompts), dataset
+
+
+def methods_of(model: str, sets: list[str]) -> dict[str, list[str]]:
+    """The methods of these sets, by name; the references are those of the model."""
+    methods = {name: overrides for group in sets if group in SETS for name, overrides in SETS[group].items()}
+    if "references" in sets:
+        segmentor, _ = build(model, [], "test", 1)
+        segmentor.backbone.load()
+        methods |= {REFERENCE + layer: [f"model.layers.reference={layer}"] for layer in segmentor.plan().cross}
+    return methods
 
 
 def batches(dataset: Any, segmentor: Segmentor) -> Iterator[list[tuple[Sample, tuple[Prompt, ...]]]]:
@@ -162,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     members = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
     parser.add_argument("--models", nargs="+", default=members)
-    parser.add_argument("--set", nargs="+", choices=SETS, default=["main"], help="groups of methods")
+    parser.add_argument("--set", nargs="+", choices=[*SETS, "references"], default=["main"], help="groups of methods")
     parser.add_argument("--methods", nargs="+", choices=[*MAIN, *SEARCH], help="these methods instead of whole groups")
     parser.add_argument("--split", choices=("test", "train"), default="test")
     parser.add_argument("--count", type=int, default=500, help="scenes")
@@ -172,9 +184,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for model in options.models:
-        every = {name: overrides for group in SETS.values() for name, overrides in group.items()}
-        names = options.methods or [name for group in options.set for name in SETS[group]]
-        methods = {name: every[name] for name in names}
+        methods = methods_of(model, list(SETS) if options.methods else options.set)
+        if options.methods:
+            methods = {name: methods[name] for name in options.methods}
         folder = options.out / options.split / model
         measure(model, methods, options.split, options.count, options.seeds, folder)
 

@@ -1,0 +1,56 @@
+"""The experiment on every bundled backbone: shared forwards give the numbers of separate runs."""
+
+import numpy as np
+import pytest
+
+from experiments import scaling_report
+from experiments.scaling_scenes import MAIN, measure, methods_of
+from goca import config
+from goca.run import evaluate
+
+MODEL, COUNT = "scenes_dit", 3
+SEPARATE = {"goca": [], "vanilla": ["preset=vanilla"], "t = 200": ["model.timestep=200"]}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """The folder of one member with all methods of the main set, one change and one reference layer."""
+    folder = tmp_path_factory.mktemp("scaling") / MODEL
+    every = methods_of(MODEL, ["main", "search", "references"])
+    names = [
+        "vanilla",
+        "heads_only",
+        "layers_only",
+        "calibration_only",
+        "goca",
+        "t = 200",
+        "reference transformer_blocks.1.attn2",
+    ]
+    measure(MODEL, {name: every[name] for name in names}, "test", COUNT, [0, 1], folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", SEPARATE)
+def test_methods_that_share_a_forward_score_as_separate_runs_do(measured, method, tmp_path):
+    quick = ["model.device=cpu", "logger=none", "figures.count=0", "figures.gallery=0", "trainer.enable_progress_bar=false"]
+    job = [f"model={MODEL}", f"dataset.count={COUNT}", "seed=1", *SEPARATE[method], *quick]
+    summary = evaluate(config.compose(job), tmp_path)
+    with np.load(measured / f"{method}.npz") as stored:
+        hits, unions = stored["hits"][1].sum(0), stored["unions"][1].sum(0)
+    assert 100 * (hits[unions > 0] / unions[unions > 0]).mean() == pytest.approx(summary["miou"], abs=0.2)
+
+
+def test_every_cross_attention_layer_can_be_the_reference():
+    names = methods_of(MODEL, ["references"])
+    assert list(names.values()) == [[f"model.layers.reference=transformer_blocks.{block}.attn2"] for block in range(6)]
+
+
+def test_the_report_has_every_table_and_a_plot(measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["scaling_report", str(measured.parent), str(tmp_path / "plot.png")])
+    scaling_report.main()
+    printed = capsys.readouterr().out
+    assert f"| {MODEL} |" in printed
+    columns = ("GoCA - vanilla", "two worst, two best classes", "calibration_only - vanilla")
+    for part in (*columns, "t = 200", "transformer_blocks.1.attn2"):
+        assert part in printed
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

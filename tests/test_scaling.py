@@ -17,15 +17,7 @@ def measured(tmp_path_factory):
     """The folder of one member with all methods of the main set, one change and one reference layer."""
     folder = tmp_path_factory.mktemp("scaling") / MODEL
     every = methods_of(MODEL, ["main", "search", "references"])
-    names = [
-        "vanilla",
-        "heads_only",
-        "layers_only",
-        "calibration_only",
-        "goca",
-        "t = 200",
-        "reference transformer_blocks.1.attn2",
-    ]
+    names = [*MAIN, "t = 200", "reference transformer_blocks.1.attn2"]
     measure(MODEL, {name: every[name] for name in names}, "test", COUNT, [0, 1], folder)
     return folder
 

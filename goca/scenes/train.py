@@ -96,13 +96,13 @@ class DenoiserTraining(_Training):
         return self.objective(self.pipeline, latents, texts, uniform, noise).item()
 
 
-def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictConfig, keep_every: int | None = None) -> None:
+def _fit(module: _Training, dataset: Any, settings: DictConfig, folder: Path, cfg: DictConfig) -> None:
     """Train for `module.steps` steps with an exponential moving average, resuming `folder/last.ckpt` if it is there.
 
-    `batch` is what a step sees, divided among `cfg.devices` processes whose gradients are averaged.
-    With `keep_every`, the state of every so many steps stays as `folder/step=N.ckpt`.
+    `settings.batch` is what a step sees, divided among `cfg.devices` processes whose gradients are averaged.
+    With `settings.keep_every`, the state of every so many steps stays as `folder/step=N.ckpt`.
     """
-    every, kept = (keep_every, -1) if keep_every else (500, 0)
+    every, kept = (settings.keep_every, -1) if settings.keep_every else (500, 0)
     checkpoint = ModelCheckpoint(folder, "{step}", save_last=True, every_n_train_steps=every, save_top_k=kept)
     trainer = pl.Trainer(
         max_steps=module.steps,
@@ -111,12 +111,12 @@ def _fit(module: _Training, dataset: Any, batch: int, folder: Path, cfg: DictCon
         strategy="ddp" if cfg.devices > 1 else "auto",
         precision=cfg.precision,
         gradient_clip_val=1.0,
-        callbacks=[EMAWeightAveraging(decay=cfg.ema), checkpoint, TQDMProgressBar(refresh_rate=100)],
+        callbacks=[EMAWeightAveraging(decay=settings.ema), checkpoint, TQDMProgressBar(refresh_rate=100)],
         logger=WandbLogger(project="goca-train", name=cfg.backbone.name) if cfg.wandb else False,
         enable_model_summary=False,
     )
     last = folder / "last.ckpt"
-    loader = DataLoader(dataset, batch // cfg.devices, shuffle=True, drop_last=True, num_workers=0)
+    loader = DataLoader(dataset, settings.batch // cfg.devices, shuffle=True, drop_last=True, num_workers=0)
     trainer.fit(module, loader, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     module.eval()
 
@@ -128,7 +128,7 @@ def _trained_vae(pipeline: Any, cfg: DictConfig, work: Path) -> None:
         return
     settings = cfg.backbone.vae
     training = VaeTraining(pipeline.vae, settings.kl_weight, steps=settings.steps, **settings.optimizer)
-    _fit(training, ScenePixels(cfg.scenes, cfg.size), settings.batch, work / "vae", cfg)
+    _fit(training, ScenePixels(cfg.scenes, cfg.size), settings, work / "vae", cfg)
 
 
 def train(cfg: DictConfig) -> Path:
@@ -158,7 +158,7 @@ def train(cfg: DictConfig) -> Path:
     # At head widths of 16 and 32 explicit attention in half precision trains faster on a CPU core than the fused kernel.
     torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # not for CUDA alone
     with sdpa_kernel(SDPBackend.MATH):
-        _fit(denoiser, train_latents, settings.batch, work / "denoiser", cfg, settings.keep_every)
+        _fit(denoiser, train_latents, settings, work / "denoiser", cfg)
 
     folder = Path(cfg.output) / cfg.backbone.name
     if denoiser.global_rank:  # the first process saves

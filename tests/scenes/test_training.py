@@ -97,6 +97,14 @@ def test_devices_that_do_not_divide_a_batch_are_refused(tmp_path):
         train(config("scenes_unet", tmp_path, "devices=3"))
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
+def test_averages_forget_the_random_start(name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        backbone = compose("train", [f"backbone={name}"]).backbone
+    for part in (backbone.vae, backbone.denoiser):
+        assert part.ema**part.steps < 1e-3
+
+
 def test_prompts_are_the_words_in_any_order_and_sometimes_empty():
     words = [["grass", "moon", "star"]] * 200
     data = CachedLatents(torch.zeros(200, 4, 2, 2), torch.ones(200, 4, 2, 2), words)

@@ -9,7 +9,9 @@ from goca.run import evaluate
 MEASURED = {
     ("scenes_unet", "goca"): 69.8,
     ("scenes_unet", "vanilla"): 63.5,
-    ("scenes_dit", "goca"): 60.3,
+    ("scenes_dit", "goca"): 69.2,
+    ("scenes_unet_tiny", "goca"): 69.5,
+    ("scenes_unet_tiny", "vanilla"): 52.9,
     ("scenes_mmdit", "goca"): 54.0,
     ("scenes_mmdit", "vanilla"): 48.8,
 }

@@ -173,7 +173,7 @@ def plot(members: list[Member], path: Path) -> None:
             where = {"xytext": (0, offset), "textcoords": "offset points", "ha": "center", "fontsize": 7}
             axis.annotate(label, (x, y), **where)
         axis.invert_xaxis()
-        axis.margins(x=0.2)
+        axis.margins(x=0.2, y=0.15)
         axis.set(title=family, xlabel="held-out denoising loss")
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("mIoU on held-out scenes")

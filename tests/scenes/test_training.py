@@ -97,6 +97,11 @@ def test_devices_that_do_not_divide_a_batch_are_refused(tmp_path):
         train(config("scenes_unet", tmp_path, "devices=3"))
 
 
+def test_float16_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="precision: 16-mixed .* bf16-mixed or 32"):
+        train(config("scenes_unet", tmp_path, "precision=16-mixed"))
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
 def test_averages_forget_the_random_start(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -54,7 +54,7 @@ class _Training(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, **_: Any) -> None:
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
         """By torch itself: Lightning refuses fused optimizers here, for the sake of float16's scaled gradients."""
         torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
@@ -146,7 +146,7 @@ def train(cfg: DictConfig) -> Path:
         if cfg.devices < 1 or batch % cfg.devices:
             raise ConfigError(f"devices: {cfg.devices} does not divide backbone.{part}.batch, {batch}")
     if str(cfg.precision).startswith("16"):
-        raise ConfigError(f"precision: {cfg.precision} needs scaled gradients, which are clipped unscaled here; bf16-mixed or 32")
+        raise ConfigError(f"precision: {cfg.precision} scales gradients, which are clipped unscaled here; bf16-mixed or 32")
     torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed)
     started = time.monotonic()

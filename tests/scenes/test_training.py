@@ -98,7 +98,7 @@ def test_devices_that_do_not_divide_a_batch_are_refused(tmp_path):
 
 
 def test_float16_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="precision: 16-mixed .* bf16-mixed or 32"):
+    with pytest.raises(ConfigError, match=r"precision: 16-mixed .* bf16-mixed or 32"):
         train(config("scenes_unet", tmp_path, "precision=16-mixed"))
 
 

@@ -54,7 +54,9 @@ class _Training(pl.LightningModule):
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None) -> None:
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
         """By torch itself: Lightning refuses fused optimizers here, for the sake of float16's scaled gradients."""
         torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 

@@ -16,7 +16,6 @@ from scipy.stats import spearmanr
 
 from experiments.scaling_scenes import MAIN, REFERENCE, SEARCH
 from goca.compare.statistics import ImageCounts, bootstrap, interval
-from goca.paths import BUNDLED
 from goca.scenes.generator import CLASSES, STUFF
 
 matplotlib.use("Agg")
@@ -34,7 +33,7 @@ class Member:
 
     def __init__(self, folder: Path) -> None:
         self.name, self.folder = folder.name, folder
-        self.training = json.loads((BUNDLED / self.name / "training.json").read_text())
+        self.training = json.loads((folder / "training.json").read_text())
 
     @property
     def family(self) -> str:

@@ -3,6 +3,8 @@
 python -m experiments.scaling_scenes                 every member, 500 held-out scenes x 3 seeds: RESULTS_ZOO.md
 python -m experiments.scaling_scenes --set main search references --count 200 --seeds 0 1 --out outputs/search
                                                      what was tried beside, and every layer as reference
+python -m experiments.scaling_scenes --trained outputs/seed1/backbones --out outputs/seed1/scaling
+                                                     other trainings of these backbones
 
 Counts go to OUT/SPLIT/MODEL/METHOD.npz and are not computed again; `experiments.scaling_report` makes tables of them. A method
 is a list of overrides of `python -m goca.run`, which gives the same numbers, rounding of other batches aside.
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ from goca.attention.call import AttentionCall, probabilities
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.data.base import Sample
 from goca.data.datamodule import to_pixels
+from goca.errors import ConfigError
 from goca.metrics import confusion
 from goca.paths import BUNDLED
 from goca.prompts.prompt import Prompt
@@ -170,10 +175,26 @@ def mass(calls: list[AttentionCall], row: int, prompt: Prompt) -> np.ndarray:
     return np.mean(layers, axis=0)
 
 
+def claim(folder: Path, training: Path) -> None:
+    """Keep a training's report beside the counts that will be of it.
+
+    Raises:
+        ConfigError: the folder holds counts of another training.
+    """
+    noted = folder / "training.json"
+    report = json.loads(training.read_text())
+    if noted.exists() and any(json.loads(noted.read_text())[key] != report[key] for key in ("steps", "held_out_loss")):
+        raise ConfigError(
+            f"{folder} holds counts of another training than {training.parent}: delete it, or choose another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(training, noted)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    members = sorted(path.parent.name for path in BUNDLED.glob("*/model_index.json"))
-    parser.add_argument("--models", nargs="+", default=members)
+    parser.add_argument("--models", nargs="+", help="these members instead of every one")
+    parser.add_argument("--trained", type=Path, default=BUNDLED, help="folder of the pipelines; default: the bundled ones")
     parser.add_argument("--set", nargs="+", choices=[*SETS, "references"], default=["main"], help="groups of methods")
     parser.add_argument("--methods", nargs="+", choices=[*MAIN, *SEARCH], help="these methods instead of whole groups")
     parser.add_argument("--split", choices=("test", "train"), default="test")
@@ -183,13 +204,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    for model in options.models:
+    models = options.models or sorted(path.parent.name for path in options.trained.glob("*/model_index.json"))
+    missing = [model for model in models if not (options.trained / model / "training.json").exists()]
+    if missing or not models:
+        parser.error(f"--trained: {options.trained} holds no {', '.join(missing) or 'pipelines'}")
+    for model in models:
         methods = methods_of(model, list(SETS) if options.methods else options.set)
         if options.methods:
             methods = {name: methods[name] for name in options.methods}
-        folder = options.out / options.split / model
+        pipeline, folder = options.trained / model, options.out / options.split / model
+        claim(folder, pipeline / "training.json")
+        methods = {name: [*overrides, f"model.checkpoint={pipeline}"] for name, overrides in methods.items()}
         measure(model, methods, options.split, options.count, options.seeds, folder)
 
 
 if __name__ == "__main__":
-    main()
+    config.command(main)

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from experiments import scaling_report
-from experiments.scaling_scenes import MAIN, measure, methods_of
+from experiments.scaling_scenes import MAIN, claim, measure, methods_of
 from goca import config
+from goca.errors import ConfigError
+from goca.paths import BUNDLED
 from goca.run import evaluate
 
 MODEL, COUNT = "scenes_dit", 3
@@ -18,6 +20,7 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scaling") / MODEL
     every = methods_of(MODEL, ["main", "search", "references"])
     names = [*MAIN, "t = 200", "reference transformer_blocks.1.attn2"]
+    claim(folder, BUNDLED / MODEL / "training.json")
     measure(MODEL, {name: every[name] for name in names}, "test", COUNT, [0, 1], folder)
     return folder
 
@@ -35,6 +38,11 @@ def test_methods_that_share_a_forward_score_as_separate_runs_do(measured, method
 def test_every_cross_attention_layer_can_be_the_reference():
     names = methods_of(MODEL, ["references"])
     assert list(names.values()) == [[f"model.layers.reference=transformer_blocks.{block}.attn2"] for block in range(6)]
+
+
+def test_counts_of_two_trainings_do_not_mix(measured):
+    with pytest.raises(ConfigError, match="another training"):
+        claim(measured, BUNDLED / "scenes_mmdit" / "training.json")
 
 
 def test_the_report_has_every_table_and_a_plot(measured, tmp_path, monkeypatch, capsys):

@@ -184,6 +184,7 @@ def train(cfg: DictConfig) -> Path:
 def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int, minutes: float | None) -> None:
     """Write the pipeline in float16 with `training.json` beside it."""
     report = {
+        "seed": cfg.seed,
         "scenes": cfg.scenes,
         "steps": steps,
         "planned_steps": cfg.backbone.denoiser.steps,

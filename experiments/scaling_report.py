@@ -1,12 +1,15 @@
 """Tables and the plot of `scaling_scenes`: `python -m experiments.scaling_report outputs/scaling_scenes/test [PLOT.png]`.
 
+`--trainings FOLDER ...` names measurements of other trainings of the same backbones, for the table of trainings and the plot.
 Intervals: 95 %, bootstrap over images (2,000 draws), the seeds of an image kept together; differences are paired.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,15 @@ class Member:
     def family(self) -> str:
         """The architecture: losses are comparable within one."""
         return next(name for name in MARKERS if self.name.startswith(name))
+
+    @property
+    def size_of_denoiser(self) -> int:
+        return int(self.training["denoiser_parameters"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether this is the end of a training, not a state along one."""
+        return bool(self.training.get("planned_steps", self.training["steps"]) == self.training["steps"])
 
     def has(self, method: str) -> bool:
         return (self.folder / f"{method}.npz").exists()
@@ -148,8 +160,36 @@ def correlations(members: list[Member]) -> None:
     print()
 
 
-def plot(members: list[Member], path: Path) -> None:
-    """mIoU over held-out loss, one panel per architecture, better generators to the right."""
+def trainings_table(members: list[Member]) -> None:
+    """Every whole training (no states along one), the mean of each backbone, and rank correlations of size with mIoU."""
+    times = Counter(member.name for member in members if member.whole)
+    whole = [member for member in members if member.whole and times[member.name] > 1]
+    whole.sort(key=lambda member: (member.family, member.size_of_denoiser, member.name))
+    scores = {member: [member.counts(method).miou()[0] for method in COLOURS] for member in whole}
+    rows = []
+    for name, group in itertools.groupby(whole, key=lambda member: member.name):
+        trainings = list(group)
+        for one in trainings:
+            gain = difference(one.counts("goca"), one.counts("vanilla"))
+            steps, loss = one.training["steps"], one.training["held_out_loss"]
+            rows.append([name, steps, f"{loss:.4f}", *(f"{value:.1f}" for value in scores[one]), gain])
+        vanilla, goca = np.mean([scores[one] for one in trainings], axis=0)
+        rows.append([f"mean of {len(trainings)}", "", "", f"{vanilla:.1f}", f"{goca:.1f}", f"{goca - vanilla:+.1f}"])
+    if rows:
+        table(["training", "steps", "held-out loss", *COLOURS, "GoCA - vanilla"], rows)
+    for family in MARKERS:
+        group = [member for member in whole if member.family == family]
+        sizes = [member.size_of_denoiser for member in group]
+        if len(set(sizes)) > 2:
+            for number, method in enumerate(COLOURS):
+                rank = spearmanr(sizes, [scores[member][number] for member in group])
+                said = f"rank correlation with size {rank.statistic:+.2f}, p = {rank.pvalue:.2f}"
+                print(f"{family}, {len(group)} trainings, {method}: {said}")
+    print()
+
+
+def plot(members: list[Member], path: Path, others: list[Member]) -> None:
+    """mIoU over held-out loss, one panel per architecture, better generators to the right; other trainings are hollow marks."""
     groups = {family: [member for member in members if member.family == family] for family in MARKERS}
     groups = {family: group for family, group in groups.items() if group}
     widths = [max(1.0, len(group) / 2) for group in groups.values()]  # room for labels
@@ -171,11 +211,17 @@ def plot(members: list[Member], path: Path) -> None:
             label = member.name.removeprefix("scenes_").replace("unet_", "")
             where = {"xytext": (0, offset), "textcoords": "offset points", "ha": "center", "fontsize": 7}
             axis.annotate(label, (x, y), **where)
+        for other in (other for other in others if other.family == family):
+            for method, colour in COLOURS.items():
+                x, y = other.training["held_out_loss"], other.counts(method).miou()[0]
+                axis.plot(x, y, MARKERS[family], color=colour, fillstyle="none", alpha=0.8)
         axis.invert_xaxis()
         axis.margins(x=0.2, y=0.15)
         axis.set(title=family, xlabel="held-out denoising loss")
         axis.grid(alpha=0.25)
     axes[0][0].set_ylabel("mIoU on held-out scenes")
+    if others:
+        axes[0][0].plot([], [], "o", color="black", fillstyle="none", label="other trainings")
     axes[0][0].legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
@@ -185,8 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="of one split: outputs/scaling_scenes/test")
     parser.add_argument("plot", type=Path, nargs="?", help="PNG to draw")
+    parser.add_argument("--trainings", type=Path, nargs="+", default=[], help="such folders of other trainings")
     options = parser.parse_args()
-    members = [Member(path) for path in sorted(options.folder.iterdir()) if (path / "goca.npz").exists()]
+    members, *others = (
+        [Member(path) for path in sorted(folder.iterdir()) if (path / "goca.npz").exists()]
+        for folder in (options.folder, *options.trainings)
+    )
+    beside = list(itertools.chain(*others))
     members.sort(key=lambda member: (member.family, -member.training["held_out_loss"]))
     if all(member.has(method) for member in members for method in MAIN):
         main_table(members)
@@ -195,8 +246,9 @@ def main() -> None:
     mass_table([member for member in members if member.has("calibration_only")])
     search_table(members)
     reference_table(members)
+    trainings_table(members + beside)
     if options.plot:
-        plot(members, options.plot)
+        plot(members, options.plot, [other for other in beside if other.whole])
 
 
 if __name__ == "__main__":

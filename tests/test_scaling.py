@@ -46,11 +46,12 @@ def test_counts_of_two_trainings_do_not_mix(measured):
 
 
 def test_the_report_has_every_table_and_a_plot(measured, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["scaling_report", str(measured.parent), str(tmp_path / "plot.png")])
+    folder = str(measured.parent)
+    monkeypatch.setattr("sys.argv", ["scaling_report", folder, str(tmp_path / "plot.png"), "--trainings", folder])
     scaling_report.main()
     printed = capsys.readouterr().out
     assert f"| {MODEL} |" in printed
     columns = ("GoCA - vanilla", "two worst, two best classes", "calibration_only - vanilla")
-    for part in (*columns, "t = 200", "transformer_blocks.1.attn2"):
+    for part in (*columns, "t = 200", "transformer_blocks.1.attn2", "mean of 2"):
         assert part in printed
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

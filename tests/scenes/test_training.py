@@ -22,12 +22,12 @@ from goca.segmentor import Segmentor
 SMALL = {
     "scenes_unet": [],
     "scenes_dit": ["backbone.pipeline.transformer.num_layers=4"],
-    "scenes_mmdit": ["backbone.pipeline.transformer.num_layers=4"],
+    "scenes_mmdit": [],
 }
 MODELS = {
     "scenes_unet": ["scenes_unet"],
     "scenes_dit": ["scenes_dit", "model.layers.affinity=[transformer_blocks.3.attn1]"],
-    "scenes_mmdit": ["scenes_mmdit", "model.layers.affinity=[transformer_blocks.3.attn]"],
+    "scenes_mmdit": ["scenes_mmdit"],
 }  # fmt: skip
 FAST = ["scenes=8", "held_out=2", "threads=1", "accelerator=cpu", "backbone.denoiser.steps=1", "backbone.denoiser.batch=2",
         "backbone.vae.steps=1", "backbone.vae.batch=2"]  # fmt: skip

@@ -10,6 +10,7 @@ import argparse
 import itertools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,16 @@ def reference_table(members: list[Member]) -> None:
         table(["model", "reference layer", "mIoU", "difference"], rows)
 
 
-def correlations(members: list[Member]) -> None:
-    """Spearman's rank correlation of generative power (the negative loss) with mIoU, within an architecture."""
+def correlations(members: list[Member], what: str, power: Callable[[Member], float]) -> None:
+    """Spearman's rank correlation of a measure of power with mIoU, within each architecture that has three values of it."""
     for family in MARKERS:
         group = [member for member in members if member.family == family]
-        if len(group) > 2:
-            power = [-member.training["held_out_loss"] for member in group]
-            for method in ("vanilla", "goca"):
-                rank = spearmanr(power, [member.counts(method).miou()[0] for member in group])
-                print(f"{family}, {len(group)} members, {method}: rank correlation {rank.statistic:+.2f}")
+        values = [power(member) for member in group]
+        if len(set(values)) > 2:
+            for method in COLOURS:
+                rank = spearmanr(values, [member.counts(method).miou()[0] for member in group])
+                said = f"rank correlation with {what} {rank.statistic:+.2f}, p = {rank.pvalue:.2f}"
+                print(f"{family}, {len(group)} trainings or states, {method}: {said}")
     print()
 
 
@@ -177,15 +179,7 @@ def trainings_table(members: list[Member]) -> None:
         rows.append([f"mean of {len(trainings)}", "", "", f"{vanilla:.1f}", f"{goca:.1f}", f"{goca - vanilla:+.1f}"])
     if rows:
         table(["training", "steps", "held-out loss", *COLOURS, "GoCA - vanilla"], rows)
-    for family in MARKERS:
-        group = [member for member in whole if member.family == family]
-        sizes = [member.size_of_denoiser for member in group]
-        if len(set(sizes)) > 2:
-            for number, method in enumerate(COLOURS):
-                rank = spearmanr(sizes, [scores[member][number] for member in group])
-                said = f"rank correlation with size {rank.statistic:+.2f}, p = {rank.pvalue:.2f}"
-                print(f"{family}, {len(group)} trainings, {method}: {said}")
-    print()
+    correlations(whole, "size", lambda member: member.size_of_denoiser)
 
 
 def plot(members: list[Member], path: Path, others: list[Member]) -> None:
@@ -242,7 +236,7 @@ def main() -> None:
     if all(member.has(method) for member in members for method in MAIN):
         main_table(members)
         class_table(members)
-        correlations(members)
+        correlations(members, "the negative loss", lambda member: -member.training["held_out_loss"])
     mass_table([member for member in members if member.has("calibration_only")])
     search_table(members)
     reference_table(members)

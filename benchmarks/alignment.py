@@ -19,7 +19,7 @@ from goca.data.classes import ClassTable
 from goca.prompts import Published, TextSegment
 from goca.prompts.align import align
 from goca.prompts.caption import parse
-from tests.prompts.vocabularies import clip_tokenizer
+from tests.helpers.vocabularies import clip_tokenizer
 
 DATASETS = {
     "voc": "voc",

@@ -113,7 +113,7 @@ def _bare(segmentor: Segmentor, rows: list[Any]) -> Any:
 @torch.inference_mode()
 def _oracle(segmentor: Segmentor, rows: list[Any]) -> Any:
     """Keep every call, then materialise every map: what the streaming statistics avoid."""
-    from tests.attention import oracle
+    from tests.helpers import oracle
 
     plan = segmentor.backbone.plan(segmentor.aggregation)
     calls: dict[str, Any] = {}

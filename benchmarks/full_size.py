@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from benchmarks import machine
-from goca.backbones import architectures
-from goca.backbones.loading import choose_dtype
+from goca.backbones.loading import architectures
+from goca.backbones.loading.pipelines import choose_dtype
 from goca.backbones.observable import observable_layers
 from goca.config import compose
 from goca.data.classes import ClassTable

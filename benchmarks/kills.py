@@ -42,8 +42,9 @@ class Outcome:
 
 def run(overrides: Sequence[str], folder: Path, tear: int | None = None) -> None:
     """One run in this process; with `tear`, it dies while it writes that record."""
-    from goca import config, journal
+    from goca import config
     from goca.run import evaluate, quiet
+    from goca.runs import journal
 
     quiet()
     if tear is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from goca.provenance import environment
+from goca.runs.provenance import environment
 
 RESULTS = Path(__file__).parent / "results.jsonl"
 

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from goca.results import RunFolder
+from goca.runs.folder import RunFolder
 
 
 def growth(folder: Path, after: int = 100) -> dict[str, float]:

@@ -18,15 +18,16 @@ import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
 
-from goca import config, visualize
-from goca.attention_view import AttentionView
+from goca import config
 from goca.backbones.base import Backbone
 from goca.data.classes import ClassTable
+from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, GocaError
+from goca.figures import plots
+from goca.figures.attention_view import AttentionView
 from goca.observe import observe, read_image
 from goca.paths import CONF
-from goca.protocol import Protocol
 from goca.segmentor import Segmentor
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -88,7 +89,7 @@ def shown(view: AttentionView) -> tuple[Image.Image, int]:
     """The overlay, small pictures enlarged, and the factor by which."""
     factor = max(1, _SHOWN_SIDE // max(view.image.shape[:2]))
     labels = view.prediction.labels[0].cpu().numpy()
-    picture = Image.fromarray(visualize.overlay(view.image, labels, view.classes))
+    picture = Image.fromarray(plots.overlay(view.image, labels, view.classes))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST), factor
 
 
@@ -140,7 +141,7 @@ def build(studio: Studio, models: Sequence[str], examples: Sequence[tuple[str, s
         if view is None or not word:
             return None
         values = view.map_of(word)
-        return visualize.heat(values, float(values.max()), 256)
+        return plots.heat(values, float(values.max()), 256)
 
     def pixel(view: AttentionView | None, event: gr.SelectData) -> dict[str, float] | None:
         if view is None:

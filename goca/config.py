@@ -32,7 +32,7 @@ OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), rep
 
 def _run_folder(resume: bool, parent: str, new: str) -> str:
     """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one."""
-    from goca.results import newest_unfinished  # results need torch, which a wrong setting should not wait for
+    from goca.runs.folder import newest_unfinished  # results need torch, which a wrong setting should not wait for
 
     return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
 

@@ -32,9 +32,9 @@ from goca.generation.results import Estimate, Run, baseline_of, differences, est
 from goca.generation.show import load_maps, side_by_side
 from goca.loggers import Logger
 from goca.paths import CONF
-from goca.provenance import environment
 from goca.redact import redact, write_config
 from goca.run import quiet
+from goca.runs.provenance import environment
 
 console = Console()
 SCENE_MEASURES = ("answers right %", "named classes shown %")

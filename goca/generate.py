@@ -30,10 +30,10 @@ from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.loggers import Logger
 from goca.paths import CONF
-from goca.provenance import environment
 from goca.redact import redact, write_config
 from goca.run import quiet
-from goca.tables import Table
+from goca.runs.provenance import environment
+from goca.runs.tables import Table
 from goca.timing import peak_memory_bytes
 
 console = Console()

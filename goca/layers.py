@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from goca import config
-from goca.backbones import architectures
 from goca.backbones.auto import propose
 from goca.backbones.base import Backbone
-from goca.backbones.layers import resolve
-from goca.backbones.memory import parameters, weights_memory
+from goca.backbones.loading import architectures
+from goca.backbones.loading.memory import parameters, weights_memory
 from goca.backbones.observable import Layer, observable_layers
+from goca.layer_names import resolve
 from goca.paths import CONF
 
 

@@ -18,9 +18,9 @@ from rich.console import Console
 
 from goca.errors import ConfigError, DataError, GocaError
 from goca.redact import redact
-from goca.report import print_summary
-from goca.results import Record, RunFolder, stops_cleanly
-from goca.same_run import FREE, SHARD, difference
+from goca.runs.folder import Record, RunFolder, stops_cleanly
+from goca.runs.identity import FREE, SHARD, difference
+from goca.runs.terminal import print_summary
 
 _SAME = ("checkpoint_hash", "dtype", "classes", "thresholds", "unseen_classes", "has_background", "total_images")
 

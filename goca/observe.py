@@ -22,19 +22,19 @@ from goca import config
 from goca.arguments import literal
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.statistics import AttentionStatistics
-from goca.attention_view import AttentionView
-from goca.backbones.layers import resolve
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import to_pixels
 from goca.data.files import read_rgb
+from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
+from goca.figures.attention_view import AttentionView
+from goca.layer_names import resolve
 from goca.paths import CONF
 from goca.prompts import Prompt, from_text
 from goca.prompts.align import align
 from goca.prompts.prompt import Entity, TextSegment
-from goca.protocol import Protocol
 from goca.segmentor import Segmentor
 
 # Words of a sentence that name nothing to look for.

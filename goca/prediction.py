@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from goca.calibration import ClassMaps
 from goca.data.classes import ClassTable
+from goca.method.calibration import ClassMaps
 from goca.prompts.prompt import Prompt
 
 
@@ -79,7 +79,7 @@ class Segmentation:
 
     def picture(self) -> Image.Image:
         """The image with its classes laid over, and their names."""
-        from goca.visualize import overlay_figure  # matplotlib loads only when a picture is wanted
+        from goca.figures.plots import overlay_figure  # matplotlib loads only when a picture is wanted
 
         return overlay_figure(self.image, self.label_map, self.classes)
 

@@ -20,21 +20,22 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from goca import config, sweeps
-from goca.backbones.loading import choose_device
-from goca.callbacks import Figures, Recorder, RunningMiou
+from goca import config
+from goca.backbones.loading.pipelines import choose_device
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import ConfigError, DataError
-from goca.gallery import Gallery
-from goca.interrupt import StopOnSignal
+from goca.figures.thumbnails import Gallery
 from goca.loggers import Logger, Report
-from goca.method import method_name
 from goca.metrics import SegmentationMetric
 from goca.paths import CONF
-from goca.provenance import checkpoint_identity, environment, generator_measures
 from goca.redact import redact
-from goca.report import print_summary
-from goca.results import RunFolder, stops_cleanly
+from goca.runs import sweeps
+from goca.runs.callbacks import Figures, Recorder, RunningMiou
+from goca.runs.folder import RunFolder, stops_cleanly
+from goca.runs.naming import method_name
+from goca.runs.provenance import checkpoint_identity, environment, generator_measures
+from goca.runs.signals import StopOnSignal
+from goca.runs.terminal import print_summary
 from goca.segmentor import Segmentor
 
 

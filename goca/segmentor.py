@@ -14,24 +14,24 @@ import torch
 from PIL import Image
 
 from goca import config
-from goca.aggregation import Aggregation
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.backbones.base import Backbone
-from goca.backbones.loading import free_memory
-from goca.calibration import Calibration, ClassMaps
+from goca.backbones.loading.pipelines import free_memory
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable, to_pixels
 from goca.data.files import read_rgb
-from goca.decision import Decision, Hungarian
 from goca.errors import ConfigError, DataError, ModelError
+from goca.method.aggregation import Aggregation
+from goca.method.calibration import Calibration, ClassMaps
+from goca.method.decision import Decision, Hungarian
+from goca.method.refinement import RefinementContext, Refinements
+from goca.method.views import Views
 from goca.metrics import SegmentationMetric, confusion
 from goca.prediction import Failure, Prediction, Segmentation, join
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
-from goca.refinement import RefinementContext, Refinements
 from goca.timing import StageTimer
-from goca.views import Views
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from goca import config  # noqa: E402
 from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
 from goca.errors import ConfigError, GocaError  # noqa: E402
 from goca.paths import CONF  # noqa: E402
-from tests.backbones.tiny import tiny_sd  # noqa: E402
-from tests.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
+from tests.helpers.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
+from tests.helpers.tiny_unet import tiny_sd  # noqa: E402
 
 SETTING = Setting("scenes_unet", "goca", "goca", "affinity", None)
 

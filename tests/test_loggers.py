@@ -14,7 +14,7 @@ from PIL import Image
 from goca import config
 from goca.errors import ConfigError
 from goca.loggers import CsvLogger, Logger, Report, Several, TensorBoardLogger, WandbLogger
-from tests.made_up import CLASSES, TAUS, report
+from tests.helpers.fake_runs import CLASSES, TAUS, report
 
 
 @pytest.fixture(scope="module")

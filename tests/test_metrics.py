@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goca import calibration, decision, metrics, ops
+from goca import metrics, ops
 from goca.errors import DataError
+from goca.method import calibration, decision
 from goca.metrics import IGNORE, SegmentationMetric, confusion, scores
 
 

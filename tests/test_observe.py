@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from goca.aggregation import Aggregation
 from goca.arguments import literal
-from goca.attention_view import AttentionView
-from goca.calibration import Calibration
 from goca.data.classes import ClassTable
-from goca.decision import Decision
 from goca.errors import ConfigError, DataError, ModelError
+from goca.figures.attention_view import AttentionView
+from goca.method.aggregation import Aggregation
+from goca.method.calibration import Calibration
+from goca.method.decision import Decision
+from goca.method.refinement import Refinements
 from goca.observe import observe, read_image, read_prompt
 from goca.prompts import sources
-from goca.refinement import Refinements
 from goca.segmentor import Segmentor
-from tests.backbones.tiny import tiny_unet_backbone
+from tests.helpers.tiny_unet import tiny_unet_backbone
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 

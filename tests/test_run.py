@@ -6,9 +6,9 @@ import pytest
 
 from goca import config
 from goca.errors import ConfigError, DataError, ModelError
-from goca.results import RunFolder, compact, expand, total_counts
 from goca.run import evaluate
-from tests.backbones.tiny import tiny_sd
+from goca.runs.folder import RunFolder, compact, expand, total_counts
+from tests.helpers.tiny_unet import tiny_sd
 
 KEYS = {
     "dataset", "model", "protocol", "images", "miou", "miou_by_threshold", "iou_by_class", "pixel_accuracy",

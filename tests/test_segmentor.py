@@ -15,7 +15,7 @@ from goca.metrics import SegmentationMetric
 from goca.prompts import Classes, Vocabulary
 from goca.scenes.generator import CLASSES
 from goca.segmentor import Segmentor
-from tests.backbones.tiny import tiny_sd, tiny_unet_backbone
+from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone
 
 
 def _segmentor(prompts=None, metric=False, **options):

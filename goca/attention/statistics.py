@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from goca.aggregation import Aggregation, heads, layers, maps
 from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.method.aggregation import Aggregation, heads, layers, maps
 
 _KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
 

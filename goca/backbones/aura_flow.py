@@ -10,7 +10,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.backbones.embeddings import Conditioning
+from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.prompts.prompt import TextSegment
 

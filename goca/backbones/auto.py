@@ -11,12 +11,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from goca.backbones import architectures
 from goca.backbones.base import Backbone
-from goca.backbones.checkpoints import Source, check_source
-from goca.backbones.layers import LayerNames
+from goca.backbones.loading import architectures
+from goca.backbones.loading.checkpoints import Source, check_source
 from goca.backbones.observable import Layer, observable_layers
 from goca.errors import ConfigError, ModelError
+from goca.layer_names import LayerNames
 from goca.paths import CONF
 
 ADAPTERS = {

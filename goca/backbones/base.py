@@ -15,15 +15,15 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from goca.aggregation import Aggregation
 from goca.attention.call import AttentionCall
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.attention.tap import AttentionTap, RawCall
-from goca.backbones.embeddings import Conditioning
-from goca.backbones.layers import LayerNames, resolve
-from goca.backbones.pretrained import Pretrained
-from goca.backbones.quantization import dense_weight
+from goca.backbones.loading.embeddings import Conditioning
+from goca.backbones.loading.pretrained import Pretrained
+from goca.backbones.loading.quantization import dense_weight
 from goca.errors import ModelError
+from goca.layer_names import LayerNames, resolve
+from goca.method.aggregation import Aggregation
 from goca.prompts.prompt import TextSegment
 from goca.timing import StageTimer
 

@@ -11,8 +11,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.backbones.embeddings import Conditioning
 from goca.backbones.flux import FluxBackbone
+from goca.backbones.loading.embeddings import Conditioning
 from goca.prompts.prompt import TextSegment
 
 

@@ -11,9 +11,9 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.backbones.embeddings import Conditioning
+from goca.backbones.loading.embeddings import Conditioning
+from goca.backbones.loading.quantization import dense_weight
 from goca.backbones.mixins import FlowMatching, JointAttention
-from goca.backbones.quantization import dense_weight
 from goca.prompts.prompt import TextSegment
 
 

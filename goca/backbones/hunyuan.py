@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.backbones.embeddings import Conditioning
+from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention
 from goca.prompts.prompt import TextSegment
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.backbones.embeddings import Conditioning
+from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention
 from goca.backbones.text import lower_cased
 from goca.prompts.prompt import TextSegment

@@ -12,8 +12,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
-from goca.backbones.embeddings import Conditioning
 from goca.backbones.flux import pack
+from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.text import with_suffix
 from goca.prompts.prompt import TextSegment

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.attention.tap import RawCall
-from goca.backbones.embeddings import Conditioning
+from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention, level_grid
 from goca.prompts.prompt import TextSegment
 

@@ -18,7 +18,7 @@ from goca.compare.page import markdown, write_page, write_tables
 from goca.compare.runs import load
 from goca.errors import ConfigError
 from goca.paths import CONF
-from goca.tables import Table
+from goca.runs.tables import Table
 
 
 def compare(cfg: DictConfig) -> Path:

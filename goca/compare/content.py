@@ -13,8 +13,8 @@ import numpy as np
 from goca.compare.runs import Kind, Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
-from goca.gallery import disagreement
-from goca.tables import Cell, Table, threshold_index
+from goca.figures.thumbnails import disagreement
+from goca.runs.tables import Cell, Table, threshold_index
 
 # Settings that change where and how fast, but no number.
 _NO_METHOD = ("paths", "logger", "figures", "trainer", "experiment", "save_predictions", "hydra", "resume", "attention")

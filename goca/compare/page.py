@@ -11,7 +11,7 @@ from typing import Any
 
 from goca.compare.content import Comparison
 from goca.errors import ConfigError
-from goca.tables import Table, markdown_text
+from goca.runs.tables import Table, markdown_text
 
 _LEADERBOARD_IN_MARKDOWN = (
     "rank",

@@ -13,9 +13,9 @@ import yaml
 
 from goca.compare.statistics import ImageCounts
 from goca.errors import DataError, GocaError
-from goca.gallery import Thumbnails, read
-from goca.results import Record, RunFolder
-from goca.tables import threshold_index
+from goca.figures.thumbnails import Thumbnails, read
+from goca.runs.folder import Record, RunFolder
+from goca.runs.tables import threshold_index
 
 # What the summary of a finished run holds; without these it comes from another version.
 _NEEDED = (

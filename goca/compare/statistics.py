@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from goca.ops import blocks
-from goca.results import Record
+from goca.runs.folder import Record
 
 _BYTES = 2**26  # of resampling weights at once
 

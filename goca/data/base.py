@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 from goca.data.classes import ClassTable, Synonyms
 from goca.data.files import MAX_PIXELS, inside, read_indices, read_rgb
 from goca.data.label_maps import IGNORE, UNKNOWN
+from goca.data.protocol import Protocol
 from goca.errors import ConfigError, DataError
-from goca.protocol import Protocol
 
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 

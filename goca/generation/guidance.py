@@ -11,16 +11,16 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_valida
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from goca.aggregation import Aggregation
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
-from goca.calibration import Calibration
 from goca.errors import ConfigError, ModelError
 from goca.generation.rate import guidance_strength, guide, rate_map
 from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles
-from goca.refinement import RefinementContext, Refinements
+from goca.method.aggregation import Aggregation
+from goca.method.calibration import Calibration
+from goca.method.refinement import RefinementContext, Refinements
 
 _CONFIG = ConfigDict(extra="forbid")
 

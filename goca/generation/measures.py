@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPModel, CLIPProcessor
 
-from goca.backbones.loading import choose_device
+from goca.backbones.loading.pipelines import choose_device
 from goca.errors import ModelError
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
 

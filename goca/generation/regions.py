@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from goca.calibration import Calibration, ClassMaps
 from goca.generation.roles import TokenRoles
+from goca.method.calibration import Calibration, ClassMaps
+from goca.method.refinement import RefinementContext, Refinements
 from goca.ops import gaussian_blur, minmax
-from goca.refinement import RefinementContext, Refinements
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from goca.loggers import Report
-from goca.tables import Table
+from goca.runs.tables import Table
 
 
 @dataclass(frozen=True)

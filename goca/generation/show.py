@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from goca.figures.plots import MAP_COLOURS, plain_text, render
 from goca.generation.guidance import Step
-from goca.visualize import MAP_COLOURS, plain_text, render
 
 _TOKEN_COLOURS = colormaps["tab20"]
 _RATES = (0.8, 3.0)  # first and last colour of a rate map: the usual limits

@@ -20,8 +20,8 @@ from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.errors import GocaError
 from goca.redact import redact
-from goca.results import Record, RunFolder
-from goca.tables import Table, run_tables
+from goca.runs.folder import Record, RunFolder
+from goca.runs.tables import Table, run_tables
 
 if TYPE_CHECKING:
     from goca.prediction import Prediction

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from goca.errors import ConfigError
 from goca.loggers.base import CONFIG, Logger, Report
-from goca.tables import Table
+from goca.runs.tables import Table
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -11,9 +11,9 @@ import requests
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
-from goca import visualize
 from goca.data.base import IGNORE
 from goca.data.classes import ClassTable
+from goca.figures import plots
 from goca.loggers.base import CONFIG, Example, Logger, Report
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def _pictures(report: Report) -> dict[str, Any]:
     pictures: dict[str, Any] = {f"figures/{name}": wandb.Image(picture) for name, picture in report.figures.items()}
     if "layer_weights" in report.tables:
         names, means, spreads = zip(*(row[:3] for row in report.tables["layer_weights"].rows), strict=True)
-        chart = visualize.bars(names, means, spreads, "weight (mean and std over images)")
+        chart = plots.bars(names, means, spreads, "weight (mean and std over images)")
         pictures["figures/layer_weights"] = wandb.Image(chart)
     if "confusion" in report.tables:
-        pictures["figures/confusion"] = wandb.Image(visualize.confusion_figure(report.tables["confusion"].rows))
+        pictures["figures/confusion"] = wandb.Image(plots.confusion_figure(report.tables["confusion"].rows))
     if report.examples:
         pictures["examples"] = [_masked(example, report.classes) for example in report.examples]
     for example in report.examples:
@@ -131,14 +131,13 @@ def _pictures(report: Report) -> dict[str, Any]:
         if not prediction.maps.ids or prediction.token_maps is None:
             continue
         pictures[f"maps/{name}/classes"] = [
-            wandb.Image(visualize.heat(channel, float(maps.max())), caption=f"{report.classes.names[class_id]}, {stage}")
+            wandb.Image(plots.heat(channel, float(maps.max())), caption=f"{report.classes.names[class_id]}, {stage}")
             for stage, maps in _stages(example)
             for class_id, channel in zip(prediction.maps.ids, maps, strict=True)
         ]
         prompt, maps = prediction.prompts[0], prediction.token_maps.cpu().numpy()
         pictures[f"maps/{name}/tokens"] = [
-            wandb.Image(visualize.heat(maps[i], float(maps[i].max())), caption=f"{i}: {prompt.tokens[i]}")
-            for i in prompt.content
+            wandb.Image(plots.heat(maps[i], float(maps[i].max())), caption=f"{i}: {prompt.tokens[i]}") for i in prompt.content
         ]
     return pictures
 

@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goca.aggregation import Aggregation, heads, layers
 from goca.attention.call import AttentionCall
 from goca.attention.kernels import attention_with_lse
 from goca.attention.statistics import AttentionStatistics, Plan
-from tests.attention import oracle
+from goca.method.aggregation import Aggregation, heads, layers
+from tests.helpers import oracle
 
 GRIDS = [(2, 2), (4, 4), (3, 5), (6, 10), (8, 8)]
 MASKS = ["none", "boolean", "additive", "per head"]

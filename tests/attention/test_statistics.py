@@ -5,11 +5,11 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-from goca.aggregation import Aggregation, heads, layers
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
-from tests.attention import oracle
-from tests.backbones.tiny import tiny_sd, tiny_sdxl, tiny_unet_backbone
+from goca.method.aggregation import Aggregation, heads, layers
+from tests.helpers import oracle
+from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl, tiny_unet_backbone
 
 TEXTS = ["circle, grass", "a heart on snow"]
 

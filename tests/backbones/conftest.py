@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from goca.backbones import loading
-from tests.backbones.on_disk import backbone, seen
-from tests.backbones.tiny_dit import tiny_pipeline
+from tests.helpers.saved_pipeline import backbone, seen
+from tests.helpers.tiny_pipelines import tiny_pipeline
 
 
 @pytest.fixture(scope="session")
@@ -38,4 +37,4 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_, **__):
         raise AssertionError("weights were read before the mistake was found")
 
-    monkeypatch.setattr(loading, "load_pipeline", refuse)
+    monkeypatch.setattr(pipelines, "load_pipeline", refuse)

@@ -4,9 +4,9 @@ import pytest
 from hydra.utils import get_class
 
 from goca import config
-from goca.backbones import architectures
 from goca.backbones.auto import ADAPTERS
-from goca.backbones.memory import parameters, weights_memory
+from goca.backbones.loading import architectures
+from goca.backbones.loading.memory import parameters, weights_memory
 from goca.backbones.observable import observable_layers
 from goca.paths import CONF
 from tests.conftest import ROOT

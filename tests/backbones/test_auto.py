@@ -16,7 +16,7 @@ from goca.errors import ConfigError, ModelError
 from goca.layers import show
 from goca.paths import CONF
 from goca.run import evaluate
-from tests.backbones.tiny_dit import FAMILIES, tiny_pipeline
+from tests.helpers.tiny_pipelines import FAMILIES, tiny_pipeline
 
 
 @pytest.fixture(
@@ -45,7 +45,8 @@ def test_a_proposal_names_layers_that_run(saved, tmp_path):
 
 def test_a_finetune_gets_the_constants_of_its_architecture(monkeypatch):
     """A checkpoint whose layers are those of a known model is proposed that model's config, under its own name."""
-    from goca.backbones import architectures, auto
+    from goca.backbones import auto
+    from goca.backbones.loading import architectures
 
     known = "PixArt-alpha/PixArt-Sigma-XL-2-512-MS"
     published = {**architectures.published(), "someone/finetune": architectures.published()[known]}

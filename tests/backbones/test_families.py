@@ -13,9 +13,9 @@ from goca.attention.tap import AttentionTap
 from goca.data.classes import ClassTable
 from goca.run import evaluate
 from goca.segmentor import Segmentor
-from tests.attention.oracle import attention_maps
-from tests.backbones.on_disk import goca_aggregation
-from tests.backbones.tiny_dit import FAMILIES, tiny_backbone, tiny_pipeline
+from tests.helpers.oracle import attention_maps
+from tests.helpers.saved_pipeline import goca_aggregation
+from tests.helpers.tiny_pipelines import FAMILIES, tiny_backbone, tiny_pipeline
 
 TEXTS = ["circle, grass", "a heart on snow, moon"]
 SIZE = 32

@@ -9,11 +9,11 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from goca.backbones import checkpoints
-from goca.backbones.loading import choose_dtype
+from goca.backbones.loading import checkpoints
+from goca.backbones.loading.pipelines import choose_dtype
 from goca.errors import ModelError
-from tests.backbones.on_disk import backbone, layer_names
-from tests.backbones.tiny_dit import tiny_pipeline
+from tests.helpers.saved_pipeline import backbone, layer_names
+from tests.helpers.tiny_pipelines import tiny_pipeline
 
 
 @pytest.mark.parametrize(
@@ -127,14 +127,14 @@ def test_hub_errors_say_what_to_do(monkeypatch, no_weights, error, message):
 
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
 def test_a_missing_quantisation_extra_is_named(folder, no_weights, monkeypatch, library):
-    monkeypatch.setattr("goca.backbones.quantization.find_spec", lambda name: None)
+    monkeypatch.setattr("goca.backbones.loading.quantization.find_spec", lambda name: None)
     kind = {"bitsandbytes": "bitsandbytes_4bit", "torchao": "torchao_int8"}[library]
     with pytest.raises(ModelError, match=rf"{kind} needs {library}; install it with: pip install 'goca\[quantization\]'"):
         backbone(folder, quantization=kind).load()
 
 
 def test_bitsandbytes_without_a_gpu_is_refused(folder, no_weights, monkeypatch):
-    monkeypatch.setattr("goca.backbones.quantization.find_spec", lambda name: True)
+    monkeypatch.setattr("goca.backbones.loading.quantization.find_spec", lambda name: True)
     with pytest.raises(ModelError, match=r"bitsandbytes_4bit needs a GPU; torchao_int8 works on the cpu"):
         backbone(folder, quantization="bitsandbytes_4bit").load()
 

@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from goca.errors import ModelError
-from tests.backbones.on_disk import backbone, seen
-from tests.backbones.tiny_dit import tiny_backbone, tiny_pipeline
+from tests.helpers.saved_pipeline import backbone, seen
+from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
 
 def _save_lora(pipeline, component, targets, path):

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from goca import config
 from goca.backbones.auto import propose
 from goca.errors import ModelError
-from goca.provenance import checkpoint_identity
 from goca.run import evaluate
-from tests.backbones.tiny import tiny_sd, tiny_unet_backbone
+from goca.runs.provenance import checkpoint_identity
+from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "pytorch_model"}
 OVERRIDES = ["model.size=32", "model.feature_size=16", "model.device=cpu", "logger=none", "limit=2", "figures.count=0"]

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from goca import config
-from goca.backbones import loading
 from goca.errors import DataError
 from goca.prompts.sources import Classes
-from goca.results import RunFolder
 from goca.run import evaluate
-from tests.backbones.on_disk import TEXTS, backbone, seen
+from goca.runs.folder import RunFolder
 from tests.backbones.test_families import _overrides
+from tests.helpers.saved_pipeline import TEXTS, backbone, seen
 
 
 def test_int8_weights_give_nearly_the_same_maps(folder, expected):
@@ -43,7 +42,7 @@ def test_prompts_first_are_encoded_without_denoiser_and_then_without_encoders(fo
     assert loaded.pipeline.text_encoder_2 is None
     loaded.load()
     assert loaded.pipeline.text_encoder is None
-    monkeypatch.setattr(loading, "load_text_encoders", lambda *_: pytest.fail("the encoders were loaded again"))
+    monkeypatch.setattr(pipelines, "load_text_encoders", lambda *_: pytest.fail("the encoders were loaded again"))
     assert torch.equal(seen(loaded), expected)
 
 
@@ -55,7 +54,7 @@ def test_cached_embeddings_serve_the_next_run_and_no_other_checkpoint(folder, ex
     cache = str(tmp_path / "cache")
     backbone(folder, prompt_cache=cache).load().encode_prompts(TEXTS)
     again = backbone(folder, prompt_cache=cache, text_encoders="first").inspect()
-    monkeypatch.setattr(loading, "load_text_encoders", lambda *_: pytest.fail("the encoders were loaded"))
+    monkeypatch.setattr(pipelines, "load_text_encoders", lambda *_: pytest.fail("the encoders were loaded"))
     again.encode_prompts(TEXTS)
     assert torch.equal(seen(again.load()), expected)
     other = shutil.copytree(folder, tmp_path / "other")
@@ -68,7 +67,7 @@ def test_the_main_job_encodes_all_prompts_before_the_denoiser_loads(folder, tmp_
     common = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=5"]
     resident = evaluate(config.compose(common), tmp_path / "resident")
     cache, encoders, order = tmp_path / "cache", [], []
-    load_encoders, load_pipeline = loading.load_text_encoders, loading.load_pipeline
+    load_encoders, load_pipeline = pipelines.load_text_encoders, pipelines.load_pipeline
 
     def watched_encoders(*arguments):
         order.append("encoders")
@@ -83,8 +82,8 @@ def test_the_main_job_encodes_all_prompts_before_the_denoiser_loads(folder, tmp_
         assert len(list(cache.rglob("*.safetensors"))) == 5
         return load_pipeline(*arguments)
 
-    monkeypatch.setattr(loading, "load_text_encoders", watched_encoders)
-    monkeypatch.setattr(loading, "load_pipeline", watched_pipeline)
+    monkeypatch.setattr(pipelines, "load_text_encoders", watched_encoders)
+    monkeypatch.setattr(pipelines, "load_pipeline", watched_pipeline)
     first = [*common, "model.text_encoders=first", f"model.prompt_cache={cache}"]
     summary = evaluate(config.compose(first), tmp_path / "first")
     assert order == ["encoders", "denoiser"]

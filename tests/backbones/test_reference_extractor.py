@@ -12,8 +12,8 @@ from torch import nn
 from goca.attention.call import probabilities
 from goca.attention.tap import AttentionTap
 from goca.backbones.flux import FluxBackbone
-from goca.backbones.layers import LayerNames
 from goca.backbones.mixins import CrossAttention
+from goca.layer_names import LayerNames
 
 HALF = {"rtol": 2e-3, "atol": 1e-3}  # what the authors store is cast to float16
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from goca.gallery import write
-from tests.made_up import CLASSES, example, run_folder
+from goca.figures.thumbnails import write
+from tests.helpers.fake_runs import CLASSES, example, run_folder
 
 HOSTILE = "<img src=x onerror=alert(1)></script>"
 

@@ -14,7 +14,7 @@ from goca.compare.page import markdown
 from goca.compare.runs import load
 from goca.compare.scaling import Scale, generative_power
 from goca.errors import DataError
-from tests.made_up import run_folder
+from tests.helpers.fake_runs import run_folder
 
 SETTINGS = Settings(
     200, 0, 0.95, "vanilla", {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})}

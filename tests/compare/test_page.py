@@ -8,8 +8,8 @@ import pytest
 
 from goca import config
 from goca.compare.__main__ import compare
-from tests.browser import DESKTOP, PHONE, Page, browser
 from tests.compare.conftest import HOSTILE
+from tests.helpers.browser import DESKTOP, PHONE, Page, browser
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 

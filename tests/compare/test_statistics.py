@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from goca.compare.statistics import ImageCounts, bootstrap, interval
 from goca.metrics import scores
-from goca.results import total_counts
-from tests.made_up import CLASSES, record
+from goca.runs.folder import total_counts
+from tests.helpers.fake_runs import CLASSES, record
 
 RECORDS = [record(image, 0.2) for image in range(8)]
 

@@ -15,9 +15,9 @@ from hydra.errors import InstantiationException
 from PIL import Image
 
 from goca.data.base import IGNORE
+from goca.data.protocol import Protocol
 from goca.errors import ConfigError, DataError
 from goca.paths import CONF
-from goca.protocol import Protocol
 from tests.data.conftest import Build
 
 ALL = ["voc", "context", "coco_object", "coco_stuff", "cityscapes", "ade20k", "folder"]

@@ -15,7 +15,7 @@ from goca.generation.image_sets import ImageSet
 from goca.generation.pictures import read_manifest
 from goca.paths import BUNDLED, CONF
 from goca.scenes.classifier import SceneClassifier
-from tests.backbones.tiny_dit import tiny_pipeline
+from tests.helpers.tiny_pipelines import tiny_pipeline
 from tests.test_loggers import WandbRun
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / "scenes_unet").is_dir(), reason="the bundled backbone is not here")

@@ -11,9 +11,9 @@ from goca.generation import guidance as module
 from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Segmentation
 from goca.generation.pipeline import Generator, Request
 from goca.generation.roles import token_roles
-from goca.refinement import PAMR, Refinements
-from tests.backbones.tiny_dit import tiny_backbone, tiny_pipeline
-from tests.generation.families import FAMILIES, drawing_backbone, segmentation
+from goca.method.refinement import PAMR, Refinements
+from tests.helpers.generation_families import FAMILIES, drawing_backbone, segmentation
+from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
 REQUESTS = [Request("a", "moon, grass", 1), Request("b", "star, brick, sky", 2)]
 STEPS = 2

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from goca.calibration import Calibration
 from goca.generation.rate import guidance_strength, guide, rate_map
 from goca.generation.regions import calibrate_tokens, find_regions, region_masks
 from goca.generation.roles import TokenRoles, token_roles
+from goca.method.calibration import Calibration
+from goca.method.refinement import RefinementContext, Refinements
 from goca.prompts.prompt import TextSegment
-from goca.refinement import RefinementContext, Refinements
 from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
 
 ROLES = TokenRoles(("<s>", "red", "car", "<e>"), (1, 2), (0, 1, 2), 0, "unconditional")

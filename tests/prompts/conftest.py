@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 from goca.prompts import TextSegment
 from goca.scenes.tokenizer import small_clip_tokenizer
 from tests.conftest import ROOT
-from tests.prompts.vocabularies import bert_tokenizer, clip_tokenizer, letter_t5_tokenizer, t5_tokenizer
+from tests.helpers.vocabularies import bert_tokenizer, clip_tokenizer, letter_t5_tokenizer, t5_tokenizer
 
 WORDS = """and background bear bird bus car cat clothes dog dogs grass hat horse hot house ice person polar sign skateboard sky
 sofa stop the toy"""

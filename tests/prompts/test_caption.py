@@ -24,7 +24,7 @@ from goca.prompts.align import align
 from goca.prompts.caption import parse
 from goca.prompts.coverage import Coverage
 from goca.scenes.tokenizer import small_clip_tokenizer
-from tests.prompts.server import completion, error, nouns, serve
+from tests.helpers.fake_endpoint import completion, error, nouns, serve
 
 VOC = ClassTable.load("voc")
 KEY = "sk-secret-0123456789"

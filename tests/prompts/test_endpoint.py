@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError, GocaError, ModelError
 from goca.prompts.answers import Answer, AnswerFile
 from goca.prompts.asked import MAX_FAILURES, ask_all
 from goca.prompts.endpoint import OpenAI, data_url
-from goca.protocol import Protocol
-from tests.prompts.server import Endpoint, Reply, completion, error, nouns, serve
+from tests.helpers.fake_endpoint import Endpoint, Reply, completion, error, nouns, serve
 
 KEY = "sk-secret-0123456789"
 GOOD = nouns(["(person, clothes)", "Dog."], ["grass"])

@@ -11,10 +11,10 @@ import pytest
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
+from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
 from goca.prompts import Classes, Folder, Published, TextSegment, Vocabulary
-from goca.protocol import Protocol
 
 Axes = dict[str, tuple[TextSegment, ...]]
 VOC = ClassTable.load("voc")

@@ -18,11 +18,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ModelError
 from goca.prompts.asked import ask_all
 from goca.prompts.vlm import VLM
-from goca.protocol import Protocol
 
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"

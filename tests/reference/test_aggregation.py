@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca.aggregation import heads, layers, maps
-from goca.calibration import Calibration
-from goca.refinement import Affinity, RefinementContext
-from tests.reference.cases import Case, cases
+from goca.method.aggregation import heads, layers, maps
+from goca.method.calibration import Calibration
+from goca.method.refinement import Affinity, RefinementContext
+from tests.helpers.reference_cases import Case, cases
 from tests.reference.test_calibration import CHAINS, _prompt
 
 HEADS = {

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from goca.calibration import Calibration
+from goca.method.calibration import Calibration
 from goca.ops import gaussian_blur
-from tests.reference.cases import Case, cases
+from tests.helpers.reference_cases import Case, cases
 
 CHAINS = {  # upstream's name: our chain (METHOD 2.3)
     "raw": (),

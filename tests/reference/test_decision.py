@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from goca.calibration import ClassMaps
-from goca.decision import Decision, match_clusters
+from goca.method.calibration import ClassMaps
+from goca.method.decision import Decision, match_clusters
 from goca.metrics import SegmentationMetric, confusion
-from tests.reference.cases import Case, cases
+from tests.helpers.reference_cases import Case, cases
 
 RULES = {"vanilla": "constant", "max": "max", "exact": "exact", "avg": "average", "offset": "offset"}
 

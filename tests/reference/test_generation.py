@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from goca import ops
-from goca.calibration import Calibration
 from goca.generation import rate as rates
 from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles, content_positions
-from goca.refinement import Affinity, RefinementContext, Refinements
-from tests.reference.cases import REFERENCE, Case, cases
+from goca.method.calibration import Calibration
+from goca.method.refinement import Affinity, RefinementContext, Refinements
+from tests.helpers.reference_cases import REFERENCE, Case, cases
 from tests.reference.test_aggregation import _aggregated, _Explicit, _layer_map, _layer_weights
 
 GENERATION = REFERENCE / "generation"

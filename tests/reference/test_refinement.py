@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from goca.method.refinement import CRF, PAMR, Activation, Affinity, Prototype, RefinementContext, SpaceMerge
+from goca.method.refinement.crf import available
+from goca.method.refinement.pamr import median_filter, pamr
+from goca.method.refinement.propagation import Propagation
 from goca.ops import resize
-from goca.refinement import CRF, PAMR, Activation, Affinity, Prototype, RefinementContext, SpaceMerge
-from goca.refinement.crf import available
-from goca.refinement.pamr import median_filter, pamr
-from goca.refinement.propagation import Propagation
-from tests.reference.cases import Case, cases
-from tests.refinement.explicit import ExplicitAttention, class_maps
+from tests.helpers.explicit_attention import ExplicitAttention, class_maps
+from tests.helpers.reference_cases import Case, cases
 
 BYTES = 2**14  # small: several blocks even for these sizes
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from benchmarks.kills import TIMES
 from goca import config
 from goca.run import evaluate
-from tests.backbones.tiny import tiny_sd
+from tests.helpers.tiny_unet import tiny_sd
 
 Run = Callable[..., dict[str, Any]]
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from goca import config
 from goca.backbones.unet import UNetBackbone
-from goca.callbacks import Recorder
 from goca.data.base import Sample
 from goca.errors import DataError, Interrupted, OutputError
 from goca.prediction import Failure, Prediction
-from goca.results import RunFolder
 from goca.run import evaluate
+from goca.runs.callbacks import Recorder
+from goca.runs.folder import RunFolder
 from goca.segmentor import Segmentor, is_out_of_memory
 from tests.reliability.conftest import numbers
 

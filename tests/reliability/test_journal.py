@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from goca import journal as journal_module
 from goca.errors import ConfigError, DataError, OutputError
-from goca.journal import Journal, read_journal
-from goca.results import RunFolder, stops_cleanly
+from goca.runs import journal as journal_module
+from goca.runs.folder import RunFolder, stops_cleanly
+from goca.runs.journal import Journal, read_journal
 
 
 def _filled(path: Path, count: int = 3) -> Path:

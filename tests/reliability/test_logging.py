@@ -10,7 +10,7 @@ import pytest
 from goca.errors import ConfigError
 from goca.loggers import Logger, NoLogger, Report, WandbLogger, base
 from goca.run import evaluate
-from tests.made_up import report
+from tests.helpers.fake_runs import report
 
 
 class Flaky(Logger):

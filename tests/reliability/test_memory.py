@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from benchmarks.memory import growth
-from goca.backbones import embeddings
+from goca.backbones.loading import embeddings
 from tests.reliability.conftest import numbers
 
 

@@ -14,7 +14,7 @@ from goca import config
 from goca.errors import ConfigError, DataError
 from goca.merge import main, merge
 from goca.metrics import SegmentationMetric
-from goca.results import RunFolder
+from goca.runs.folder import RunFolder
 from tests.reliability.conftest import numbers
 
 

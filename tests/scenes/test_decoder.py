@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from goca.errors import ModelError
 from goca.paths import CONF
 from goca.scenes.train_decoder import train
-from tests.backbones.tiny import tiny_sd
+from tests.helpers.tiny_unet import tiny_sd
 
 
 def settings(pipeline, *overrides):

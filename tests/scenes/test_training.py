@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from goca.errors import ConfigError
 from goca.paths import CONF
-from goca.provenance import generator_measures
+from goca.runs.provenance import generator_measures
 from goca.scenes.datasets import CachedLatents
 from goca.scenes.generator import scene
 from goca.scenes.train import train

@@ -1,0 +1,45 @@
+"""Aggregation of attention over heads and layers: configuration here, one pure function per method in the modules beside."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Aggregation:
+    """How the attention of one forward becomes one map per token (METHOD 2.1, 2.2).
+
+    Args:
+        heads: weight of each head at each pixel, a name of `goca.method.aggregation.heads.METHODS`.
+        layers: weight of each layer, a name of `goca.method.aggregation.layers.METHODS`, or equal weights: `average` over all
+            observed layers, `manual` over a hand-set list (the difference lies in `cross_layers` alone).
+        cross_layers: names or globs of the layers whose text attention is used.
+        reference: layer that gives the reference affinity; needed by methods that compare with it.
+        reference_channels: `all` channels of that feature (the paper), or the `first` alone (the released code, for parity).
+        feature_size: side of the square grid on which maps are added up.
+        renormalize: make resized self-attention rows sum to 1, so that low-resolution layers do not weigh more.
+        rows: estimate layer weights from this many query rows, evenly spread; null uses all.
+    """
+
+    heads: Literal["average", "dot_product", "dot_product_clamped", "l2_norm", "cosine", "cosine_vw", "dot_product_vw"]
+    layers: Literal["average", "dot_product", "mse", "iou", "manual"]
+    cross_layers: tuple[str, ...]
+    reference: str | None = None
+    reference_channels: Literal["all", "first"] = "all"
+    feature_size: PositiveInt = 64
+    renormalize: bool = False
+    rows: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        if not self.cross_layers:
+            raise ValueError(f"layers={self.layers} needs at least one cross-attention layer; cross_layers is empty")
+        if self.weighs_layers and self.reference is None:
+            raise ValueError(f"layers={self.layers} compares with a reference layer; set aggregation.reference")
+
+    @property
+    def weighs_layers(self) -> bool:
+        """Whether self-attention and a reference feature have to be observed at all."""
+        return self.layers not in ("average", "manual")

@@ -1,0 +1,148 @@
+"""From class maps to a label per pixel (METHOD 2.5)."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import ConfigDict, PositiveInt
+from pydantic.dataclasses import dataclass
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from goca.data.base import IGNORE
+from goca.errors import DataError
+from goca.method.calibration import ClassMaps
+from goca.ops import blocks, resize
+
+BackgroundRule = Literal["constant", "max", "exact", "average", "offset"]
+_CONFIG = ConfigDict(extra="forbid")
+
+
+def background_score(rule: BackgroundRule, supporting: Tensor, tau: float) -> Tensor:
+    """Score of class 0 from the supporting map and a threshold (METHOD 2.5); never cumulative over taus (E4)."""
+    match rule:
+        case "constant":
+            return torch.full_like(supporting, tau)
+        case "max":
+            return supporting.clamp(min=tau)
+        case "exact":
+            return supporting
+        case "average":
+            return (supporting + tau) / 2
+        case "offset":
+            return supporting + tau
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Decision:
+    """Arg-max over the classes of the prompt and, where the data set has one, the background, for every threshold at once.
+
+    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code (QUIRKS E1-E3).
+    """
+
+    rule: BackgroundRule = "offset"
+    thresholds: tuple[float, ...] = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
+    absent_classes: Literal["left_out", "zero"] = "left_out"
+    max_bytes: PositiveInt = 2**26  # of upsampled maps at once
+
+    def taus(self, has_background: bool) -> tuple[float | None, ...]:
+        """The thresholds that apply, one per label map of the result; (None,) where nothing is compared with a background."""
+        return self.thresholds if has_background else (None,)
+
+    def __call__(
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
+    ) -> Tensor:
+        """Label maps (T, H, W) of class ids at the label's size, uint8 (int16 from 256 classes on); ties go to the lowest id.
+
+        Maps are upsampled bilinearly, a band of rows at a time. `label` is not used; `Hungarian` takes it.
+        """
+        order = sorted(range(len(maps.ids)), key=maps.ids.__getitem__)  # ascending ids: the first maximum is the lowest id
+        ids = torch.tensor([0, *(maps.ids[i] for i in order)], device=maps.supporting.device)
+        stack = torch.cat([maps.supporting[None], maps.scores[order]])  # (1 + C, h, w)
+        absent = next((i for i in range(1, num_classes) if i not in maps.ids), None) if self.absent_classes == "zero" else None
+        # In a maximum NaN would win everywhere. It does so in the released code (QUIRKS E3), otherwise it never wins.
+        nan = torch.inf if self.absent_classes == "zero" else -torch.inf
+        dtype = torch.uint8 if num_classes <= IGNORE else torch.int16
+        labels = torch.empty(len(self.taus(has_background)), *size, dtype=dtype, device=stack.device)
+        for rows, band in upsampled_bands(stack, size, self.max_bytes):
+            band = band.nan_to_num(nan, torch.inf, -torch.inf)
+            best, best_id = _best(band[1:], ids[1:], absent)
+            for t, tau in enumerate(self.taus(has_background)):
+                if tau is None:
+                    labels[t, rows] = best_id.to(dtype)
+                else:
+                    background = background_score(self.rule, band[0], tau)
+                    labels[t, rows] = best_id.masked_fill(background >= best, 0).to(dtype)
+        return labels
+
+
+def _best(scores: Tensor, ids: Tensor, absent: int | None) -> tuple[Tensor, Tensor]:
+    """Highest score and its class id per pixel; `absent` is the lowest id that competes with score 0. No class: -inf, 0."""
+    if len(ids):
+        best, channel = scores.max(0)
+        best_id = ids[channel]
+    else:
+        best = scores.new_full(scores.shape[1:], -torch.inf)
+        best_id = torch.zeros_like(best, dtype=torch.long)
+    if absent is not None:
+        wins = (best < 0) | ((best == 0) & (best_id > absent))
+        best, best_id = best.clamp(min=0), best_id.masked_fill(wins, absent)
+    return best, best_id
+
+
+def upsampled_bands(maps: Tensor, size: tuple[int, int], max_bytes: int) -> Iterator[tuple[slice, Tensor]]:
+    """Bands of rows of `resize(maps, size)`: pairs (rows, (C, rows, W)), each within `max_bytes` or one row high."""
+    height, (target_height, target_width) = maps.shape[-2], size
+    wide = resize(maps, (height, target_width))  # (C, h, W)
+    centre = ((torch.arange(target_height, device=maps.device) + 0.5) * (height / target_height) - 0.5).clamp(min=0)
+    above = centre.long()
+    below = (above + 1).clamp(max=height - 1)
+    weight = (centre - above).to(maps.dtype)[:, None]
+    # Three tensors of the band's size are alive in the interpolation.
+    for rows in blocks(target_height, 3 * len(maps) * target_width * maps.element_size(), max_bytes):
+        yield rows, torch.lerp(wide[:, above[rows]], wide[:, below[rows]], weight[rows])
+
+
+@dataclass(frozen=True, config=_CONFIG)
+class Hungarian:
+    """The unsupervised protocol: maps are clusters, and each is given the class that its image's ground truth matches best."""
+
+    max_bytes: PositiveInt = 2**26
+
+    def taus(self, has_background: bool) -> tuple[float | None, ...]:
+        """No thresholds: (None,)."""
+        return (None,)
+
+    def __call__(
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
+    ) -> Tensor:
+        """Label map (1, H, W): arg-max over the maps (also the supporting map unless all zero), then `match_clusters`."""
+        if label is None:
+            raise DataError("decision=hungarian matches clusters to ground truth, and this image has none; use decision=offset")
+        stack = maps.stack(with_supporting=bool(maps.supporting.any()) or not maps.ids)
+        clusters = torch.empty(size, dtype=torch.long, device=stack.device)
+        for rows, band in upsampled_bands(stack, size, self.max_bytes):
+            clusters[rows] = band.argmax(0)
+        return match_clusters(clusters, label.to(stack.device), num_classes, has_background)[None]
+
+
+def match_clusters(
+    clusters: Tensor, label: Tensor, num_classes: int, has_background: bool = True, ignore: int = IGNORE
+) -> Tensor:
+    """Class ids (H, W) in place of cluster ids (H, W): matched one to one over the whole image for the most hits (5b).
+
+    Clusters that find no class become 0. Without a background class, 0 is no class either and pixels labelled so do not count.
+
+    >>> match_clusters(torch.tensor([[5, 5, 2]]), torch.tensor([[1, 1, 0]]), num_classes=2).tolist()
+    [[1, 1, 0]]
+    """
+    first = 0 if has_background else 1
+    # At least as many columns as classes, as the protocol's usual code has it: ties at zero hits then fall the same way.
+    count = max(int(clusters.max()) + 1, num_classes - first)
+    kept = (label != ignore) & (label >= first)
+    pairs = (label[kept].long() - first) * count + clusters[kept].long()
+    hits = torch.bincount(pairs, minlength=(num_classes - first) * count).view(num_classes - first, count)
+    rows, columns = linear_sum_assignment(hits.cpu().numpy(), maximize=True)
+    classes = torch.zeros(count, dtype=torch.long)
+    classes[torch.from_numpy(columns)] = torch.from_numpy(rows) + first
+    return classes.to(clusters.device)[clusters.long()]

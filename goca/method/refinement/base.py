@@ -1,0 +1,86 @@
+"""What refinements have in common: what they need, what they are given, and how they compose (METHOD 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass as config_dataclass
+from torch import Tensor
+
+from goca.method.calibration import ClassMaps
+
+CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be observed or handed over: layers by name or glob, and the image."""
+
+    self_attention: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    image: bool = False
+
+    def __or__(self, other: Needs) -> Needs:
+        return Needs(
+            tuple(dict.fromkeys((*self.self_attention, *other.self_attention))),
+            tuple(dict.fromkeys((*self.features, *other.features))),
+            self.image or other.image,
+        )
+
+
+class SelfAttention(Protocol):
+    """Head-mean self-attention of one image in one layer, recomputed for the rows that are asked for."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w); pixel (y, x) is row and key y * w + x."""
+        ...
+
+    def rows(self, index: Tensor) -> Tensor:
+        """(len(index), h * w) float32 attention of those query pixels, in a tensor that the caller may change."""
+        ...
+
+
+@dataclass(frozen=True)
+class RefinementContext:
+    """What one image offers to refinements."""
+
+    size: tuple[int, int]  # (h, w) grid on which affinities act
+    self_attention: Mapping[str, SelfAttention] = field(default_factory=dict)  # by layer name
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # layer name -> (C, h, w)
+    image: Tensor | None = None  # (3, H, W) in [-1, 1]
+    max_bytes: int = 2**28  # of temporary tensors
+
+
+@runtime_checkable
+class Refinement(Protocol):
+    """One step from class maps to better class maps, perhaps of another size."""
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps: ...
+
+
+@config_dataclass(frozen=True, config=CONFIG)
+class Refinements:
+    """Refinements one after the other; none at all leaves the maps as they are."""
+
+    steps: tuple[Refinement, ...] = ()
+
+    @property
+    def needs(self) -> Needs:
+        """What any of the steps needs."""
+        needs = Needs()
+        for step in self.steps:
+            needs |= step.needs
+        return needs
+
+    def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
+        """Apply every step in order."""
+        for step in self.steps:
+            maps = step.refine(maps, context)
+        return maps

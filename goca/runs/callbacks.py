@@ -1,0 +1,152 @@
+"""What happens beside the predictions of a run: records on disk, pictures, and a progress bar that shows the running mIoU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
+from goca.figures import plots
+from goca.loggers import Example
+from goca.prediction import Failure, Prediction
+from goca.redact import redact
+from goca.runs.folder import RunFolder, compact
+from goca.segmentor import Segmentor
+from goca.timing import peak_memory_bytes
+
+
+class Recorder(pl.Callback):
+    """Appends one record per image as its batch is done; saves label maps where there is no ground truth, or when asked to.
+
+    Args:
+        folder: the run folder.
+        positions: image id -> position in the data set, which orders the records.
+        recorded: ids that have a record already; they come again only because others of their batch do.
+        save_predictions: label maps of all images.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        positions: Mapping[str, int],
+        recorded: Collection[str] = (),
+        save_predictions: bool = False,
+    ) -> None:
+        self.folder, self.positions, self.recorded, self.save_predictions = folder, positions, recorded, save_predictions
+        self._since = 0.0
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_predict_batch_start(self, *_: Any) -> None:
+        self._loading = time.perf_counter() - self._since
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, Segmentor)
+        with pl_module.timer("record"):
+            for sample, prediction in predicted(batch, outputs):
+                if self.save_predictions or sample.label is None:
+                    self._save_label(prediction, pl_module.classes)
+        seconds = pl_module.timer.take() | {"load": self._loading}
+        share = {stage: round(value / len(batch), 6) for stage, value in seconds.items()}
+        for result in outputs:
+            if result.image_id not in self.recorded:
+                facts = {"image_id": result.image_id, "index": self.positions[result.image_id], "seed": pl_module.seed}
+                self.folder.append(facts | _record(result) | {"seconds": share, "peak_memory_bytes": peak_memory_bytes()})
+        self._since = time.perf_counter()
+
+    def _save_label(self, prediction: Prediction, classes: ClassTable) -> None:
+        """A palette PNG whose values are class ids, at the first threshold."""
+        picture = Image.fromarray(prediction.labels[len(prediction.labels) // 2].cpu().numpy().astype(np.uint8), mode="P")
+        picture.putpalette([channel for colour in classes.colours[:256] for channel in colour])
+        path = self.folder.path / "predictions" / f"{prediction.image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+
+def predicted(batch: Sequence[Any], outputs: Sequence[Prediction | Failure]) -> list[tuple[Sample, Prediction]]:
+    """The samples of a batch that did not fail, with what was predicted."""
+    return [(sample, result) for sample, result in zip(batch, outputs, strict=True) if isinstance(result, Prediction)]
+
+
+def _record(result: Prediction | Failure) -> dict[str, Any]:
+    if isinstance(result, Failure):
+        empty: dict[str, Any] = {"prompts": [], "classes": [], "lost_classes": [], "confusion": None, "layer_weights": {}}
+        return {"error": redact(result.reason), **empty, "warnings": []}
+    return {
+        "error": None,
+        "prompts": [prompt.text for prompt in result.prompts],
+        "classes": list(result.maps.ids),
+        "lost_classes": [i for prompt in result.prompts for i in prompt.lost_classes],
+        "confusion": None if result.counts is None else compact(result.counts),
+        "layer_weights": {name: round(weight, 6) for name, weight in result.layer_weights.items()},
+        "warnings": list(result.warnings),
+    }
+
+
+class Figures(pl.Callback):
+    """Keeps the first few images of a run and draws them when it has ended."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._kept: list[tuple[Sample, Prediction]] = []
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._kept += predicted(batch, outputs)[: self.count - len(self._kept)]
+
+    def draw(self, folder: RunFolder, classes: ClassTable, threshold: int) -> dict[str, Image.Image]:
+        """Write the overview and one stages figure per image; returns them by name. A finished run has them already."""
+        if not self._kept:
+            drawn = sorted(folder.figures.rglob("*.png"))
+            return {path.relative_to(folder.figures).with_suffix("").as_posix(): Image.open(path) for path in drawn}
+        samples, predictions = zip(*self._kept, strict=True)
+        pictures = {"overview": plots.overview(samples, predictions, classes, threshold)}
+        for sample, prediction in self._kept:
+            if prediction.maps.ids:
+                pictures[f"attention_{sample.image_id}"] = plots.stages(sample, prediction, classes)
+        for name, picture in pictures.items():
+            path = folder.figures / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+        return pictures
+
+    def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[Example]:
+        """The kept images with their labels at the summary's threshold."""
+        chosen = list(thresholds).index(summary.get("threshold")) if summary.get("threshold") in thresholds else 0
+        return [Example(sample, prediction, prediction.labels[chosen].cpu().numpy()) for sample, prediction in self._kept]
+
+
+class RunningMiou(TQDMProgressBar):
+    """Lightning's progress bar with the mIoU so far, at the best threshold."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        metric = pl_module.metric if isinstance(pl_module, Segmentor) else None
+        if metric is not None and bool(metric.counts.any()):
+            miou = float(np.nanmax(metric.compute().miou))  # of this process and session; the summary is made of all records
+            self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)
+        super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)

@@ -1,0 +1,213 @@
+"""The run folder: one record per image, appended as it is done, and a summary that is a function of the records alone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from goca.errors import ConfigError, DataError, OutputError
+from goca.runs.identity import difference
+from goca.runs.journal import Journal, Record, read_journal
+from goca.runs.parquet import write_parquet
+from goca.runs.summary import NO_THRESHOLD, compact, expand, summarize, total_counts
+
+__all__ = [
+    "NO_THRESHOLD",
+    "Record",
+    "RunFolder",
+    "compact",
+    "expand",
+    "newest_unfinished",
+    "stops_cleanly",
+    "summarize",
+    "total_counts",
+]
+
+_FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+class RunFolder:
+    """Where one run leaves what it found. Making the object touches nothing.
+
+    config.yaml      the composed configuration
+    run.json         what was evaluated, with what: data set, classes, thresholds, checkpoint, versions
+    records.jsonl    one line per image; with several processes also records.1.jsonl, records.2.jsonl ...
+    records.parquet  the same as a table, written at the end
+    summary.json     the numbers: a function of run.json and the records
+    figures/         pictures
+
+    Args:
+        path: the folder.
+        process: rank of the process that appends.
+    """
+
+    def __init__(self, path: Path, process: int = 0) -> None:
+        self.path, self.process = path, process
+        self._journal: Journal | None = None
+        self._lock: int | None = None
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    # -------------------------------------------------------------------------------------------------------- writing
+    def claim(self, config: Mapping[str, Any]) -> None:
+        """Make the folder this run's own, or continue what is in it.
+
+        Args:
+            config: the composed configuration, as plain data.
+
+        Raises:
+            ConfigError: the folder cannot be written to, another process writes to it, or it holds records of another
+                configuration.
+        """
+        try:
+            self.figures.mkdir(parents=True, exist_ok=True)
+            if self.process == 0:
+                self._lock = _lock(self.path)
+        except OSError as error:
+            why = error.strerror
+            raise ConfigError(f"the output folder {self.path} cannot be written to ({why}); set paths.output") from error
+        if (self.path / "config.yaml").is_file():
+            self._refuse(difference(self.config(), config), "another configuration")
+        elif self._journals():
+            raise ConfigError(f"{self.path} holds records but no config.yaml that explains them; give run.dir another folder")
+        elif self.process == 0:
+            self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def begin(self, facts: Mapping[str, Any]) -> None:
+        """Write down what is evaluated, with what; DataError where earlier records come from another checkpoint or data set."""
+        if (self.path / "run.json").is_file():
+            decisive = ("checkpoint_hash", "dtype", "classes", "thresholds", "has_background", "total_images")
+            earlier = self.facts()
+            changed = {key: (earlier.get(key), facts[key]) for key in decisive if earlier.get(key) != facts[key]}
+            self._refuse(changed if self._journals() else {}, "another checkpoint or data set")
+        self.write_json("run.json", facts)
+
+    def append(self, record: Record) -> None:
+        """Add one image's record; see `Journal.append`."""
+        if self._journal is None:
+            self._journal = Journal(self.path / (f"records.{self.process}.jsonl" if self.process else "records.jsonl"))
+        self._journal.append(record)
+
+    def close(self) -> None:
+        """Have the records on the disk, and let others write to the folder."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def write_json(self, name: str, content: Any) -> Path:
+        return self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def conclude(self) -> dict[str, Any]:
+        """Write summary and table from what the folder holds; returns the summary."""
+        facts, records = self.facts(), self.records()
+        summary = dict(facts) | summarize(
+            records, facts["classes"], facts["thresholds"], facts["unseen_classes"], facts["has_background"]
+        )
+        self.write_json("summary.json", summary)
+        write_parquet(records, self.path / "records.parquet")
+        return summary
+
+    def _write(self, name: str, text: str) -> Path:
+        """Under its final name there is never half a file."""
+        path = self.path / name
+        part = path.with_name(f"{name}.part")
+        part.write_text(text, encoding="utf-8")
+        return part.replace(path)
+
+    def _refuse(self, changed: Mapping[str, tuple[Any, Any]], what: str) -> None:
+        if changed:
+            lines = [f"  {key}: {_short(before)} -> {_short(now)}" for key, (before, now) in changed.items()]
+            raise ConfigError(
+                f"{self.path} holds a run of {what}; continuing it would mix two kinds of numbers:\n"
+                + "\n".join(lines)
+                + "\nGive the settings it was begun with, or run.dir another folder"
+            )
+
+    # -------------------------------------------------------------------------------------------------------- reading
+    def records(self) -> list[Record]:
+        """One record per image, in the order of the data set. An image that failed first and was done later counts as done.
+
+        Raises:
+            DataError: a damaged line, or no records at all.
+        """
+        found: dict[str, Record] = {}
+        for path in self._journals():
+            for record in read_journal(path):
+                if record["image_id"] not in found or found[record["image_id"]].get("error"):
+                    found[record["image_id"]] = record
+        return sorted(found.values(), key=lambda record: record.get("index", 0))
+
+    def config(self) -> dict[str, Any]:
+        return dict(self._read("config.yaml", yaml.safe_load))
+
+    def facts(self) -> dict[str, Any]:
+        """What `begin` wrote."""
+        return dict(self._read("run.json", json.loads))
+
+    def _read(self, name: str, parse: Any) -> Mapping[str, Any]:
+        path = self.path / name
+        try:
+            content = parse(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"{self.path} is no run folder: it has no {name}") from error
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{path} cannot be read ({why}); restore it, or run again elsewhere") from error
+        if not isinstance(content, Mapping):
+            raise DataError(f"{path} is damaged: it should hold keys and values; restore it, or run again elsewhere")
+        return content
+
+    def _journals(self) -> list[Path]:
+        return sorted(self.path.glob("records*.jsonl"))
+
+
+@contextmanager
+def stops_cleanly(folder: Path) -> Iterator[None]:
+    """A full or read-only disk becomes one message; what was written before stays."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_OR_READ_ONLY:
+            raise
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror}. Records written so far are intact; make room, then the same command "
+            f"with run.dir={folder} continues"
+        ) from error
+
+
+def newest_unfinished(parent: Path) -> Path | None:
+    """The run folder under `parent`, or the sweep, that was begun last among those without a summary."""
+    begun = {path.parent for path in parent.glob("*/config.yaml")}
+    begun |= {path.parent.parent for path in parent.glob("*/*/config.yaml") if not (path.parent / "summary.json").exists()}
+    unfinished = [path for path in begun if not (path / "summary.json").exists()]
+    return max(unfinished, key=lambda path: path.name, default=None)
+
+
+def _lock(folder: Path) -> int:
+    """Keep other runs out for as long as this process lives; the descriptor holds the lock."""
+    lock = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by workers, and gone with the process
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(lock)
+            raise ConfigError(f"another process is writing to {folder}; wait for it, or give run.dir another folder") from error
+    return lock  # other errors: a file system without locks
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,82 @@
+"""Sweeps that can be repeated: jobs that finished before are known by their configuration and are not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from goca.runs.identity import FREE, decisive
+
+FINISHED = "finished.json"  # in the folder of a job that another folder holds the results of
+ERROR = "error.txt"
+# Before anything is loaded a checkpoint is known by its name alone.
+_FREE = tuple(name for name in FREE if name != "model.checkpoint")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of the settings that numbers depend on; where results lie and what is shown do not count.
+
+    >>> config_hash({"seed": 0, "logger": {"mode": "auto"}}) == config_hash({"logger": {"mode": "offline"}, "seed": 0})
+    True
+    >>> config_hash({"seed": 0}) == config_hash({"seed": 1})
+    False
+    """
+    return hashlib.sha256(json.dumps(decisive(config, _FREE), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def job(config: Mapping[str, Any], folder: Path, experiment: Path, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of one job of a sweep: that of a finished run of the same configuration, else computed now.
+
+    Args:
+        config: the job's configuration, as plain data.
+        folder: the job's own folder.
+        experiment: folder in whose runs a finished one is looked for.
+        evaluate: computes the job.
+    """
+    found = find_finished(experiment, config_hash(config))
+    if found is None or found == folder:
+        return evaluate()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FINISHED).write_text(json.dumps({"run": str(found.resolve())}) + "\n", encoding="utf-8")
+    print(f"finished before: {found}")
+    return json.loads((found / "summary.json").read_text(encoding="utf-8"))
+
+
+def find_finished(experiment: Path, wanted: str) -> Path | None:
+    """The run under `experiment` that is complete and has this configuration hash; the last one of several."""
+    for summary in sorted(experiment.rglob("summary.json"), reverse=True):
+        try:
+            config = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
+            facts = json.loads(summary.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        if isinstance(config, dict) and isinstance(facts, dict) and not facts.get("failed") and config_hash(config) == wanted:
+            return summary.parent
+    return None
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """Summaries of a sweep's jobs, those that had finished before included; `folder` names the job."""
+    found = []
+    for job_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        summary = job_folder / "summary.json"
+        pointer = job_folder / FINISHED
+        if not summary.is_file() and pointer.is_file():
+            summary = Path(json.loads(pointer.read_text(encoding="utf-8"))["run"]) / "summary.json"
+        if summary.is_file():
+            found.append(json.loads(summary.read_text(encoding="utf-8")) | {"folder": job_folder.name})
+    return found
+
+
+def failures(folder: Path) -> dict[str, str]:
+    """Job of a sweep -> why it failed, for those without results."""
+    failed = {}
+    for path in sorted(folder.glob(f"*/{ERROR}")):
+        if not (path.parent / "summary.json").is_file() and not (path.parent / FINISHED).is_file():
+            failed[path.parent.name] = path.read_text(encoding="utf-8").strip()
+    return failed

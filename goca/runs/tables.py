@@ -1,0 +1,143 @@
+"""The numbers of one run as tables: plain rows that loggers, CSV files and the comparison page show alike."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from goca.runs.folder import NO_THRESHOLD, Record, total_counts
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; None is a cell without a value."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def csv(self) -> str:
+        """Comma-separated, with a header. Text that a spreadsheet would run as a formula is quoted by an apostrophe."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows([_inert(cell) for cell in row] for row in self.rows)
+        return text.getvalue()
+
+    def markdown(self) -> str:
+        """A pipe table; numbers to the right, floats with two decimals.
+
+        >>> print(Table(("run", "mIoU"), (("a|b", 1.0), ("c", None))).markdown())
+        | run | mIoU |
+        | :-- | --: |
+        | a\\|b | 1.00 |
+        | c | - |
+        """
+        numeric = [all(isinstance(row[i], (int, float, type(None))) for row in self.rows) for i in range(len(self.columns))]
+        head = [self.columns, tuple("--:" if right else ":--" for right in numeric)]
+        body = [tuple(_cell(cell) for cell in row) for row in self.rows]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (*head, *body))
+
+
+def _inert(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def _cell(cell: Cell) -> str:
+    if cell is None:
+        return "-"
+    return f"{cell:.2f}" if isinstance(cell, float) else markdown_text(str(cell))
+
+
+def markdown_text(text: str) -> str:
+    """Text of a run on one line of Markdown, where it is neither HTML nor the end of a cell."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def threshold_index(summary: Mapping[str, Any]) -> int:
+    """Position, in the sweep, of the threshold the summary's numbers stand for."""
+    tau = summary["threshold"]
+    return list(summary["miou_by_threshold"]).index(NO_THRESHOLD if tau is None else f"{tau:g}")
+
+
+def run_tables(
+    summary: Mapping[str, Any],
+    records: Sequence[Record],
+    class_names: Sequence[str],
+    head_weights: Sequence[Mapping[str, Sequence[float]]] = (),
+) -> dict[str, Table]:
+    """Every table of a run by name; those it has no numbers for are left out.
+
+    Args:
+        summary, records: of the run folder.
+        class_names: by class id.
+        head_weights: of the drawn images, one mapping each: layer -> mean weight of each head.
+    """
+    tables = {
+        "seconds_by_stage": Table(("stage", "seconds per image"), tuple(summary["seconds_by_stage"].items())),
+        "layer_weights": _layer_weights(records),
+        "head_weights": _head_weights(head_weights),
+        "images": _images(records, summary),
+    }
+    if summary["miou"] is not None:
+        tables["miou_by_threshold"] = Table(("threshold", "mIoU"), tuple(summary["miou_by_threshold"].items()))
+        tables["iou_by_class"] = Table(("class", "IoU"), tuple(summary["iou_by_class"].items()))
+        tables["confusion"] = _confusion(records, class_names, threshold_index(summary))
+    return {name: table for name, table in tables.items() if table.rows}
+
+
+def _layer_weights(records: Sequence[Record]) -> Table:
+    """Mean weight of each layer and its spread over images."""
+    weights = [record["layer_weights"] for record in records if record.get("layer_weights")]
+    rows = []
+    for layer in weights[0] if weights else ():
+        values = np.array([weight[layer] for weight in weights if layer in weight])
+        rows.append((layer, *(round(float(f(values)), 6) for f in (np.mean, np.std, np.min, np.max))))
+    return Table(("layer", "mean", "std", "min", "max"), tuple(rows))
+
+
+def _head_weights(images: Sequence[Mapping[str, Sequence[float]]]) -> Table:
+    """Mean over pixels and drawn images of each head's weight, and its spread over the images."""
+    rows = []
+    for layer in images[0] if images else ():
+        values = np.array([image[layer] for image in images])  # (images, H)
+        for head, (mean, std) in enumerate(zip(values.mean(0), values.std(0), strict=True)):
+            rows.append((layer, head, round(float(mean), 6), round(float(std), 6)))
+    return Table(("layer", "head", "mean", "std"), tuple(rows))
+
+
+def _images(records: Sequence[Record], summary: Mapping[str, Any]) -> Table:
+    """One row per image: its share of correct pixels where it has ground truth, the time it took and what went wrong."""
+    chosen = None if summary["miou"] is None else threshold_index(summary)
+    rows = [
+        (
+            str(record["image_id"]),
+            None if chosen is None or record.get("confusion") is None else _accuracy(record["confusion"][chosen]),
+            round(sum(record.get("seconds", {}).values()), 5),
+            "; ".join(filter(None, (record.get("error"), *record.get("warnings", ())))),
+        )
+        for record in records
+    ]
+    return Table(("image", "pixel accuracy", "seconds", "warnings"), tuple(rows))
+
+
+def _accuracy(flat: Sequence[int]) -> float | None:
+    """Per cent of pixels on the diagonal of one compact confusion matrix."""
+    truth, predicted, count = np.array(flat, dtype=np.int64).reshape(-1, 3).T
+    return round(100 * float(count[truth == predicted].sum() / count.sum()), 4) if count.sum() else None
+
+
+def _confusion(records: Sequence[Record], class_names: Sequence[str], threshold: int) -> Table:
+    """Pixels by (truth, prediction) at one threshold; pairs that never occur are left out."""
+    counts = total_counts(records, len(class_names))
+    if counts is None:
+        return Table(("truth", "prediction", "pixels"), ())
+    matrix = counts[threshold]
+    rows = [(class_names[i], class_names[j], int(matrix[i, j])) for i, j in matrix.nonzero().tolist()]
+    return Table(("truth", "prediction", "pixels"), tuple(rows))

@@ -1,0 +1,89 @@
+"""Tables on the terminal: the result of one run, and of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from rich.console import Console
+from rich.table import Table
+
+from goca.config import report_failures
+from goca.runs import sweeps
+from goca.runs.folder import NO_THRESHOLD
+
+_WORST_CLASSES_SHOWN = 30
+
+
+def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+    """The numbers of one run, and where everything was written."""
+    console = console or Console()
+    title = f"{summary['model']} on {summary['dataset']} - protocol {summary['protocol']}, {summary['images']} images"
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    if summary["miou"] is None:
+        table.add_row("mIoU", "no ground truth: predictions only")
+    else:
+        table.add_row("mIoU", f"[bold]{summary['miou']:.2f}[/bold]{_threshold(summary)}")
+        by_threshold = summary["miou_by_threshold"]
+        if NO_THRESHOLD not in by_threshold:
+            table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
+        table.add_row("pixel accuracy", _percent(summary["pixel_accuracy"]))
+        classes = sorted(summary["iou_by_class"].items(), key=lambda item: -(item[1] or 0))[:_WORST_CLASSES_SHOWN]
+        table.add_row("IoU by class", "  ".join(f"{name} {_percent(value)}" for name, value in classes))
+    table.add_row("seconds an image", f"{summary['seconds_per_image']:.3f}")
+    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
+    if summary.get("failed"):
+        table.add_row("failed", f"{summary['failed']} images, see failures in summary.json")
+    for warning, count in sorted(summary["warnings"].items(), key=lambda item: -item[1])[:5]:
+        table.add_row("warning", f"{warning} ({count} images)")
+    console.print(table)
+
+
+def _threshold(summary: dict[str, Any]) -> str:
+    return "" if summary["threshold"] is None else f"  at tau {summary['threshold']:g} ({summary['threshold_choice']})"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+class SweepTable(Callback):
+    """Hydra callback: when a multirun ends, one row per run, best first, one table per data set and protocol."""
+
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        print_sweep(sweeps.results(folder), folder)
+        report_failures(sweeps.failures(folder))
+
+
+def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:
+    """Runs of a sweep, ranked only among those with the same data set, protocol and prompts."""
+    console = console or Console()
+    kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for summary in summaries:
+        kinds.setdefault((summary["dataset"], summary["protocol"], summary["prompts"]["source"]), []).append(summary)
+    for (dataset, protocol, prompts), members in kinds.items():
+        methods = [summary["method"].split(", ") for summary in members]
+        shared = [part for part in methods[0] if all(part in method for method in methods)] if len(members) > 1 else []
+        models = {summary["model"] for summary in members}
+        several = len(models) > 1
+        title = [f"{dataset} - protocol {protocol}, prompts {prompts}", *(() if several else models), *shared]
+        table = Table(title=", ".join(title), title_justify="left")
+        for name in ("run", "model", "method") if several else ("run", "method"):
+            table.add_column(name, overflow="fold")
+        for name in ("images", "mIoU", "pixel accuracy", "s / image"):
+            table.add_column(name, justify="right")
+        for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
+            method = [part for part in summary["method"].split(", ") if part not in shared]
+            table.add_row(
+                summary["folder"].split("_")[0],
+                *((summary["model"],) if several else ()),
+                ", ".join(method) or "the same",
+                str(summary["images"]),
+                "-" if summary["miou"] is None else f"{summary['miou']:.2f}",
+                _percent(summary.get("pixel_accuracy")),
+                f"{summary['seconds_per_image']:.3f}",
+            )
+        console.print(table)
+    console.print(f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json", soft_wrap=True)

@@ -1,0 +1,306 @@
+"""Small transformer pipelines of the real diffusers classes with seeded weights, one per family, and backbones around them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from goca.backbones.aura_flow import AuraFlowBackbone
+from goca.backbones.base import Backbone
+from goca.backbones.chroma import ChromaBackbone
+from goca.backbones.flux import FluxBackbone
+from goca.backbones.hunyuan import HunyuanBackbone
+from goca.backbones.pixart import PixArtBackbone
+from goca.backbones.qwen_image import QwenImageBackbone
+from goca.backbones.sd3 import SD3Backbone
+from goca.backbones.unet import UNetBackbone
+from goca.layer_names import LayerNames
+from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
+from tests.helpers.tiny_unet import VAE, tiny_sd, tiny_sdxl
+from tests.helpers.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
+
+DEPTH = 3
+
+
+def _t5(width: int = 16) -> transformers.T5EncoderModel:
+    sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(small_t5_tokenizer()), **sizes)).eval()
+
+
+def _clip(projected: bool, tokens: int = 77) -> Any:
+    tokenizer = small_clip_tokenizer(max_length=tokens)
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        max_position_embeddings=tokens,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        projection_dim=16,
+    )
+    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
+
+
+def _vae(channels: int = 4, **options: Any) -> diffusers.AutoencoderKL:
+    return diffusers.AutoencoderKL(**{**VAE, "latent_channels": channels, **options})
+
+
+def _flow(**options: Any) -> diffusers.FlowMatchEulerDiscreteScheduler:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
+
+
+def tiny_pixart(sigma: bool = False) -> Any:
+    transformer = diffusers.PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=8,
+        num_layers=DEPTH,
+        cross_attention_dim=24,
+        sample_size=16,
+        patch_size=2,
+        caption_channels=16,
+        use_additional_conditions=not sigma,
+    )
+    kind = diffusers.PixArtSigmaPipeline if sigma else diffusers.PixArtAlphaPipeline
+    return kind(
+        tokenizer=small_t5_tokenizer(),
+        text_encoder=_t5(),
+        vae=_vae(),
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler(),
+    )
+
+
+def tiny_hunyuan() -> Any:
+    bert = transformers.BertConfig(
+        vocab_size=len(small_bert_tokenizer()), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    transformer = diffusers.HunyuanDiT2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        patch_size=2,
+        sample_size=8,
+        hidden_size=16,
+        num_layers=4,
+        cross_attention_dim=16,
+        cross_attention_dim_t5=16,
+        text_len=77,
+        text_len_t5=256,
+        pooled_projection_dim=16,
+        use_style_cond_and_image_meta_size=True,
+    )
+    return diffusers.HunyuanDiTPipeline(
+        vae=_vae(),
+        text_encoder=transformers.BertModel(bert),
+        tokenizer=small_bert_tokenizer(),
+        transformer=transformer,
+        scheduler=diffusers.DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.018),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        text_encoder_2=_t5(),
+        tokenizer_2=small_t5_tokenizer(),
+    )
+
+
+def tiny_flux(guidance: bool = True) -> Any:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        pooled_projection_dim=16,
+        guidance_embeds=guidance,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return diffusers.FluxPipeline(
+        scheduler=_flow(shift=3.0, use_dynamic_shifting=guidance),
+        vae=_vae(shift_factor=0.1, scaling_factor=0.4),
+        text_encoder=_clip(projected=False),
+        tokenizer=small_clip_tokenizer(),
+        text_encoder_2=_t5(),
+        tokenizer_2=small_t5_tokenizer(),
+        transformer=transformer,
+    )
+
+
+def tiny_sd3(dual: tuple[int, ...] = (), t5: bool = True) -> Any:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=DEPTH,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=16,
+        dual_attention_layers=dual,
+        qk_norm="rms_norm" if dual else None,
+    )
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=_flow(shift=3.0),
+        vae=_vae(shift_factor=0.1),
+        text_encoder=_clip(projected=True),
+        tokenizer=small_clip_tokenizer(),
+        text_encoder_2=_clip(projected=True),
+        tokenizer_2=small_clip_tokenizer(),
+        text_encoder_3=_t5(32) if t5 else None,
+        tokenizer_3=small_t5_tokenizer() if t5 else None,
+    )
+
+
+def tiny_chroma() -> Any:
+    transformer = diffusers.ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=8,
+        approximator_hidden_dim=16,
+        approximator_layers=1,
+    )
+    return diffusers.ChromaPipeline(
+        scheduler=_flow(), vae=_vae(), text_encoder=_t5(), tokenizer=small_t5_tokenizer(), transformer=transformer
+    )
+
+
+def tiny_aura_flow() -> Any:
+    transformer = diffusers.AuraFlowTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_mmdit_layers=2,
+        num_single_dit_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pos_embed_max_size=256,
+    )
+    tokenizer = small_llama_tokenizer()
+    config = transformers.UMT5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    return diffusers.AuraFlowPipeline(
+        tokenizer=tokenizer,
+        text_encoder=transformers.UMT5EncoderModel(config),
+        vae=_vae(),
+        transformer=transformer,
+        scheduler=_flow(shift=1.73),
+    )
+
+
+def tiny_qwen_image() -> Any:
+    tokenizer = small_qwen_tokenizer()
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        "vocab_size": len(tokenizer),
+    }
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    encoder = transformers.Qwen2_5_VLForConditionalGeneration(
+        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, vocab_size=len(tokenizer))
+    )
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1] * 4,
+        latents_std=[1.5] * 4,
+    )
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=DEPTH,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return diffusers.QwenImagePipeline(
+        scheduler=_flow(use_dynamic_shifting=True, shift_terminal=0.02),
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=transformer,
+    )
+
+
+_CROSS = LayerNames(cross=("*attn2",), manual=("*.1.attn2",), reference="*.1.attn2", affinity=("*.0.attn1", "*.1.attn1"))
+_JOINT = LayerNames(
+    cross=("*attn",), manual=("*.1.attn",), reference="transformer_blocks.1.attn", affinity=("*.0.attn", "*.1.attn")
+)
+_FLUX = LayerNames(**{**_JOINT.__dict__, "reference": "single_transformer_blocks.0.attn", "feature": "output"})
+_UNET = LayerNames(cross=("*attn2",), manual=("mid_block*attn2",), reference="up_blocks.0*attn2", affinity=("*attn1",))
+
+# name -> adapter, its pipeline, the layers of the small model, settings
+FAMILIES: dict[str, tuple[type[Backbone], Callable[[], Any], LayerNames, dict[str, Any]]] = {
+    "sd": (UNetBackbone, tiny_sd, _UNET, {}),
+    "sdxl": (UNetBackbone, tiny_sdxl, _UNET, {}),
+    "pixart_alpha": (PixArtBackbone, tiny_pixart, _CROSS, {"text_length": 24}),
+    "pixart_sigma": (PixArtBackbone, lambda: tiny_pixart(sigma=True), _CROSS, {"text_length": 30}),
+    "hunyuan_dit": (HunyuanBackbone, tiny_hunyuan, _CROSS, {}),
+    "flux_dev": (FluxBackbone, tiny_flux, _FLUX, {"text_length": 24}),
+    "flux_schnell": (FluxBackbone, lambda: tiny_flux(guidance=False), _FLUX, {"text_length": 16}),
+    "sd3": (SD3Backbone, tiny_sd3, _JOINT, {"text_length": 24}),
+    "sd35": (SD3Backbone, lambda: tiny_sd3(dual=(0, 1)), _JOINT, {"text_length": 24}),
+    "sd3_without_t5": (SD3Backbone, lambda: tiny_sd3(t5=False), _JOINT, {"text_length": 24}),
+    "chroma": (ChromaBackbone, tiny_chroma, _FLUX, {"text_length": 24}),
+    "aura_flow": (AuraFlowBackbone, tiny_aura_flow, _FLUX, {"text_length": 40}),
+    "qwen_image": (QwenImageBackbone, tiny_qwen_image, _JOINT, {"text_length": 64}),
+}
+
+
+def tiny_pipeline(family: str) -> Any:
+    torch.manual_seed(0)
+    pipeline = FAMILIES[family][1]()
+    for name in ("unet", "transformer"):
+        if hasattr(pipeline, name):
+            _spread(getattr(pipeline, name))
+    return pipeline
+
+
+def tiny_backbone(family: str, **options: Any) -> Backbone:
+    """A backbone that is not loaded; `load(tiny_pipeline(family))` or a saved folder as its checkpoint completes it."""
+    adapter, _, layers, settings = FAMILIES[family]
+    defaults: dict[str, Any] = {
+        "name": family,
+        "checkpoint": "in-memory",
+        "size": 32,
+        "timestep": 100,
+        "feature_size": 16,
+        "device": "cpu",
+        "layers": layers,
+    }
+    return adapter(**{**defaults, **settings, **options})
+
+
+def _spread(denoiser: torch.nn.Module) -> None:
+    """Fresh weights attend almost evenly, and gates of fresh blocks may be closed: make maps differ and blocks matter."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in denoiser.named_parameters():
+        if name.endswith((".to_q.weight", ".add_q_proj.weight")):
+            parameter.data.mul_(6)
+        elif parameter.data.abs().max() == 0:
+            parameter.data.normal_(0, 0.1, generator=generator)

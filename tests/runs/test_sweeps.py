@@ -1,0 +1,141 @@
+"""Sweeps continue without repeating finished jobs, go on after a failed one, and say at the end which failed and why."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from goca import config
+from goca.run import main
+from goca.runs import sweeps
+from tests.helpers.tiny_unet import tiny_sd
+
+
+def finished(folder: Path, config: dict[str, Any], **summary: Any) -> Path:
+    folder.mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    (folder / "summary.json").write_text(json.dumps({"miou": 50.0, "failed": 0, **summary}))
+    return folder
+
+
+def test_a_finished_job_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -> None:
+    old = finished(tmp_path / "a" / "0_x", {"seed": 1, "logger": {"mode": "auto"}})
+    summary = sweeps.job(
+        {"logger": {"mode": "none"}, "seed": 1}, tmp_path / "b" / "3_x", tmp_path, lambda: pytest.fail("ran again")
+    )
+    assert summary["miou"] == 50.0
+    (again,) = sweeps.results(tmp_path / "b")
+    assert (again["miou"], again["folder"]) == (50.0, "3_x")
+    assert json.loads((tmp_path / "b" / "3_x" / sweeps.FINISHED).read_text())["run"] == str(old)
+
+
+@pytest.mark.parametrize(
+    ("config", "summary"),
+    [({"seed": 2}, {}), ({"seed": 1, "model": {"checkpoint": "other"}}, {}), ({"seed": 1}, {"failed": 3})],
+    ids=["another seed", "another checkpoint", "images failed"],
+)
+def test_other_jobs_are_computed(tmp_path: Path, config: dict[str, Any], summary: dict[str, Any]) -> None:
+    finished(tmp_path / "a" / "0_x", {"seed": 1}, **summary)
+    assert sweeps.job(config, tmp_path / "b" / "0_x", tmp_path, lambda: {"miou": 7.0}) == {"miou": 7.0}
+
+
+def test_half_written_neighbours_do_no_harm(tmp_path: Path) -> None:
+    broken = finished(tmp_path / "a" / "0_x", {"seed": 1})
+    (broken / "summary.json").write_text("{")
+    assert sweeps.find_finished(tmp_path, sweeps.config_hash({"seed": 1})) is None
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides of a job that needs a moment."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_sd().save_pretrained(folder)
+    layers = ["model.layers.cross=['*attn2']", "model.layers.affinity=['up_blocks.1*attn1']", "model.layers.manual=['*attn2']"]
+    reference = "model.layers.reference=up_blocks.1.attentions.0.transformer_blocks.0.attn2"
+    model = [f"model.checkpoint={folder}", "model.size=32", "model.device=cpu", reference, *layers]
+    return [*model, "limit=1", "figures.count=0", "figures.gallery=0", "logger=none", "trainer.enable_progress_bar=false"]
+
+
+Sweep = Callable[..., int | str | None]
+
+
+@pytest.fixture
+def sweep(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra_restore_singletons: None) -> Iterator[Sweep]:
+    """`python -m goca.run -m ...` in this process; returns its exit code."""
+    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the command, and taken back behind the test
+
+    def call(*overrides: str) -> int | str | None:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["goca.run", "-m", f"paths.output={tmp_path}", *tiny, *quiet, *overrides])
+        try:
+            config.command(main)
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    yield call
+    GlobalHydra.instance().clear()
+
+
+def summaries(folder: Path) -> int:
+    return len(list(folder.rglob("summary.json")))
+
+
+def test_a_sweep_goes_on_after_a_failure_and_is_continued(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("aggregation.reference=nowhere,${model.layers.reference}", "seed=0,1") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [error.split(":")[1] for error in errors] == [" job 0_scenes_scenes_unet", " job 1_scenes_scenes_unet"]
+    assert all("no layer of this model matches 'nowhere'" in error for error in errors)
+    assert summaries(tmp_path) == 2
+    assert sweep("seed=1,0,2", "resume=true", f"run.dir={tmp_path / 'default' / 'second'}") == 0
+    assert capsys.readouterr().out.count("finished before: ") == 2
+    assert summaries(tmp_path) == 3
+
+
+def test_joblib(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"]  # one process imports torch
+    assert sweep("aggregation.reference=nowhere,${model.layers.reference}", *launcher) == 2  # though another process failed
+    assert "error: job 0_scenes_scenes_unet: aggregation.reference: no layer" in capsys.readouterr().err
+    assert summaries(tmp_path) == 1
+
+
+def test_submitit(sweep: Sweep, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra sweep is not installed")
+    assert sweep("seed=0", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5") == 0
+    assert summaries(tmp_path) == 1
+
+
+def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
+    search = [
+        "hydra/sweeper=optuna",
+        "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.direction=maximize",
+        "hydra.sweeper.n_jobs=1",
+    ]
+    folder = tmp_path / "default" / "search"
+    assert sweep(*search, "seed=choice(0,1,2)", f"run.dir={folder}") == 0
+    best = OmegaConf.load(folder / "optimization_results.yaml")
+    scores = {summary["seed"]: summary["miou"] for summary in sweeps.results(folder)}
+    assert len(scores) == 3
+    assert best.best_value == max(scores.values()) == scores[int(best.best_params.seed)]
+    capsys.readouterr()
+    assert sweep(*search, "seed=choice(0,1,2,3)", "resume=true", f"run.dir={tmp_path / 'default' / 'more'}") == 0
+    assert capsys.readouterr().out.count("finished before: ") == 3
+    assert summaries(tmp_path) == 4
+
+
+def test_a_search_whose_trials_all_fail_says_why(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
+    search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1"]
+    assert sweep(*search, "seed=choice(0,1)", "aggregation.reference=nowhere") == 2
+    assert "nowhere" in capsys.readouterr().err

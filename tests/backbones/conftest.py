@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from goca.backbones.loading import pipelines
 from tests.helpers.saved_pipeline import backbone, seen
 from tests.helpers.tiny_pipelines import tiny_pipeline
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from goca import config
+from goca.backbones.loading import pipelines
 from goca.errors import DataError
 from goca.prompts.sources import Classes
 from goca.run import evaluate

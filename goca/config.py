@@ -10,16 +10,18 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import omegaconf
+from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
@@ -30,31 +32,71 @@ from goca.redact import redact
 OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
 
 
-def _run_folder(resume: bool, parent: str, new: str) -> str:
-    """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one."""
-    from goca.runs.folder import newest_unfinished  # results need torch, which a wrong setting should not wait for
+def _resolver(name: str, function: str, **options: bool) -> None:
+    """Let `${name:...}` in a configuration call a function, whose module is imported only when a value needs it."""
+    module, _, attribute = function.rpartition(".")
+    OmegaConf.register_new_resolver(
+        name, lambda *arguments: getattr(import_module(module), attribute)(*arguments), replace=True, **options
+    )
 
-    return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
+
+_resolver("run_folder", "goca.runs.sweeps.run_folder", use_cache=True)
+_resolver("auto_model", "goca.backbones.auto.setting")
+_folders: tuple[Path, ...] = (CONF,)  # of the configuration composed last
 
 
-OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True, use_cache=True)
+def folders() -> tuple[Path, ...]:
+    """Where the configuration in use comes from, in Hydra's order: `--config-dir`, conf, `hydra.searchpath`."""
+    if HydraConfig.initialized():
+        return _sources(HydraConfig.get())
+    return _folders
+
+
+def options(group: str) -> list[str]:
+    """The options of a configuration group, those in a user's folders included, sorted."""
+    return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
+
+
+def _sources(hydra_config: Any) -> tuple[Path, ...]:
+    found = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
+    return tuple(dict.fromkeys(found))
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
     """The configuration that `python -m goca.run` would see with these overrides.
 
+    Folders of one's own are given as `hydra.searchpath=[DIR]`; those of a running command are used as well.
+
     Raises:
         ConfigError: an override that does not fit; the message names the key and the choices.
     """
+    global _folders
+    wanted = folders() if HydraConfig.initialized() else (CONF,)
     running = GlobalHydra.instance().hydra  # of a command that composes further configurations, such as the app
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose(config_name, overrides=list(overrides))
+            _use_folders(wanted)
+            cfg = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=True)
+            _folders = _sources(cfg.hydra)
+            with open_dict(cfg):
+                del cfg["hydra"]
+            return cfg
     except (HydraException, OmegaConfBaseException, *_STRAY) as error:
         raise ConfigError(explain(error, config_name, overrides)) from error
     finally:
         GlobalHydra.instance().hydra = running
+
+
+def _use_folders(wanted: Sequence[Path]) -> None:
+    """Have the Hydra that has just been initialized look in these folders, of which `conf` is one, in this order."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    elements = loader.get_search_path().get_path()
+    (main,) = (number for number, element in enumerate(elements) if element.provider == "main")
+    elements[main : main + 1] = [
+        SearchPathElement("main" if path == CONF else "command-line", f"file://{path}") for path in wanted
+    ]
+    loader.repository.initialize_sources(loader.get_search_path())
 
 
 def build(cfg: Any, key: str, **arguments: Any) -> Any:

@@ -201,7 +201,7 @@ class AttentionStatistics:
         if self.aggregation.heads == "average" or call.projection is None:
             weights = heads.average(call.output, call.output, call.value)
         else:
-            weights = heads.METHODS[self.aggregation.heads](call.output, call.projection, call.value)
+            weights = heads.METHODS.find(self.aggregation.heads)(call.output, call.projection, call.value)
         self._head_weights[call.layer] = weights.mean(-1)
         return weights
 
@@ -251,9 +251,10 @@ class _Reference:
         self, method: str, call: AttentionCall, renormalize: bool, keep: dict[str, KnownRows] | None = None
     ) -> Tensor:
         """The layer's weight before normalisation, one per image: (B,). Attention rows that it took go to `keep`."""
-        partial, weight = layers.METHODS[method].partial, layers.METHODS[method].weight
+        chosen = layers.METHODS.find(method)
+        partial, weight = chosen.partial, chosen.weight
         fits = 4 * call.query.shape[0] * len(self.rows) * call.grid[0] * call.grid[1] <= self.max_bytes
-        if layers.METHODS[method].linear and self._affinity is not None and fits and not renormalize:
+        if chosen.linear and self._affinity is not None and fits and not renormalize:
             parts = self._on_the_layers_grid(call, partial, self._affinity, keep)
         else:
             parts = self._on_the_reference_grid(call, partial, renormalize)

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class AuraFlowBackbone(FlowMatching, JointAttention):
     """Padding is not masked in attention: the model sees zeros there.

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from goca import config
 from goca.backbones.base import Backbone
 from goca.backbones.loading import architectures
 from goca.backbones.loading.checkpoints import Source, check_source
 from goca.backbones.observable import Layer, observable_layers
+from goca.backbones.registry import find_adapter
 from goca.errors import ConfigError, ModelError
 from goca.layer_names import LayerNames
 from goca.paths import CONF
+from goca.registry import dotted_path, load
 
-ADAPTERS = {
-    "goca.backbones.unet.UNetBackbone": ("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
-    "goca.backbones.pixart.PixArtBackbone": ("PixArtAlphaPipeline", "PixArtSigmaPipeline"),
-    "goca.backbones.hunyuan.HunyuanBackbone": ("HunyuanDiTPipeline",),
-    "goca.backbones.flux.FluxBackbone": ("FluxPipeline",),
-    "goca.backbones.sd3.SD3Backbone": ("StableDiffusion3Pipeline",),
-    "goca.backbones.chroma.ChromaBackbone": ("ChromaPipeline",),
-    "goca.backbones.aura_flow.AuraFlowBackbone": ("AuraFlowPipeline",),
-    "goca.backbones.qwen_image.QwenImageBackbone": ("QwenImagePipeline",),
-}
 _ANY = LayerNames(cross=("*",), manual=("*",), reference="*", affinity=("*",))
 
 
 def auto_backbone(checkpoint: str, revision: str | None = None, **settings: Any) -> Backbone:
     """The adapter of a checkpoint, with the given settings; those its family has beyond `Backbone`'s come from the proposal."""
     proposal = dict(propose(checkpoint, revision))
-    adapter = _adapter(proposal.pop("_target_"))
+    adapter = load(proposal.pop("_target_"))
     layers = LayerNames(**settings.pop("layers"))
     return adapter(**{**proposal, **settings, "checkpoint": checkpoint, "revision": revision, "layers": layers})
 
 
-@cache
 def propose(checkpoint: str | None, revision: str | None = None) -> Mapping[str, Any]:
     """The model config that suits a checkpoint: that of a known model with the same layers, else all layers and a middle one.
 
@@ -48,22 +40,25 @@ def propose(checkpoint: str | None, revision: str | None = None) -> Mapping[str,
         ConfigError: no checkpoint is given.
         ModelError: it cannot be read, or no adapter knows its pipeline.
     """
+    return _propose(checkpoint, revision, config.folders())
+
+
+@cache
+def _propose(checkpoint: str | None, revision: str | None, folders: tuple[Path, ...]) -> Mapping[str, Any]:
     if not checkpoint:
         raise ConfigError("model=auto needs model.checkpoint=<hub id or folder>")
     # Configurations alone are read here, so pickled weights may lie beside them; `load` decides about those.
     pipeline = check_source(Source(checkpoint, revision=revision, allow_pickle=True))["_class_name"]
-    target = next((target for target, pipelines in ADAPTERS.items() if pipeline in pipelines), None)
-    if target is None:
-        known = ", ".join(name for pipelines in ADAPTERS.values() for name in pipelines)
-        raise ModelError(
-            f"model.checkpoint: {checkpoint} is a {pipeline}, which no adapter takes; those there are take {known}"
-        )
+    try:
+        target = dotted_path(find_adapter(pipeline, tuple(model["_target_"] for model in _users_models())))
+    except ModelError as error:
+        raise ModelError(f"model.checkpoint: {checkpoint} is a {error}") from error
     backbone = sketch(target, checkpoint, revision)
     own = {"name": Path(checkpoint).name, "checkpoint": checkpoint}
     same_layers = [
         model
         for model in _same_pipeline(pipeline)
-        if _layer_names(model["checkpoint"], target) == list(backbone.attention_modules)
+        if model["_target_"] == target and _layer_names(model["checkpoint"], target) == list(backbone.attention_modules)
     ]
     if same_layers:
         nearest = max(same_layers, key=lambda model: _agreement(model["checkpoint"], backbone))
@@ -74,18 +69,13 @@ def propose(checkpoint: str | None, revision: str | None = None) -> Mapping[str,
 def sketch(target: str, checkpoint: str, revision: str | None = None) -> Backbone:
     """The backbone without weights, at its default size and without settings that matter for running it."""
     settings: dict[str, Any] = {"name": "auto", "size": 1024, "timestep": 100, "layers": _ANY, "allow_pickle": True}
-    return _adapter(target)(checkpoint=checkpoint, revision=revision, **settings).sketch()
+    return load(target)(checkpoint=checkpoint, revision=revision, **settings).sketch()
 
 
 @cache
 def loading_keys() -> frozenset[str]:
     """Keys that every model config takes from `conf/model/base/loading.yaml`: where weights come from and where they go."""
     return frozenset(map(str, _settings("base/loading")))
-
-
-def _adapter(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    return getattr(import_module(module), name)
 
 
 def _generic(backbone: Backbone) -> dict[str, Any]:
@@ -121,27 +111,49 @@ def _globs(layers: list[Layer]) -> list[str]:
 
 
 def _same_pipeline(pipeline: str) -> list[dict[str, Any]]:
-    """Configs in `conf/model` whose checkpoint is known to be a pipeline of that class."""
-    found = []
-    for file in sorted((CONF / "model").glob("*.yaml")):
-        settings = _settings(file.stem)
-        if architectures.published().get(settings["checkpoint"], {}).get("pipeline") == pipeline:
-            found.append(settings)
-    return found
+    """Model configs, a user's own first, whose checkpoint is known to be a pipeline of that class."""
+    known = [_settings(name) for name in config.options("model") if name != "auto"]
+    return [model for model in [*_users_models(), *known] if _pipeline_of(model.get("checkpoint")) == pipeline]
+
+
+def _users_models() -> list[dict[str, Any]]:
+    """Model configs from folders that the user has added."""
+    files = [file for folder in config.folders() if folder != CONF for file in sorted((folder / "model").glob("*.yaml"))]
+    return [model for file in files if "_target_" in (model := _settings(file.stem))]
+
+
+def _pipeline_of(checkpoint: Any) -> str | None:
+    """The pipeline class of a published checkpoint, or of one in a local folder; None where that is not known."""
+    published = architectures.published().get(checkpoint)
+    if published:
+        return published["pipeline"]
+    index = Path(str(checkpoint), "model_index.json")
+    try:
+        return json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _settings(model: str) -> dict[str, Any]:
-    """A config of `conf/model` with those it inherits from; by hand, as Hydra composes nothing while it is composing."""
-    own: Any = OmegaConf.load(CONF / "model" / f"{model}.yaml")
-    parents = [OmegaConf.create(_settings(entry.partition("@")[0])) for entry in own.pop("defaults", [])]
+    """A config of the group `model` with those it inherits from; by hand, as Hydra composes nothing while it is composing."""
+    own: Any = OmegaConf.load(
+        next(file for folder in config.folders() if (file := folder / "model" / f"{model}.yaml").is_file())
+    )
+    parents = [
+        OmegaConf.create(_settings(entry.partition("@")[0])) for entry in own.pop("defaults", []) if isinstance(entry, str)
+    ]
     merged: Any = OmegaConf.to_container(OmegaConf.merge(*parents, own))
     return merged
 
 
 def _agreement(checkpoint: str, backbone: Backbone) -> int:
-    """In how many values a published denoiser is configured as this one."""
+    """In how many values a known denoiser is configured as this one."""
     denoiser: Any = backbone.denoiser
-    known = architectures.published()[checkpoint]["components"][backbone.denoiser_name]["config"]
+    if checkpoint in architectures.published():
+        known = architectures.published()[checkpoint]["components"][backbone.denoiser_name]["config"]
+    else:
+        own: Any = sketch(dotted_path(type(backbone)), checkpoint).denoiser
+        known = own.config
     return sum(denoiser.config.get(key) == value for key, value in known.items())
 
 

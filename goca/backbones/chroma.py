@@ -13,9 +13,11 @@ from torch import Tensor
 
 from goca.backbones.flux import FluxBackbone
 from goca.backbones.loading.embeddings import Conditioning
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class ChromaBackbone(FluxBackbone):
     """Attention is masked as diffusers' pipeline does it: with numbers that are added to the logits."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.quantization import dense_weight
 from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 
@@ -28,6 +29,7 @@ def image_positions(grid: tuple[int, int], like: Tensor) -> Tensor:
     return torch.cartesian_prod(zero, rows, columns)
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class FluxBackbone(FlowMatching, JointAttention):
     """Args beyond `Backbone`'s:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 BERT_LENGTH, T5_LENGTH = 77, 256
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class HunyuanBackbone(CrossAttention):
     """The text axis is 77 BERT tokens, then 256 T5 tokens. Padding is not masked: the model puts a learned token there."""

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention
+from goca.backbones.registry import backbone
 from goca.backbones.text import lower_cased
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class PixArtBackbone(CrossAttention):
     """Args beyond `Backbone`'s:

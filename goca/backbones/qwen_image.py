@@ -15,10 +15,12 @@ from torch.nn.functional import pad
 from goca.backbones.flux import pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.registry import backbone
 from goca.backbones.text import with_suffix
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class QwenImageBackbone(FlowMatching, JointAttention):
     """The text axis is the prompt and the end of the template; what comes before the prompt is dropped, as in the pipeline.

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class SD3Backbone(FlowMatching, JointAttention):
     """`attn` of a block is joint; 3.5 medium's first blocks also hold `attn2`, among the image's tokens alone.

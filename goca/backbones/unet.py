@@ -14,9 +14,11 @@ from torch import Tensor
 from goca.attention.tap import RawCall
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention, level_grid
+from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
 
 
+@backbone
 @dataclass(config=ConfigDict(extra="forbid"))
 class UNetBackbone(CrossAttention):
     """Every transformer block holds `attn1` (image to image) and `attn2` (image to text); text is CLIP's."""

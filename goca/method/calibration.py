@@ -11,7 +11,6 @@ used as `steps: [per_pixel, square]` once its module is imported, or as `steps: 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import Literal, Protocol
 
 import torch
@@ -20,7 +19,7 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from goca import ops
-from goca.errors import ConfigError
+from goca.registry import Registry, dotted_path
 
 
 class TokenGroups(Protocol):
@@ -72,12 +71,12 @@ class Groups:
 
 
 CalibrationStep = Callable[[Tensor, Groups], Tensor]
-STEPS: dict[str, CalibrationStep] = {}
+STEPS: Registry[CalibrationStep] = Registry("calibration.steps", "step")
 
 
 def calibration_step(function: CalibrationStep) -> CalibrationStep:
     """Make a function known to `Calibration(steps=...)` under its own name."""
-    STEPS[function.__name__.rstrip("_")] = function
+    STEPS.register(function.__name__.rstrip("_"), function, dotted_path(function))
     return function
 
 
@@ -123,19 +122,6 @@ def times_raw(maps: Tensor, groups: Groups) -> Tensor:
     return maps * groups.raw
 
 
-def find_step(name: str) -> CalibrationStep:
-    """The step of that name, or the function at that dotted path."""
-    if name in STEPS:
-        return STEPS[name]
-    module, _, function = name.rpartition(".")
-    try:
-        return getattr(import_module(module), function)
-    except (ImportError, AttributeError, ValueError):
-        raise ConfigError(
-            f"calibration.steps: there is no step {name!r}; known are {', '.join(STEPS)}, or give the dotted path of a function"
-        ) from None
-
-
 @config_dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Calibration:
     """Groups the tokens' maps by class and passes them through a chain of steps.
@@ -151,7 +137,7 @@ class Calibration:
     @classmethod
     def _known(cls, steps: tuple[str, ...]) -> tuple[str, ...]:
         for name in steps:
-            find_step(name)
+            STEPS.find(name)
         return steps
 
     def __call__(self, token_maps: Tensor, prompt: TokenGroups) -> ClassMaps:
@@ -167,7 +153,7 @@ class Calibration:
         groups = Groups(raw, factor, alone, self.parity)
         maps = raw
         for name in self.steps:
-            maps = find_step(name)(maps, groups)
+            maps = STEPS.find(name)(maps, groups)
         if not self.parity:
             names = [f"class {class_id}" for class_id in kept]
             names += [f"background group {number}" for number in range(len(prompt.background_groups))]

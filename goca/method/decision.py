@@ -1,10 +1,10 @@
 """From class maps to a label per pixel (METHOD 2.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -13,24 +13,52 @@ from goca.data.base import IGNORE
 from goca.errors import DataError
 from goca.method.calibration import ClassMaps
 from goca.ops import blocks, resize
+from goca.registry import Registry, dotted_path
 
-BackgroundRule = Literal["constant", "max", "exact", "average", "offset"]
+BackgroundRule = Callable[[Tensor, float], Tensor]
+RULES: Registry[BackgroundRule] = Registry("decision.rule", "background rule")
 _CONFIG = ConfigDict(extra="forbid")
 
 
-def background_score(rule: BackgroundRule, supporting: Tensor, tau: float) -> Tensor:
-    """Score of class 0 from the supporting map and a threshold (METHOD 2.5); never cumulative over taus (E4)."""
-    match rule:
-        case "constant":
-            return torch.full_like(supporting, tau)
-        case "max":
-            return supporting.clamp(min=tau)
-        case "exact":
-            return supporting
-        case "average":
-            return (supporting + tau) / 2
-        case "offset":
-            return supporting + tau
+def background_rule(function: BackgroundRule) -> BackgroundRule:
+    """Make a function known to `Decision(rule=...)`: (supporting map (h, w), threshold) -> score of class 0 (h, w)."""
+    RULES.register(function.__name__.rstrip("_"), function, dotted_path(function))
+    return function
+
+
+@background_rule
+def constant(supporting: Tensor, tau: float) -> Tensor:
+    """The threshold alone."""
+    return torch.full_like(supporting, tau)
+
+
+@background_rule
+def max_(supporting: Tensor, tau: float) -> Tensor:
+    """The supporting map, but at least the threshold."""
+    return supporting.clamp(min=tau)
+
+
+@background_rule
+def exact(supporting: Tensor, tau: float) -> Tensor:
+    """The supporting map; the threshold is not used."""
+    return supporting
+
+
+@background_rule
+def average(supporting: Tensor, tau: float) -> Tensor:
+    """The mean of the supporting map and the threshold."""
+    return (supporting + tau) / 2
+
+
+@background_rule
+def offset(supporting: Tensor, tau: float) -> Tensor:
+    """The supporting map plus the threshold: the default."""
+    return supporting + tau
+
+
+def background_score(rule: str, supporting: Tensor, tau: float) -> Tensor:
+    """Score of class 0 from the supporting map and one threshold; every threshold starts from the same map."""
+    return RULES.find(rule)(supporting, tau)
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -40,10 +68,16 @@ class Decision:
     `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code (QUIRKS E1-E3).
     """
 
-    rule: BackgroundRule = "offset"
+    rule: str = "offset"
     thresholds: tuple[float, ...] = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
     absent_classes: Literal["left_out", "zero"] = "left_out"
     max_bytes: PositiveInt = 2**26  # of upsampled maps at once
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        RULES.find(rule)
+        return rule
 
     def taus(self, has_background: bool) -> tuple[float | None, ...]:
         """The thresholds that apply, one per label map of the result; (None,) where nothing is compared with a background."""

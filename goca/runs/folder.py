@@ -25,7 +25,6 @@ __all__ = [
     "RunFolder",
     "compact",
     "expand",
-    "newest_unfinished",
     "stops_cleanly",
     "summarize",
     "total_counts",
@@ -186,14 +185,6 @@ def stops_cleanly(folder: Path) -> Iterator[None]:
             f"cannot write to {folder}: {error.strerror}. Records written so far are intact; make room, then the same command "
             f"with run.dir={folder} continues"
         ) from error
-
-
-def newest_unfinished(parent: Path) -> Path | None:
-    """The run folder under `parent`, or the sweep, that was begun last among those without a summary."""
-    begun = {path.parent for path in parent.glob("*/config.yaml")}
-    begun |= {path.parent.parent for path in parent.glob("*/*/config.yaml") if not (path.parent / "summary.json").exists()}
-    unfinished = [path for path in begun if not (path / "summary.json").exists()]
-    return max(unfinished, key=lambda path: path.name, default=None)
 
 
 def _lock(folder: Path) -> int:

@@ -60,6 +60,19 @@ def find_finished(experiment: Path, wanted: str) -> Path | None:
     return None
 
 
+def newest_unfinished(parent: Path) -> Path | None:
+    """The run folder under `parent`, or the sweep, that was begun last among those without a summary."""
+    begun = {path.parent for path in parent.glob("*/config.yaml")}
+    begun |= {path.parent.parent for path in parent.glob("*/*/config.yaml") if not (path.parent / "summary.json").exists()}
+    unfinished = [path for path in begun if not (path / "summary.json").exists()]
+    return max(unfinished, key=lambda path: path.name, default=None)
+
+
+def run_folder(resume: bool, parent: str, new: str) -> str:
+    """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one."""
+    return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
+
+
 def results(folder: Path) -> list[dict[str, Any]]:
     """Summaries of a sweep's jobs, those that had finished before included; `folder` names the job."""
     found = []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from goca.attention.call import AttentionCall
 from goca.attention.kernels import attention_with_lse
 from goca.attention.statistics import AttentionStatistics, Plan
-from goca.method.aggregation import Aggregation, heads, layers
+from goca.method.aggregation import Aggregation
 from tests.helpers import oracle
 
 GRIDS = [(2, 2), (4, 4), (3, 5), (6, 10), (8, 8)]
@@ -49,8 +49,8 @@ shapes = st.fixed_dictionaries(
         "mask": st.sampled_from(MASKS),
         "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
         "max_bytes": st.sampled_from([200, 5_000, 2**28]),
-        "heads": st.sampled_from(sorted(heads.METHODS)),
-        "layers": st.sampled_from([*sorted(layers.METHODS), "average"]),
+        "heads": st.sampled_from(sorted(oracle.HEAD_METHODS)),
+        "layers": st.sampled_from([*sorted(oracle.LAYER_METHODS), "average"]),
         "renormalize": st.booleans(),
         "joint": st.booleans(),
         "seed": st.integers(0, 2**16),

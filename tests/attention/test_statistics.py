@@ -7,7 +7,7 @@ import torch
 
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
-from goca.method.aggregation import Aggregation, heads, layers
+from goca.method.aggregation import Aggregation
 from tests.helpers import oracle
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl, tiny_unet_backbone
 
@@ -59,8 +59,8 @@ def _expected(backbone, calls, aggregation):
     return oracle.aggregate(aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, reference)
 
 
-@pytest.mark.parametrize("head_method", list(heads.METHODS))
-@pytest.mark.parametrize("layer_method", [*layers.METHODS, "average"])
+@pytest.mark.parametrize("head_method", oracle.HEAD_METHODS)
+@pytest.mark.parametrize("layer_method", [*oracle.LAYER_METHODS, "average"])
 @pytest.mark.parametrize("max_bytes", [2**28, 6000])
 def test_equals_the_oracle(recorded, head_method, layer_method, max_bytes):
     backbone, pixels, calls = recorded

@@ -52,9 +52,9 @@ def test_a_finetune_gets_the_constants_of_its_architecture(monkeypatch):
     published = {**architectures.published(), "someone/finetune": architectures.published()[known]}
     monkeypatch.setattr(architectures, "published", lambda: published)
     monkeypatch.setattr(auto, "check_source", lambda source: {"_class_name": "PixArtSigmaPipeline"})
-    propose.cache_clear()
+    auto._propose.cache_clear()
     proposal = propose("someone/finetune")
-    propose.cache_clear()
+    auto._propose.cache_clear()
     expected = config.plain(config.compose(["model=pixart_sigma_512"]).model)
     assert proposal["name"] == "finetune"
     assert proposal["checkpoint"] == "someone/finetune"

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from goca.attention.call import AttentionCall
 from goca.method.aggregation import Aggregation
 
+HEAD_METHODS = ("average", "dot_product", "dot_product_clamped", "l2_norm", "cosine", "cosine_vw", "dot_product_vw")
+LAYER_METHODS = ("dot_product", "mse", "iou")
+
 
 def attention_maps(call: AttentionCall) -> Tensor:
     """(B, H, S, n) softmax over the whole sequence."""

@@ -6,12 +6,11 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from pydantic import ValidationError
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from goca.errors import DataError
+from goca.errors import ConfigError, DataError
 from goca.method.calibration import ClassMaps
 from goca.method.decision import Decision, Hungarian, match_clusters, upsampled_bands
 from goca.paths import CONF
@@ -148,7 +147,7 @@ def test_every_config_decides(path):
 
 
 def test_wrong_values_say_what_is_right():
-    with pytest.raises(ValidationError, match="'constant', 'max', 'exact', 'average' or 'offset'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'offset'\?.*constant, max, exact, average, offset"):
         Decision("offfset")
 
 

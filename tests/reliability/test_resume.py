@@ -9,7 +9,8 @@ import pytest
 from benchmarks.kills import campaign
 from goca import config
 from goca.errors import ConfigError, DataError
-from goca.runs.folder import RunFolder, newest_unfinished
+from goca.runs.folder import RunFolder
+from goca.runs.sweeps import newest_unfinished
 from tests.reliability.conftest import numbers
 
 

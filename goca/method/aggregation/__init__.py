@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
+
+from goca.method.aggregation import heads as head_methods
+from goca.method.aggregation import layers as layer_methods
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -13,9 +16,9 @@ class Aggregation:
     """How the attention of one forward becomes one map per token (METHOD 2.1, 2.2).
 
     Args:
-        heads: weight of each head at each pixel, a name of `goca.method.aggregation.heads.METHODS`.
-        layers: weight of each layer, a name of `goca.method.aggregation.layers.METHODS`, or equal weights: `average` over all
-            observed layers, `manual` over a hand-set list (the difference lies in `cross_layers` alone).
+        heads: weight of each head at each pixel, a name of `goca.method.aggregation.heads.METHODS` or a dotted path.
+        layers: weight of each layer, a name of `goca.method.aggregation.layers.METHODS` or a dotted path, or equal weights:
+            `average` over all observed layers, `manual` over a hand-set list (they differ in `cross_layers` alone).
         cross_layers: names or globs of the layers whose text attention is used.
         reference: layer that gives the reference affinity; needed by methods that compare with it.
         reference_channels: `all` channels of that feature (the paper), or the `first` alone (the released code, for parity).
@@ -24,14 +27,26 @@ class Aggregation:
         rows: estimate layer weights from this many query rows, evenly spread; null uses all.
     """
 
-    heads: Literal["average", "dot_product", "dot_product_clamped", "l2_norm", "cosine", "cosine_vw", "dot_product_vw"]
-    layers: Literal["average", "dot_product", "mse", "iou", "manual"]
+    heads: str
+    layers: str
     cross_layers: tuple[str, ...]
     reference: str | None = None
     reference_channels: Literal["all", "first"] = "all"
     feature_size: PositiveInt = 64
     renormalize: bool = False
     rows: PositiveInt | None = None
+
+    @field_validator("heads")
+    @classmethod
+    def _known_heads(cls, name: str) -> str:
+        head_methods.METHODS.find(name)
+        return name
+
+    @field_validator("layers")
+    @classmethod
+    def _known_layers(cls, name: str) -> str:
+        layer_methods.find_method(name)
+        return name
 
     def __post_init__(self) -> None:
         if not self.cross_layers:
@@ -42,4 +57,4 @@ class Aggregation:
     @property
     def weighs_layers(self) -> bool:
         """Whether self-attention and a reference feature have to be observed at all."""
-        return self.layers not in ("average", "manual")
+        return self.layers not in layer_methods.UNIFORM

@@ -3,6 +3,8 @@
 Every function maps (output z (B, H, S, d), projection W^O (D, H * d), value (B, H, n, d)) to weights (B, H, S) in float32.
 With o_h = z_h W_h head h's contribution and O the sum of all, o_h . O = z_h . (O W)[h's columns]: two S x D products, and
 nothing of size H x S x D ever exists. A pixel whose weights sum to 0 has no direction to follow and gets 1 / H.
+
+A method of your own is one function with `@head_method`, or one named by its dotted path: docs/extending.md.
 """
 
 from __future__ import annotations
@@ -12,19 +14,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from goca.registry import Registry, dotted_path
+
 HeadMethod = Callable[[Tensor, Tensor, Tensor], Tensor]
+METHODS: Registry[HeadMethod] = Registry("aggregation.heads", "head method")
 
 
+def head_method(function: HeadMethod) -> HeadMethod:
+    """Make a function known to `Aggregation(heads=...)` under its own name."""
+    METHODS.register(function.__name__, function, dotted_path(function))
+    return function
+
+
+@head_method
 def average(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """1 / H: the vanilla mean over heads."""
     return torch.full(output.shape[:3], 1.0 / output.shape[1], device=output.device)
 
 
+@head_method
 def dot_product(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """o_h[i] . O[i]: the share of head h in the layer's output, GoCA's choice; may be negative."""
     return _normalised(_dots(output, projection))
 
 
+@head_method
 def dot_product_clamped(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """o_h[i] . O[i] clamped at 0; where every head is clamped, every weight is 1 (as the authors' code has it)."""
     dots = _dots(output, projection).clamp(min=0)
@@ -32,35 +46,28 @@ def dot_product_clamped(output: Tensor, projection: Tensor, value: Tensor) -> Te
     return torch.where(total > 0, dots / total, torch.ones_like(dots))
 
 
+@head_method
 def l2_norm(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """|o_h[i]|, the length of head h's contribution."""
     return _normalised(_norms(output, projection))
 
 
+@head_method
 def cosine(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """cos(o_h[i], O[i])."""
     return _normalised(_cosines(output, projection))
 
 
+@head_method
 def cosine_vw(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """`cosine` times the spectral norm of V_h W_h."""
     return _normalised(_cosines(output, projection) * _value_norms(value, projection))
 
 
+@head_method
 def dot_product_vw(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """`dot_product_clamped` times the spectral norm of V_h W_h."""
     return _normalised(_dots(output, projection).clamp(min=0) * _value_norms(value, projection))
-
-
-METHODS: dict[str, HeadMethod] = {
-    "average": average,
-    "dot_product": dot_product,
-    "dot_product_clamped": dot_product_clamped,
-    "l2_norm": l2_norm,
-    "cosine": cosine,
-    "cosine_vw": cosine_vw,
-    "dot_product_vw": dot_product_vw,
-}
 
 
 def _normalised(weights: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 R (S_r x S_r) is the reference affinity and P (S_r x S_r) the layer's head-mean self-attention on the same grid. Each method is
 a statistic that adds up over query rows, and a rule that turns the sum into a weight, so that P is visited in blocks of rows.
+
+A method of your own is one function with `@layer_method(...)`, or one named by its dotted path: docs/extending.md.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from goca.ops import resize, resize_adjoint
+from goca.registry import Registry, dotted_path
 
 
 @dataclass(frozen=True)
@@ -27,29 +30,55 @@ class LayerMethod:
     linear: bool = False
 
 
-def _product(reference: Tensor, attention: Tensor) -> Tensor:
+METHODS: Registry[LayerMethod] = Registry("aggregation.layers", "layer method", LayerMethod)
+UNIFORM = ("average", "manual")  # weight 1 for every listed layer: nothing has to be observed
+
+
+def layer_method(
+    weight: Callable[[Tensor], Tensor], linear: bool = False
+) -> Callable[[Callable[[Tensor, Tensor], Tensor]], LayerMethod]:
+    """Make the decorated `partial` a `LayerMethod`, known to `Aggregation(layers=...)` under the function's name.
+
+    Args:
+        weight: from the summed statistics (..., k) to the layer's weight (...).
+        linear: whether the statistic is linear in P.
+    """
+
+    def register(partial: Callable[[Tensor, Tensor], Tensor]) -> LayerMethod:
+        method = LayerMethod(partial, weight, linear)
+        METHODS.register(partial.__name__, method, dotted_path(partial))
+        return method
+
+    return register
+
+
+def find_method(name: str) -> LayerMethod | None:
+    """The method of that name or at that dotted path; None for those that weigh every layer alike.
+
+    Raises:
+        ConfigError: there is none; the message names the choices.
+    """
+    return None if name in UNIFORM else METHODS.find(name)
+
+
+@layer_method(weight=lambda total: total[..., 0], linear=True)
+def dot_product(reference: Tensor, attention: Tensor) -> Tensor:
+    """sum(R * P): GoCA's choice."""
     return (reference * attention).sum((-2, -1)).unsqueeze(-1)
 
 
-def _row_distance(reference: Tensor, attention: Tensor) -> Tensor:
+@layer_method(weight=lambda total: 1.0 / total[..., 0])
+def mse(reference: Tensor, attention: Tensor) -> Tensor:
+    """1 / sum_i |R[i] - P[i]|."""
     return (reference - attention).norm(dim=-1).sum(-1, keepdim=True)
 
 
-def _overlap(reference: Tensor, attention: Tensor) -> Tensor:
+@layer_method(weight=lambda total: total[..., 0] / (total[..., 1] + 1e-4))
+def iou(reference: Tensor, attention: Tensor) -> Tensor:
+    """sum min(R, P) / (sum max(R, P) + 1e-4)."""
     both = torch.minimum(reference, attention).sum((-2, -1))
     either = torch.maximum(reference, attention).sum((-2, -1))
     return torch.stack([both, either], dim=-1)
-
-
-METHODS: dict[str, LayerMethod] = {
-    # sum(R * P): GoCA's choice
-    "dot_product": LayerMethod(_product, lambda s: s[..., 0], linear=True),
-    # 1 / sum_i |R[i] - P[i]|
-    "mse": LayerMethod(_row_distance, lambda s: 1.0 / s[..., 0]),
-    # sum min / (sum max + 1e-4)
-    "iou": LayerMethod(_overlap, lambda s: s[..., 0] / (s[..., 1] + 1e-4)),
-}
-UNIFORM = ("average", "manual")  # weight 1 for every listed layer: nothing has to be observed
 
 
 def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:

@@ -70,9 +70,9 @@ class Studio:
 
     def view(self, image: str | Path | np.ndarray, prompt: str, setting: Setting) -> AttentionView:
         """What the setting sees; raises GocaError with what to change."""
-        array = read_image(image)
+        read_image(image)  # a picture that cannot be read should not wait for the model
         with self._lock:
-            return observe(self._segmentor(setting), array, prompt, background=setting.background)
+            return observe(self._segmentor(setting), image, prompt, background=setting.background)
 
     def _segmentor(self, setting: Setting) -> Segmentor:
         groups = [f"{name}={getattr(setting, name)}" for name in ("model", "aggregation", "calibration", "refinement")]

@@ -11,10 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
 from omegaconf import DictConfig
-from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
@@ -25,7 +23,8 @@ from goca.attention.statistics import AttentionStatistics
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import to_pixels
-from goca.data.files import read_rgb
+from goca.data.files import existing, printable
+from goca.data.pictures import ImageSource, Picture, read_picture
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
@@ -75,7 +74,7 @@ class HeadStatistics(AttentionStatistics):
 
 def observe(
     segmentor: Segmentor,
-    image: str | Path | Image.Image | np.ndarray,
+    image: ImageSource,
     prompt: str,
     words: Sequence[str] = (),
     background: float | None = None,
@@ -85,7 +84,7 @@ def observe(
 
     Args:
         segmentor: with a loaded backbone.
-        image: a path, `scenes:N` for a bundled scene, a PIL image or an (H, W, 3) uint8 array.
+        image: a path, `scenes:N` for a bundled scene, the bytes of a file, a PIL image or an (H, W, 3) uint8 array.
         prompt: a sentence, or a caption in the form "(person, clothes), dog, grass".
         words: words of the prompt to segment by; none takes every noun of a caption, or every content word of a sentence.
         background: threshold of the background rule; None lets every pixel belong to a word.
@@ -94,9 +93,10 @@ def observe(
     Raises:
         ConfigError: an empty prompt, or a word it does not contain. DataError: an unreadable image. ModelError: unknown layers.
     """
-    array = read_image(image)
+    picture = read_image(image)
+    array = picture.pixels
     table, aligned = read_prompt(prompt, words, segmentor.backbone.text_segments)
-    sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size))
+    sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size), notes=picture.notes)
     statistics = HeadStatistics(segmentor, heads, aligned.content)
     with torch.inference_mode():
         seen = segmentor.observe([(view, aligned) for view in segmentor.views.of(sample)], statistics)
@@ -106,23 +106,18 @@ def observe(
     return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
 
 
-def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of a path, a bundled scene `scenes:N`, a PIL image or an array."""
+def read_image(image: ImageSource) -> Picture:
+    """The picture of a path, of a bundled scene `scenes:N`, or of whatever else `read_picture` takes."""
     name = str(image) if isinstance(image, (str, Path)) else ""
-    if name.startswith("scenes:"):
-        number = name.removeprefix("scenes:")
-        scenes = Scenes(protocol=Protocol("standard", "ignore", "skip", "classes"))
-        if not (number.isdecimal() and int(number) < len(scenes)):
-            raise ConfigError(f"image={name}: bundled scenes are scenes:0 ... scenes:{len(scenes) - 1}")
-        return scenes[int(number)].image
-    if name:
-        if not Path(name).is_file():
-            raise DataError(f"there is no image {name}")
-        return read_rgb(Path(name))
-    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ConfigError(f"an image array must be (H, W, 3) uint8, got {array.shape} {array.dtype}")
-    return array
+    if not name.startswith("scenes:"):
+        if name and not existing(Path(name)).is_file():
+            raise DataError(f"there is no image {printable(name)}")
+        return read_picture(image)
+    number = name.removeprefix("scenes:")
+    scenes = Scenes(protocol=Protocol("standard", "ignore", "skip", "classes"))
+    if not (number.isdecimal() and int(number) < len(scenes)):
+        raise ConfigError(f"image={name}: bundled scenes are scenes:0 ... scenes:{len(scenes) - 1}")
+    return Picture(scenes[int(number)].image)
 
 
 def read_prompt(prompt: str, words: Sequence[str], segments: Sequence[TextSegment]) -> tuple[ClassTable, Prompt]:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from PIL import Image
 
 from goca import config
 from goca.attention.statistics import AttentionStatistics, Observation, Plan
@@ -20,7 +17,7 @@ from goca.backbones.loading.pipelines import free_memory
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable, to_pixels
-from goca.data.files import read_rgb
+from goca.data.pictures import ImageSource, read_picture
 from goca.errors import ConfigError, DataError, ModelError
 from goca.method.aggregation import Aggregation
 from goca.method.calibration import Calibration, ClassMaps
@@ -109,13 +106,11 @@ class Segmentor(pl.LightningModule):
             **parts,
         )
 
-    def segment(
-        self, image: str | Path | Image.Image | np.ndarray, words: str | Sequence[str], background: float | None = None
-    ) -> Segmentation:
+    def segment(self, image: ImageSource, words: str | Sequence[str], background: float | None = None) -> Segmentation:
         """Segment one image by words.
 
         Args:
-            image: a path, a PIL image or an (H, W, 3) uint8 array.
+            image: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 array.
             words: class names, or a caption in the form "(person, clothes), dog, grass" whose entities become classes.
             background: threshold tau of the configured background rule; None lets every pixel belong to a class.
 
@@ -129,10 +124,11 @@ class Segmentor(pl.LightningModule):
             table, prompts = sources.from_names(words, segments)
         if not any(prompt.class_tokens for prompt in prompts):
             raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
-        array = _as_array(image)
-        sample = Sample("image", array, None, (), pixels=to_pixels(array, self.backbone.size))
+        picture = read_picture(image)
+        pixels = to_pixels(picture.pixels, self.backbone.size)
+        sample = Sample("image", picture.pixels, None, (), pixels=pixels, notes=picture.notes)
         (prediction,) = self._predict([(sample, prompts)], table, background is not None, self.decision_at(background))
-        return Segmentation(array, table, prediction)
+        return Segmentation(picture.pixels, table, prediction)
 
     def decision_at(self, background: float | None) -> Decision | Hungarian:
         """The configured decision with one threshold in place of its sweep."""
@@ -281,7 +277,7 @@ class Segmentor(pl.LightningModule):
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
             labels = decision(after, sample.image.shape[:2], len(table), has_background, label)
-        warnings = [*(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
+        warnings = [*sample.notes, *(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
         if not prompts:
             warnings.append("no prompt: there is no class to look for in this image")
         weights = {} if observation is None or not rows else observation.layer_weights
@@ -325,13 +321,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in ("out of memory", "can't allocate memory"))
-
-
-def _as_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of whatever names an image."""
-    if isinstance(image, (str, Path)):
-        return read_rgb(Path(image))
-    array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ConfigError(f"an image array must be (H, W, 3) uint8, got {array.shape} {array.dtype}")
-    return array

@@ -134,7 +134,7 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
         read_image("scenes:x")
     with pytest.raises(ConfigError, match="uint8"):
         read_image(np.zeros((3, 3)))
-    assert read_image("scenes:0").shape == (64, 64, 3)
+    assert read_image("scenes:0").pixels.shape == (64, 64, 3)
 
 
 def test_unknown_layers_are_named(segmentor: Segmentor) -> None:

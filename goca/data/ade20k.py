@@ -25,10 +25,17 @@ class ADE20K(SegmentationDataset):
   ADEChallengeData2016/annotations/{training,validation}/<id>.png"""
     SOURCE: ClassVar = "http://sceneparsing.csail.mit.edu/ (or: python -m goca.data get dataset=ade20k)"
 
+    CANNOT_OCCUR: ClassVar = {
+        255: "its masks hold 0 for other objects and 1 ... 150; these seem to be reduced by one (reduce_zero_label), "
+        "so that every class is off by one: use the official ones"
+    }
+
     name: str = "ade20k"
 
     def list_ids(self) -> list[str]:
-        return self.stems("*.png", ".png", "ADEChallengeData2016", "annotations", _FOLDERS[str(self.split)])
+        ids = self.stems("*.png", ".png", "ADEChallengeData2016", "annotations", _FOLDERS[str(self.split)])
+        self.leave_out_unpaired(ids, ".jpg", "ADEChallengeData2016", "images", _FOLDERS[str(self.split)])
+        return ids
 
     def image_path(self, image_id: str) -> Path:
         return self.root / "ADEChallengeData2016" / "images" / _FOLDERS[str(self.split)] / f"{image_id}.jpg"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, ClassVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,10 +18,15 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 
 from goca.data.classes import ClassTable, Synonyms
-from goca.data.files import MAX_PIXELS, inside, read_indices, read_rgb
+from goca.data.colours import Colour
+from goca.data.files import existing, inside, printable, readable_name, repeated, shown
 from goca.data.label_maps import IGNORE, UNKNOWN
+from goca.data.masks import read_indices
+from goca.data.pictures import ENDINGS, MAX_PIXELS, Orientation, read_picture
 from goca.data.protocol import Protocol
 from goca.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
 
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -35,6 +42,7 @@ class Sample:
         present: ids of the classes in the label, ascending, without the background.
         caption: words that come with the image.
         pixels: (3, size, size) float in [-1, 1] for the model, filled in by the DataModule.
+        notes: what was chosen in reading it that a reader of the results should know.
     """
 
     image_id: str
@@ -43,6 +51,7 @@ class Sample:
     present: tuple[int, ...]
     caption: str | None = None
     pixels: torch.Tensor | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(config=CONFIG, kw_only=True)
@@ -61,6 +70,13 @@ class SegmentationDataset(Dataset[Sample]):
         background_token, add_missing: how captions of this data set are turned into prompts (METHOD.md, section 3);
             prompt configs refer to them as `${dataset.background_token}` and `${dataset.add_missing}`.
         max_pixels: larger pictures are refused before they are decoded.
+        orientation: whether an EXIF tag turns pictures, see `goca.data.pictures.read_picture`.
+        palette: `colours` of palette masks are looked up in the official palette or stand for their grey level; `index` takes
+            the indices as they are.
+
+    Attributes:
+        left_out: after `setup()`, files that are not read, by the reason.
+        remarks: after `setup()`, what was understood in reading lists.
     """
 
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "val")
@@ -68,6 +84,8 @@ class SegmentationDataset(Dataset[Sample]):
     COUNTS: ClassVar[Mapping[str, int]] = {}  # official number of images per split
     TREE: ClassVar[str] = ""  # the official folder, for messages
     SOURCE: ClassVar[str] = ""  # where it comes from, for messages
+    PALETTES: ClassVar[tuple[tuple[Colour, ...], ...]] = ()  # official colours of its masks, by value
+    CANNOT_OCCUR: ClassVar[Mapping[int, str]] = {}  # values that tell of a common mistake -> which one
 
     name: str
     protocol: Protocol
@@ -78,7 +96,11 @@ class SegmentationDataset(Dataset[Sample]):
     background_token: bool = False
     add_missing: bool = False
     max_pixels: Annotated[int, Field(gt=0, le=178_000_000)] = MAX_PIXELS  # above, PIL itself refuses
+    orientation: Orientation = "auto"
+    palette: Literal["colours", "index"] = "colours"
     image_ids: list[str] = Field(default_factory=list, init=False)
+    left_out: dict[str, list[str]] = Field(default_factory=dict, init=False)
+    remarks: list[str] = Field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if self.split is None:
@@ -102,7 +124,21 @@ class SegmentationDataset(Dataset[Sample]):
     def raw_label(self, image_id: str) -> np.ndarray | None:
         """(H, W) values as stored, indices into `label_map`; None for an image without a mask."""
         path = self.label_path(image_id)
-        return None if path is None else read_indices(path, self.max_pixels)
+        return None if path is None else self.read_mask(path)
+
+    def read_mask(self, path: Path) -> np.ndarray:
+        """(H, W) values of a mask picture."""
+        return read_indices(path, self.max_pixels, self.palettes, self.label_map != UNKNOWN, self.palette == "index")
+
+    @property
+    def id_hint(self) -> str:
+        """Why a mask may hold ids that the data set lacks, for messages."""
+        return ""
+
+    @property
+    def palettes(self) -> tuple[tuple[Colour, ...], ...]:
+        """Palettes in which colours of the masks are looked up, by value."""
+        return self.PALETTES
 
     @property
     def label_map(self) -> np.ndarray:
@@ -132,6 +168,12 @@ class SegmentationDataset(Dataset[Sample]):
         if not ids:
             raise self.folder_error(f"the split {self.split!r} of {self.name} lists no image")
         self.image_ids = ids
+        for line in (*self.remarks, *self.left_out_lines()):
+            log.warning("%s: %s", self.name, line)
+
+    def left_out_lines(self) -> list[str]:
+        """A line per reason for which files are not read, with their number and the first names."""
+        return [f"not read: {len(names)} {reason} ({shown(names)})" for reason, names in self.left_out.items()]
 
     def folder_error(self, what: str) -> DataError:
         """An error about the folder that says what it should look like and where to get it."""
@@ -139,7 +181,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def need(self, *relative: str) -> Path:
         """The path `root/relative`, which has to exist."""
-        path = self.root.joinpath(*relative)
+        path = existing(self.root.joinpath(*relative))
         if not path.exists():
             raise self.folder_error(f"{self.name}: {path} does not exist")
         return path
@@ -151,20 +193,31 @@ class SegmentationDataset(Dataset[Sample]):
             DataError: the file is missing or unreadable, repeats an id, or names one outside the data set's folder.
         """
         file = self.need(*relative)
-        try:
-            ids = file.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read the list {file}: {error}") from error
-        for image_id in ids:
-            inside(file.parent, image_id)
-        if len(set(ids)) < len(ids):
-            raise DataError(f"the list {file} names {next(i for i in ids if ids.count(i) > 1)!r} more than once")
+        ids = [_listed_id(line, number, file) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
+        if again := repeated(ids):
+            raise DataError(f"the list {file} names {again[0]!r} more than once")
         return ids
 
     def stems(self, pattern: str, ending: str, *relative: str) -> list[str]:
-        """Sorted names of the files under `root/relative` that match the pattern, without their common ending."""
-        found = self.need(*relative).glob(pattern)
-        return sorted(path.name.removesuffix(ending) for path in found if not path.name.startswith("."))
+        """Sorted names of the files under `root/relative` that match, without their common ending; see `left_out`."""
+        folder = self.need(*relative)
+        found = sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+        if "/" not in pattern:
+            self.leave_out(f"files in {relative[-1]} that are no {pattern}", set(folder.iterdir()).difference(found))
+        return [path.name.removesuffix(ending) for path in found]
+
+    def leave_out(self, reason: str, files: Iterable[Path | str]) -> None:
+        """Note files that are not read, and why."""
+        names = sorted(printable(file.name if isinstance(file, Path) else file) for file in files)
+        if names:
+            self.left_out.setdefault(reason, []).extend(names)
+
+    def leave_out_unpaired(self, ids: Iterable[str], ending: str, *relative: str) -> None:
+        """Note the pictures under `root/relative` whose ids are not among those that have a mask."""
+        folder, wanted = self.root.joinpath(*relative), set(ids)
+        if folder.is_dir():
+            files = [path for path in folder.iterdir() if path.suffix.lower() in ENDINGS]
+            self.leave_out("pictures without a mask", (path for path in files if path.name.removesuffix(ending) not in wanted))
 
     def __len__(self) -> int:
         self.setup()
@@ -174,14 +227,25 @@ class SegmentationDataset(Dataset[Sample]):
         self.setup()
         image_id = self.image_ids[index]
         raw = self.raw_label(image_id)
-        image = read_rgb(self.image_path(image_id), self.max_pixels, None if raw is None else raw.shape)
+        mask_size = None if raw is None else raw.shape
+        picture = read_picture(self.image_path(image_id), self.max_pixels, mask_size, self.orientation)  # type: ignore[arg-type]
+        image = picture.pixels
         if raw is None:
-            return Sample(image_id, image, None, ())
+            return Sample(image_id, image, None, (), notes=picture.notes)
         if raw.shape != image.shape[:2]:
             sizes = f"{raw.shape[1]} x {raw.shape[0]}, its image {image.shape[1]} x {image.shape[0]}"
-            raise DataError(f"the mask of {image_id} is {sizes} pixels ({self.label_path(image_id)})")
+            raise DataError(f"the mask of {image_id} is {sizes} pixels ({self._label_name(image_id)})")
+        for value, cause in self.CANNOT_OCCUR.items():
+            if (raw == value).any():
+                raise DataError(
+                    f"{self._label_name(image_id)} has the value {value}, which cannot occur in {self.name}: {cause}"
+                )
         label = self.to_classes(raw, image_id)
-        return Sample(image_id, image, label, present_classes(label))
+        return Sample(image_id, image, label, present_classes(label), notes=picture.notes)
+
+    def _label_name(self, image_id: str) -> str:
+        path = self.label_path(image_id)
+        return "the label" if path is None else printable(path)
 
     def to_classes(self, raw: np.ndarray, image_id: str) -> np.ndarray:
         """(H, W) raw values -> (H, W) uint8 class ids under the protocol.
@@ -195,9 +259,8 @@ class SegmentationDataset(Dataset[Sample]):
             label[(label == IGNORE) | (label == UNKNOWN)] = 0
             return label.astype(np.uint8)
         if (label == UNKNOWN).any():
-            values = np.unique(raw[label == UNKNOWN]).tolist()
-            shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-            raise DataError(f"{self.label_path(image_id)} has values that are no ids of {self.name}: {shown}")
+            what = shown(map(str, np.unique(raw[label == UNKNOWN]).tolist())) + self.id_hint
+            raise DataError(f"{self._label_name(image_id)} has values that are no ids of {self.name}: {what}")
         if not self.background:
             label[label == 0] = IGNORE
         return label.astype(np.uint8)
@@ -210,3 +273,31 @@ def present_classes(label: np.ndarray) -> tuple[int, ...]:
     (1, 3)
     """
     return tuple(int(value) for value in np.unique(label) if value not in (0, IGNORE))
+
+
+def read_lines(file: Path) -> list[str]:
+    """Lines of a text file in UTF-8, or in UTF-16 if it begins with that mark; DataError where it is neither."""
+    try:
+        content = file.read_bytes()
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if marked else "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read the list {file}: {error}") from error
+
+
+def _listed_id(line: str, number: int, file: Path) -> str:
+    """The image id of a list's line: `id`, `folder/id.jpg`, or such a path and that of its mask."""
+    words = line.split()
+    for word in words:
+        inside(file.parent, word)
+    stems = {_stem(word) for word in words}
+    if len(stems) > 1:
+        raise DataError(
+            f"line {number} of the list {file} should hold one image id (or a picture and its mask): {line.strip()!r}"
+        )
+    return readable_name(stems.pop())
+
+
+def _stem(word: str) -> str:
+    path = PurePosixPath(word.replace("\\", "/"))
+    return path.stem if path.suffix.lower() in (*ENDINGS, ".mat") else path.name

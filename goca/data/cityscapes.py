@@ -27,6 +27,10 @@ class Cityscapes(SegmentationDataset):
         "https://www.cityscapes-dataset.com/downloads/ (register; leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip)"
     )
 
+    CANNOT_OCCUR: ClassVar = {
+        255: "labelIds end at 33; this seems to be a file of trainIds under that name, whose ids mean other classes"
+    }
+
     name: str = "cityscapes"
 
     def list_ids(self) -> list[str]:
@@ -44,4 +48,4 @@ class Cityscapes(SegmentationDataset):
 
     @cached_property
     def label_map(self) -> np.ndarray:
-        return stored_map("cityscapes", 256, other=range(34), void=[255])
+        return stored_map("cityscapes", 256, other=range(34))

@@ -13,8 +13,9 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from goca.data.base import CONFIG, SegmentationDataset
-from goca.data.files import inside, read_panoptic
+from goca.data.files import inside
 from goca.data.label_maps import IGNORE, stored_map
+from goca.data.masks import read_panoptic
 from goca.errors import DataError
 
 _STUFF_IDS = range(91, 201)  # category ids of stuff in the panoptic annotation
@@ -46,6 +47,7 @@ class CocoObject(SegmentationDataset):
             self.segments = {_stem(row, folder): _categories(row) for row in json.loads(file.read_bytes())["annotations"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{file} is not a COCO panoptic annotation: {type(error).__name__} {error}") from error
+        self.leave_out_unpaired(self.segments, ".jpg", "coco", f"{self.split}2017")
         return sorted(self.segments)
 
     def image_path(self, image_id: str) -> Path:
@@ -94,7 +96,9 @@ class CocoStuff(SegmentationDataset):
     shift: bool = False
 
     def list_ids(self) -> list[str]:
-        return self.stems("*.png", ".png", "coco", "stuffthingmaps", f"{self.split}2017")
+        ids = self.stems("*.png", ".png", "coco", "stuffthingmaps", f"{self.split}2017")
+        self.leave_out_unpaired(ids, ".jpg", "coco", f"{self.split}2017")
+        return ids
 
     def image_path(self, image_id: str) -> Path:
         return self.root / "coco" / f"{self.split}2017" / f"{image_id}.jpg"

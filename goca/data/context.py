@@ -39,7 +39,9 @@ class Context(SegmentationDataset):
         labels = self.need("VOCdevkit", "VOC2010", "trainval")
         if self.protocol.name == "upstream":
             ids = self.read_list("VOCdevkit", "VOC2012", "ImageSets", "Segmentation", f"{self.split}.txt")
-            return [image_id for image_id in ids if (labels / f"{image_id}.mat").is_file()]
+            labelled = {image_id for image_id in ids if (labels / f"{image_id}.mat").is_file()}
+            self.leave_out("images of the VOC 2012 list without a Context label", set(ids) - labelled)
+            return [image_id for image_id in ids if image_id in labelled]
         return self.read_list("VOCdevkit", "VOC2010", "ImageSets", "Main", f"{self.split}.txt")
 
     def image_path(self, image_id: str) -> Path:

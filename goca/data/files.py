@@ -1,21 +1,14 @@
-"""Reading images and masks from files that may be missing, broken, huge or not what they claim to be."""
+"""Names of files as people, lists and other systems write them: inside their folder, whatever their Unicode form."""
 
 from __future__ import annotations
 
 import os
-import struct
-import zlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps
-
 from goca.errors import DataError
-
-MAX_PIXELS = 100_000_000  # Cityscapes has 2 M; a picture far above that is a mistake or an attack on memory
-# What PIL raises on broken files.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -32,61 +25,51 @@ def inside(folder: Path, name: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def open_picture(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A fully decoded picture.
+def printable(name: str | os.PathLike[str]) -> str:
+    """A file's name with bytes that are not UTF-8 as `%E9`, so that it can be printed and stored.
 
-    Raises:
-        DataError: the file is missing, not a picture, truncated, or has more than `max_pixels` pixels.
+    >>> printable(os.fsdecode(b"caf\\xe9"))
+    'caf%E9'
     """
-    if not path.is_file():
-        raise DataError(f"missing file: {path}")
-    try:
-        with Image.open(path) as picture:
-            if picture.width * picture.height > max_pixels:
-                size = f"{picture.width} x {picture.height}"
-                raise DataError(f"{path} has {size} pixels, more than the limit of {max_pixels:,} (max_pixels)")
-            picture.load()
-            return picture
-    except _BROKEN as error:
-        raise DataError(f"cannot read the image {path}: {error or type(error).__name__}") from error
+    return "".join(f"%{ord(char) - 0xDC00:02X}" if "\udc80" <= char <= "\udcff" else char for char in os.fspath(name))
 
 
-def read_rgb(path: Path, max_pixels: int = MAX_PIXELS, stored_size: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned as its EXIF tag says.
+def readable_name(name: str) -> str:
+    """`printable`, and in the one Unicode form in which names are compared (NFC).
 
-    Grey, 16-bit, palette, CMYK and transparent pictures become RGB. `stored_size` is the (H, W) of the picture's mask: masks
-    of some data sets follow the stored pixels and ignore the tag, and where only that fits the picture is not turned.
+    macOS stores é as e and an accent (NFD) where lists and other systems write one character (NFC).
+
+    >>> readable_name("cafe\\u0301") == "caf\\u00e9"
+    True
     """
-    picture = open_picture(path, max_pixels)
-    try:
-        upright = ImageOps.exif_transpose(picture)
-        if upright.size != picture.size and stored_size == (picture.height, picture.width):
-            upright = picture
-        if upright.mode.startswith("I"):  # PIL would clip 16 bits to 8 rather than scale them
-            return np.repeat((np.asarray(upright).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-        return np.array(upright.convert("RGB"))
-    except _BROKEN as error:
-        raise DataError(f"cannot read the image {path}: {error or type(error).__name__}") from error
+    return unicodedata.normalize("NFC", printable(name))
 
 
-def read_indices(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """(H, W) integer values of a mask: palette indices as they are, grey levels, or 16-bit values.
+def existing(path: Path) -> Path:
+    """The path as it is on the disk: itself, or one whose names differ in nothing but their Unicode form (NFC or NFD)."""
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if not (found / part).exists():
+            try:
+                part = next(entry.name for entry in found.iterdir() if readable_name(entry.name) == readable_name(part))
+            except (StopIteration, OSError):
+                return path
+        found /= part
+    return found
 
-    Raises:
-        DataError: as `open_picture`, or the mask is a colour picture.
+
+def shown(names: Iterable[str], most: int = 8) -> str:
+    """The first few names, for messages.
+
+    >>> shown(["a", "b", "c"], 2)
+    'a, b, ...'
     """
-    picture = open_picture(path, max_pixels)
-    if picture.mode not in _INDEX_MODES:
-        raise DataError(
-            f"the mask {path} is a colour picture (mode {picture.mode}); class ids must be palette indices or grey levels"
-        )
-    return np.array(picture).astype(np.int32)
+    listed = list(names)
+    return ", ".join(listed[:most]) + (", ..." if len(listed) > most else "")
 
 
-def read_panoptic(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """(H, W) segment ids of a COCO panoptic PNG: R + 256 G + 65536 B."""
-    picture = open_picture(path, max_pixels)
-    if picture.mode not in ("RGB", "RGBA"):
-        raise DataError(f"the panoptic mask {path} must be an RGB picture, its mode is {picture.mode}")
-    channels = np.array(picture)[..., :3].astype(np.int64)
-    return channels @ np.array([1, 256, 65536])
+def repeated(names: Iterable[str]) -> list[str]:
+    """Names that occur more than once."""
+    return [name for name, count in Counter(names).items() if count > 1]

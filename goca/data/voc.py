@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from goca.data.base import CONFIG, SegmentationDataset
 from goca.data.label_maps import identity_map
+from goca.data.masks import voc_palette
 
 
 @dataclass(config=CONFIG, kw_only=True)
@@ -25,6 +26,8 @@ class VOC(SegmentationDataset):
   VOCdevkit/VOC2012/SegmentationClass/<id>.png
   VOCdevkit/VOC2012/ImageSets/Segmentation/{train,val,trainval}.txt"""
     SOURCE: ClassVar = "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (or: python -m goca.data get dataset=voc)"
+
+    PALETTES: ClassVar = (voc_palette(),)
 
     name: str = "voc"
     background: bool = True

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from goca.data.files import inside, open_picture, read_indices, read_panoptic, read_rgb
+from goca.data.files import inside
+from goca.data.masks import read_indices, read_panoptic, voc_palette
+from goca.data.pictures import open_picture, read_picture, read_rgb
 from goca.errors import DataError
 
 RED = np.zeros((6, 10, 3), np.uint8)
@@ -40,19 +42,19 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     image = read_rgb(path)
     assert image.shape == (10, 6, 3)
     assert image[0].mean(0).argmax() == 2  # the blue stripe is on top
-    assert read_rgb(path, stored_size=(6, 10)).shape == (6, 10, 3)  # a mask made for the stored pixels
-    assert read_rgb(path, stored_size=(10, 6)).shape == (10, 6, 3)
+    assert read_picture(path, mask_size=(6, 10)).pixels.shape == (6, 10, 3)  # a mask made for the stored pixels
+    assert read_picture(path, mask_size=(10, 6)).pixels.shape == (10, 6, 3)
 
 
 def test_masks_keep_their_values(tmp_path: Path) -> None:
     values = np.array([[0, 1, 255], [7, 20, 3]])
     palette = Image.fromarray(values.astype(np.uint8), "P")
-    palette.putpalette([200, 10, 10] * 256)
+    palette.putpalette([channel for colour in voc_palette() for channel in colour])
     palette.save(tmp_path / "palette.png")
     _save(tmp_path / "grey.png", values.astype(np.uint8))
     _save(tmp_path / "deep.png", (values * 100).astype(np.uint16))
     _save(tmp_path / "bits.png", (values > 3).astype(np.uint8) * 255, "1")
-    assert read_indices(tmp_path / "palette.png").tolist() == values.tolist()
+    assert read_indices(tmp_path / "palette.png", palettes=(voc_palette(),)).tolist() == values.tolist()
     assert read_indices(tmp_path / "grey.png").tolist() == values.tolist()
     assert read_indices(tmp_path / "deep.png").tolist() == (values * 100).tolist()
     assert read_indices(tmp_path / "bits.png").tolist() == (values > 3).astype(int).tolist()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from goca.data.base import IGNORE
-from goca.data.files import read_indices
+from goca.data.masks import read_indices
 from tests.data.conftest import Build
 
 # data set, split, image, then (x, y, what a person sees there; None for pixels without a class)

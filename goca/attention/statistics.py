@@ -209,10 +209,11 @@ class AttentionStatistics:
         """(B, S, n): heads are weighted and summed block by block."""
         assert call.text is not None
         images, _, pixels, _ = call.query.shape
-        layer_map = torch.empty(images, pixels, len(range(*call.text.indices(call.keys))), device=call.query.device)
+        tokens = len(range(*call.text.indices(call.keys)))
+        layer_map = torch.zeros(images, pixels, call.text_axis or tokens, device=call.query.device)
         for batch, rows in blocks(call, call.text, pixels, self.max_bytes):
             attention = probabilities(call, call.text, batch, rows)
-            layer_map[batch, rows] = maps.weigh_heads(attention, head_weights[batch, :, rows])
+            layer_map[batch, rows, :tokens] = maps.weigh_heads(attention, head_weights[batch, :, rows])
         return layer_map
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:

@@ -1,8 +1,10 @@
 """The tap: observe every attention call of a denoiser without touching the model.
 
-Every diffusers denoiser computes attention through `torch.nn.functional.scaled_dot_product_attention`. A torch function mode
-sees the operands of that call after norms and rotary embeddings and before the output projection; module hooks say which layer
-is running. The same kernel runs as would without the tap, so the model's output stays bit-identical.
+Under diffusers' native attention backend denoisers compute attention by `torch.nn.functional.scaled_dot_product_attention`. A
+torch function mode sees the operands of that call after norms and rotary embeddings and before the output projection; module
+hooks say which layer is running. The same kernel runs as would without the tap, so the model's output stays bit-identical.
+Observed modules under a backend with kernels of its own run the native one meanwhile. Linear attention is not computed by that
+call; its operands are taken from the layers around it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from goca.attention.backends import visible_backends
 from goca.attention.kernels import attention_with_lse
+from goca.attention.linear import is_linear, watch
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class RawCall:
     mask: Tensor | None
     scale: float
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits, where the kernel gave it
+    turn: int = 0  # how many calls the module has made before, in this run of it: some make one per segment of the sequence
+    linear: bool = False  # probabilities are query . key over their row sum, not a softmax; both are non-negative
 
 
 class AttentionTap(TorchFunctionMode):
@@ -51,11 +57,16 @@ class AttentionTap(TorchFunctionMode):
     def __init__(self, modules: Mapping[str, nn.Module], observe: Callable[[RawCall], None]) -> None:
         super().__init__()
         self._modules, self._observe = modules, observe
-        self._running: list[str] = []
+        self._running: list[list[Any]] = []  # name, and how many calls it has made
         self._handles: list[Any] = []
 
     def __enter__(self) -> AttentionTap:
+        self._backends = visible_backends(self._modules.values())
+        self._backends.__enter__()
         for name, module in self._modules.items():
+            if is_linear(module):
+                self._handles += watch(module, self._linear(name))
+                continue
             self._handles.append(module.register_forward_pre_hook(self._started(name)))
             self._handles.append(module.register_forward_hook(self._ended, always_call=True))
         return self
@@ -64,12 +75,19 @@ class AttentionTap(TorchFunctionMode):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._backends.__exit__(None, None, None)
+
+    def _linear(self, name: str) -> Callable[..., None]:
+        def found(query: Tensor, key: Tensor, value: Tensor, output: Tensor) -> None:
+            self._observe(RawCall(name, query, key, value, output, mask=None, scale=1.0, linear=True))
+
+        return found
 
     def _started(self, name: str) -> Callable[..., None]:
         def hook(*_: Any) -> None:
             if not self._running:
                 super(AttentionTap, self).__enter__()  # only within observed modules: other calls are not slowed down
-            self._running.append(name)
+            self._running.append([name, 0])
 
         return hook
 
@@ -82,12 +100,15 @@ class AttentionTap(TorchFunctionMode):
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         output, lse = attention_with_lse(*args, **(kwargs or {}))
-        self._observe(_raw_call(self._running[-1], output, lse, *args, **(kwargs or {})))
+        name, turn = self._running[-1]
+        self._running[-1][1] += 1
+        self._observe(_raw_call(name, turn, output, lse, *args, **(kwargs or {})))
         return output
 
 
 def _raw_call(
     layer: str,
+    turn: int,
     output: Tensor,
     lse: Tensor | None,
     query: Tensor,
@@ -105,4 +126,5 @@ def _raw_call(
     if enable_gqa and key.shape[1] != query.shape[1]:
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-    return RawCall(layer, query, key, value, output, attn_mask, query.shape[-1] ** -0.5 if scale is None else scale, lse)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return RawCall(layer, query, key, value, output, attn_mask, scale, lse, turn)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatch
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -55,6 +56,7 @@ class Backbone(Pretrained):
     feature_size: PositiveInt = 64
 
     denoiser_name: ClassVar[str] = "transformer"
+    unobserved: ClassVar[tuple[str, ...]] = ()  # globs of attention modules in which the image meets no text, such as refiners
 
     def inspect(self) -> Backbone:
         """As `Pretrained.inspect`; then every layer name has to match a layer of the model."""
@@ -92,6 +94,12 @@ class Backbone(Pretrained):
     def token_grid(self, latent_grid: tuple[int, int]) -> tuple[int, int]:
         """The grid of image tokens."""
         return latent_grid[0] // self.patch, latent_grid[1] // self.patch
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of what `encode_image` makes of one image of `size`."""
+        config, side = self.pipeline.vae.config, self.size // self.pipeline.vae_scale_factor
+        return config.get("latent_channels") or config.z_dim, side, side
 
     @property
     @abstractmethod
@@ -138,6 +146,8 @@ class Backbone(Pretrained):
     def projection(self, layer: str, like: Tensor) -> Tensor | None:
         """W^O of a layer (D, H * d), without its bias, on the device and in the dtype of `like`."""
         module: Any = self.attention_modules[layer]
+        if isinstance(module.to_out, nn.Linear):  # shared with the MLP beside it: the columns that attention's output meets
+            return dense_weight(module.to_out)[:, : like.shape[1] * like.shape[3]].to(like)
         return dense_weight(module.to_out[0]).to(like)
 
     @torch.inference_mode()
@@ -166,8 +176,10 @@ class Backbone(Pretrained):
             noisy = self.add_noise(latents, noise)
             conditioning = self.conditioning(texts)
         grid = (latents.shape[-2], latents.shape[-1])
+        seen: set[str] = set()
 
         def observe(raw: RawCall) -> None:
+            seen.add(raw.layer)
             with timer("aggregate"):
                 call = self.canonical(raw, grid)
                 if call is not None:
@@ -176,15 +188,31 @@ class Backbone(Pretrained):
         modules = {name: self.attention_modules[name] for name in statistics.plan.observed}
         with timer("forward"), AttentionTap(modules, observe):
             self.denoise(noisy, conditioning)
+        self._check_seen(seen, modules)
         with timer("aggregate"):
             return statistics.finish()
+
+    def _check_seen(self, seen: Collection[str], modules: Mapping[str, nn.Module]) -> None:
+        hidden = {name: module for name, module in modules.items() if name not in seen}
+        if hidden:
+            name, module = next(iter(hidden.items()))
+            kind = type(getattr(module, "processor", module)).__name__
+            raise ModelError(
+                f"{len(hidden)} layers, such as {name}, computed attention that cannot be observed: their processor is {kind}. "
+                f"diffusers' own are seen: call pipeline.{self.denoiser_name}.set_attn_processor(AttnProcessor2_0()), or load "
+                "the pipeline without attention slicing or xformers"
+            )
 
     # --------------------------------------------------------------------------------------------------------- layers
     @cached_property
     def attention_modules(self) -> dict[str, nn.Module]:
-        """Every attention module of the denoiser by its name, in the order of the model."""
+        """Every attention module of the denoiser that can be observed by its name, in the order of the model."""
         kinds: Any = (Attention, AttentionModuleMixin)
-        return {name: module for name, module in self.denoiser.named_modules() if isinstance(module, kinds)}
+        return {
+            name: module
+            for name, module in self.denoiser.named_modules()
+            if isinstance(module, kinds) and not any(fnmatch(name, pattern) for pattern in self.unobserved)
+        }
 
     def is_text_layer(self, layer: str) -> bool:
         """Whether image queries attend to text in this layer."""

@@ -33,6 +33,7 @@ class CrossAttention(Backbone):
             image=None if is_text else slice(None),
             projection=self.projection(raw.layer, raw.output),
             lse=raw.lse,
+            linear=raw.linear,
         )
 
     def query_grid(self, raw: RawCall, latent_grid: tuple[int, int]) -> tuple[int, int]:
@@ -59,30 +60,41 @@ class JointAttention(Backbone):
         """Tokens before the text that no prompt fills, such as registers."""
         return 0
 
+    @property
+    def text_axis(self) -> int | None:
+        """Length of the text axis where the model is given fewer tokens than that; None where it is given them all."""
+        return None
+
+    def spans(self, pixels: int, total: int) -> tuple[slice, slice]:
+        """Where text and image lie among `total` keys."""
+        if self.text_first:
+            return slice(self.extra_tokens, total - pixels), slice(total - pixels, total)
+        return slice(pixels, total), slice(0, pixels)
+
     def canonical(self, raw: RawCall, latent_grid: tuple[int, int]) -> AttentionCall | None:
         grid = self.token_grid(latent_grid)
-        pixels, total = grid[0] * grid[1], raw.key.shape[2]
-        if raw.query.shape[2] < pixels:
+        pixels, queries, total = grid[0] * grid[1], raw.query.shape[2], raw.key.shape[2]
+        if queries < pixels:
             return None  # text among itself
-        first = total - pixels if self.text_first else 0
-        image = slice(first, first + pixels)
-        text = slice(self.extra_tokens, first) if self.text_first else slice(pixels, total)
+        text, image = self.spans(pixels, total)
+        rows = image if queries == total else slice(0, pixels)  # some models let the image alone ask
         mask = raw.mask
         if mask is not None and mask.ndim > 1 and mask.shape[-2] > 1:
-            mask = mask[..., image, :]
+            mask = mask[..., rows, :]
         return AttentionCall(
             layer=raw.layer,
             grid=grid,
-            query=raw.query[:, :, image],
+            query=raw.query[:, :, rows],
             key=raw.key,
             value=raw.value,
-            output=raw.output[:, :, image],
+            output=raw.output[:, :, rows],
             scale=raw.scale,
             mask=mask,
             text=text if total > pixels else None,
             image=image,
+            text_axis=self.text_axis,
             projection=self.projection(raw.layer, raw.output),
-            lse=None if raw.lse is None else raw.lse[:, :, image],
+            lse=None if raw.lse is None else raw.lse[:, :, rows],
         )
 
     def paired_self_attention(self, layer: str) -> str:
@@ -97,16 +109,16 @@ class FlowMatching(Backbone):
         """The noise level, shifted for the image's size as the model's own schedule does."""
         scheduler: Any = self.pipeline.scheduler
         steps = scheduler.config.num_train_timesteps
-        options = {}
-        if scheduler.config.get("use_dynamic_shifting", False):
-            names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-            limits = {name: scheduler.config[name] for name in names}
-            tokens = (self.size // self.size_multiple) ** 2
-            options["mu"] = calculate_shift(
-                tokens, limits["base_image_seq_len"], limits["max_image_seq_len"], limits["base_shift"], limits["max_shift"]
-            )
-        scheduler.set_timesteps(steps, **options)
+        dynamic = scheduler.config.get("use_dynamic_shifting", False)
+        tokens = (self.size // self.size_multiple) ** 2
+        scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))
         return float(scheduler.sigmas[steps - self.timestep])
+
+    def shift(self, tokens: int) -> float:
+        """mu of a schedule that is shifted by the number of image tokens, as the pipeline computes it."""
+        config = self.pipeline.scheduler.config
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        return float(calculate_shift(tokens, *(config[name] for name in names)))
 
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         return (1 - self.sigma) * latents + self.sigma * noise

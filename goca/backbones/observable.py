@@ -39,12 +39,10 @@ def observable_layers(backbone: Backbone) -> list[Layer]:
         meta,
         torch.float32,
     )
-    pipeline: Any = backbone.pipeline
-    side = backbone.size // pipeline.vae_scale_factor
-    channels = pipeline.vae.config.get("latent_channels") or pipeline.vae.config.z_dim
+    shape = backbone.latent_shape
 
     def observe(raw: RawCall) -> None:
-        call = backbone.canonical(raw, (side, side))
+        call = backbone.canonical(raw, (shape[1], shape[2]))
         heads, width = raw.query.shape[1], raw.query.shape[1] * raw.query.shape[3]
         if call is None:
             layers.append(Layer(raw.layer, "text", heads, width, None, raw.key.shape[2]))
@@ -55,7 +53,7 @@ def observable_layers(backbone: Backbone) -> list[Layer]:
 
     try:
         with torch.no_grad(), AttentionTap(backbone.attention_modules, observe):
-            backbone.denoise(torch.zeros(1, channels, side, side, device=meta), backbone.blank_conditioning())
+            backbone.denoise(torch.zeros(1, *shape, device=meta), backbone.blank_conditioning())
     finally:
         backbone.torch_device, backbone.torch_dtype = device, dtype
     return layers

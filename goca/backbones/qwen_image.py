@@ -16,7 +16,7 @@ from goca.backbones.flux import pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
-from goca.backbones.text import with_suffix
+from goca.backbones.text import after_prefix
 from goca.prompts.prompt import TextSegment
 
 
@@ -34,13 +34,14 @@ class QwenImageBackbone(FlowMatching, JointAttention):
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
 
     @property
-    def _template(self) -> tuple[str, str]:
-        before, after = self.pipeline.prompt_template_encode.split("{}")
-        return before, after
+    def _dropped(self) -> int:
+        """Tokens before the prompt. The pipeline has a number; counted here, it is right for any tokenizer."""
+        return len(self.pipeline.tokenizer(self.pipeline.prompt_template_encode.partition("{}")[0])["input_ids"])
 
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:
-        return (TextSegment(with_suffix(self.pipeline.tokenizer, self._template[1]), self.text_length),)
+        template = self.pipeline.prompt_template_encode
+        return (after_prefix(self.pipeline.tokenizer, template, self.text_length, self._dropped),)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         """The autoencoder is one for videos; an image is a single frame, and channels have their own mean and scale."""
@@ -51,8 +52,7 @@ class QwenImageBackbone(FlowMatching, JointAttention):
         return ((latents - mean) / std).to(self.torch_dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
-        # The pipeline drops a fixed number of tokens before the prompt; counted here, it is right for any tokenizer.
-        self.pipeline.prompt_template_encode_start_idx = len(self.pipeline.tokenizer(self._template[0])["input_ids"])
+        self.pipeline.prompt_template_encode_start_idx = self._dropped
         embeddings, mask = self.pipeline.encode_prompt(
             list(texts), device=self.torch_device, max_sequence_length=self.text_length
         )

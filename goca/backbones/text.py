@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
-from tokenizers import normalizers, processors
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
+
+from goca.prompts.segments import TemplateSegment
 
 
 def lower_cased(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -19,12 +22,34 @@ def lower_cased(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     return changed
 
 
-def with_suffix(tokenizer: PreTrainedTokenizerBase, suffix: str) -> PreTrainedTokenizerBase:
-    """The tokenizer with the tokens of `suffix` after every text, marked as special: the rest of a chat template."""
-    changed: Any = copy.deepcopy(tokenizer)
-    ids = changed(suffix, add_special_tokens=False)["input_ids"]
-    changed.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A suffix",
-        special_tokens=[{"id": "suffix", "ids": ids, "tokens": changed.convert_ids_to_tokens(ids)}],
-    )
-    return changed
+def chat_segment(
+    processor: Any, length: int, messages: Callable[[str], list[dict[str, Any]]], bare: bool = False, **options: Any
+) -> TemplateSegment:
+    """A prompt as a message of a chat, template and padding kept on the text axis.
+
+    Args:
+        processor: a tokenizer, or a processor around one, with a chat template.
+        length: padded length in tokens.
+        messages: prompt -> the chat as the pipeline writes it.
+        bare: the pipeline lets `apply_chat_template` tokenize, which adds no special tokens to those that the template writes.
+        options: as the pipeline gives them to `apply_chat_template`.
+    """
+
+    def render(text: str) -> str:
+        rendered: str = processor.apply_chat_template(messages(text), tokenize=False, **options)
+        return rendered
+
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if bare and tokenizer is not processor:  # a processor does add them, unless the template begins with a start token
+        bare = bool(tokenizer.bos_token) and render("").startswith(tokenizer.bos_token)
+    return TemplateSegment(tokenizer, length, render=render, bare=bare)
+
+
+def user_message(text: str) -> list[dict[str, Any]]:
+    """A chat of one message."""
+    return [{"role": "user", "content": text}]
+
+
+def after_prefix(tokenizer: Any, template: str, length: int, dropped: int) -> TemplateSegment:
+    """A prompt in a template of the form `... {} ...`, whose first `dropped` tokens the pipeline takes away once encoded."""
+    return TemplateSegment(tokenizer, length, render=template.format, kept=range(dropped, dropped + length))

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from goca.errors import ModelError
 from goca.prompts.caption import text_of
 from goca.prompts.prompt import Entity, Prompt, TextSegment
+from goca.prompts.segments import Token
 
 # Tokens that carry no meaning of their own. They are compared with whole tokens, as in the authors' captioner: a final "a" that
 # the tokenizer splits off ("spatul|a") is left out too.
 STOP_TOKENS = frozenset({"a", "an", "the", "and", ",", ".", "-"})
 _BETWEEN = frozenset(" ,")  # between two entities; a tokenizer may join these to a neighbouring word
-
-
-class _Token(NamedTuple):
-    """One position: the characters [start, end) of the text, or the kind of special token it is."""
-
-    position: int
-    start: int
-    end: int
-    label: str
-    kind: str | None = None
-    unknown: bool = False
 
 
 def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str | None = None) -> Prompt:
@@ -36,18 +24,18 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
         ModelError: where a segment's tokenizer has no character offsets.
     """
     text = text_of(entities) if text is None else text
-    tokens = [token for segment in segments for token in _tokens(text, segment)]
+    tokens = [(position, token) for segment in segments for position, token in enumerate(segment.tokens(text), segment.start)]
     labels = [""] * max(segment.start + segment.length for segment in segments)
     groups: list[list[int]] = [[] for _ in entities]
     special: dict[str, list[int]] = {}
-    for token in tokens:
-        labels[token.position] = token.label
+    for position, token in tokens:
+        labels[position] = token.label
         if token.kind is not None:
-            special.setdefault(token.kind, []).append(token.position)
+            special.setdefault(token.kind, []).append(position)
         elif token.label not in STOP_TOKENS and not token.unknown:
             for entity, group in zip(entities, groups, strict=True):
                 if _belongs(token, entity, text):
-                    group.append(token.position)
+                    group.append(position)
 
     classes: dict[int, list[int]] = {}
     for entity, group in zip(entities, groups, strict=True):
@@ -59,7 +47,7 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
     warnings = [
         f"the prompt has {count} tokens, {segment.length} fit"
         for segment in full
-        if (count := _count(text, segment)) > segment.length
+        if (count := segment.count(text)) > segment.length
     ]
     return Prompt(
         text=text,
@@ -77,47 +65,13 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
 
 def fits(text: str, segments: Sequence[TextSegment]) -> bool:
     """Whether no segment cuts the text."""
-    return all(_count(text, segment) <= segment.length for segment in segments)
+    return all(segment.count(text) <= segment.length for segment in segments)
 
 
-def _tokens(text: str, segment: TextSegment) -> Iterator[_Token]:
-    """The padded and truncated tokens of a segment."""
-    rows = _encode(text, segment)
-    openings = (segment.tokenizer.bos_token_id, segment.tokenizer.cls_token_id)
-    unknown_id = segment.tokenizer.unk_token_id
-    for position, (token_id, name, (start, end), is_special, is_text) in enumerate(rows, segment.start):
-        if is_special:
-            kind = "padding" if not is_text else "start" if token_id in openings else "end"
-            yield _Token(position, 0, 0, name, kind)
-            continue
-        while start < end and text[start].isspace():  # sentencepiece counts the space before a word as part of it
-            start += 1
-        while start < end and text[end - 1].isspace():
-            end -= 1
-        # A lone "▁" (sentencepiece's space) claims the first character of the word after it.
-        unknown = token_id == unknown_id or name.strip("▁") == ""
-        yield _Token(position, start, end, text[start:end] or name, unknown=unknown)
-
-
-def _encode(text: str, segment: TextSegment) -> Iterator[tuple[int, str, tuple[int, int], int, int]]:
-    """Id, name, character offsets, special and not padding, per token, exactly as the backbone encodes the text."""
-    encodings = segment.tokenizer(text, padding="max_length", truncation=True, max_length=segment.length).encodings
-    if encodings is None:
-        name = type(segment.tokenizer).__name__
-        raise ModelError(f"{name} is a slow tokenizer and gives no character offsets; load its fast version")
-    (one,) = encodings
-    return zip(one.ids, one.tokens, one.offsets, one.special_tokens_mask, one.attention_mask, strict=True)
-
-
-def _belongs(token: _Token, entity: Entity, text: str) -> bool:
+def _belongs(token: Token, entity: Entity, text: str) -> bool:
     """Whether a token's characters are an entity's; a comma that the tokenizer joined to a word may stand beside them."""
     if entity.start <= token.start < token.end <= entity.end:
         return True
     inside = text[max(token.start, entity.start) : min(token.end, entity.end)]
     outside = text[token.start : entity.start] + text[entity.end : token.end]
     return any(map(str.isalnum, inside)) and _BETWEEN.issuperset(outside)
-
-
-def _count(text: str, segment: TextSegment) -> int:
-    """Tokens of the text before any limit, special tokens included."""
-    return len(segment.tokenizer(text, verbose=False)["input_ids"])

@@ -6,22 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from transformers import PreTrainedTokenizerBase
+from goca.prompts.segments import TextSegment
 
-
-@dataclass(frozen=True)
-class TextSegment:
-    """A stretch of the attention's text axis that one tokenizer fills.
-
-    Args:
-        tokenizer: a fast tokenizer (only these know character offsets).
-        length: padded length in tokens, special tokens included.
-        start: first position on the text axis.
-    """
-
-    tokenizer: PreTrainedTokenizerBase
-    length: int
-    start: int = 0
+__all__ = ["Entity", "Prompt", "TextSegment"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +39,7 @@ class Prompt:
         tokens: one readable string per position of the text axis.
         class_tokens: class id -> positions, in the order in which the prompt first names the classes; never empty tuples.
         background_groups: positions of each entity that names no class.
-        special: kind ("start", "end", "padding") -> positions.
+        special: kind ("start", "end", "padding", and "template" for what a chat template adds) -> positions.
         lost_classes: classes the prompt names whose tokens all lie beyond the token limit, or that no token covers.
         warnings: what a reader of the results should know about this prompt.
         entities: the parts the text is made of.

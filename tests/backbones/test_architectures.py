@@ -17,6 +17,8 @@ MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if not fil
 EXPECTED = {
     "aura_flow": (36, 256, 6859),
     "chroma": (57, 512, 8900),
+    "flux2_dev": (56, 512, 32223),
+    "flux2_klein": (25, 512, 3876),
     "flux_dev": (57, 512, 11901),
     "flux_schnell": (57, 256, 11891),
     "hunyuan_dit": (10, 333, 1500),
@@ -30,6 +32,8 @@ EXPECTED = {
     "sd3": (24, 333, 2028),
     "sd35": (24, 333, 2243),
     "sdxl": (70, 77, 2567),
+    "z_image": (30, 512, 6155),
+    "z_image_turbo": (30, 512, 6155),
 }
 
 

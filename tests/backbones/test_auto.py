@@ -32,7 +32,7 @@ def saved(request, tmp_path_factory):
 def test_a_proposal_names_layers_that_run(saved, tmp_path):
     """All observed layers take part, and the main job runs with what is proposed, bar the size."""
     family, folder = saved
-    adapter, _, _, settings = FAMILIES[family]
+    adapter, settings = FAMILIES[family].adapter, FAMILIES[family].settings
     proposal = propose(str(folder))
     assert proposal["_target_"] == f"{adapter.__module__}.{adapter.__name__}"
     assert proposal["name"] == family

@@ -1,6 +1,5 @@
 """Small transformer pipelines of the real diffusers classes with seeded weights, one per family, and backbones around them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import diffusers
@@ -18,10 +17,10 @@ from goca.backbones.sd3 import SD3Backbone
 from goca.backbones.unet import UNetBackbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
-from tests.helpers.tiny_unet import VAE, tiny_sd, tiny_sdxl
+from tests.helpers import newer_pipelines
+from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, flow, vae
+from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl
 from tests.helpers.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
-
-DEPTH = 3
 
 
 def _t5(width: int = 16) -> transformers.T5EncoderModel:
@@ -45,14 +44,6 @@ def _clip(projected: bool, tokens: int = 77) -> Any:
     return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
 
 
-def _vae(channels: int = 4, **options: Any) -> diffusers.AutoencoderKL:
-    return diffusers.AutoencoderKL(**{**VAE, "latent_channels": channels, **options})
-
-
-def _flow(**options: Any) -> diffusers.FlowMatchEulerDiscreteScheduler:
-    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
-
-
 def tiny_pixart(sigma: bool = False) -> Any:
     transformer = diffusers.PixArtTransformer2DModel(
         num_attention_heads=2,
@@ -70,7 +61,7 @@ def tiny_pixart(sigma: bool = False) -> Any:
     return kind(
         tokenizer=small_t5_tokenizer(),
         text_encoder=_t5(),
-        vae=_vae(),
+        vae=vae(),
         transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
     )
@@ -96,7 +87,7 @@ def tiny_hunyuan() -> Any:
         use_style_cond_and_image_meta_size=True,
     )
     return diffusers.HunyuanDiTPipeline(
-        vae=_vae(),
+        vae=vae(),
         text_encoder=transformers.BertModel(bert),
         tokenizer=small_bert_tokenizer(),
         transformer=transformer,
@@ -122,8 +113,8 @@ def tiny_flux(guidance: bool = True) -> Any:
         axes_dims_rope=(4, 6, 6),
     )
     return diffusers.FluxPipeline(
-        scheduler=_flow(shift=3.0, use_dynamic_shifting=guidance),
-        vae=_vae(shift_factor=0.1, scaling_factor=0.4),
+        scheduler=flow(shift=3.0, use_dynamic_shifting=guidance),
+        vae=vae(shift_factor=0.1, scaling_factor=0.4),
         text_encoder=_clip(projected=False),
         tokenizer=small_clip_tokenizer(),
         text_encoder_2=_t5(),
@@ -150,8 +141,8 @@ def tiny_sd3(dual: tuple[int, ...] = (), t5: bool = True) -> Any:
     )
     return diffusers.StableDiffusion3Pipeline(
         transformer=transformer,
-        scheduler=_flow(shift=3.0),
-        vae=_vae(shift_factor=0.1),
+        scheduler=flow(shift=3.0),
+        vae=vae(shift_factor=0.1),
         text_encoder=_clip(projected=True),
         tokenizer=small_clip_tokenizer(),
         text_encoder_2=_clip(projected=True),
@@ -175,7 +166,7 @@ def tiny_chroma() -> Any:
         approximator_layers=1,
     )
     return diffusers.ChromaPipeline(
-        scheduler=_flow(), vae=_vae(), text_encoder=_t5(), tokenizer=small_t5_tokenizer(), transformer=transformer
+        scheduler=flow(), vae=vae(), text_encoder=_t5(), tokenizer=small_t5_tokenizer(), transformer=transformer
     )
 
 
@@ -198,9 +189,9 @@ def tiny_aura_flow() -> Any:
     return diffusers.AuraFlowPipeline(
         tokenizer=tokenizer,
         text_encoder=transformers.UMT5EncoderModel(config),
-        vae=_vae(),
+        vae=vae(),
         transformer=transformer,
-        scheduler=_flow(shift=1.73),
+        scheduler=flow(shift=1.73),
     )
 
 
@@ -219,7 +210,7 @@ def tiny_qwen_image() -> Any:
     encoder = transformers.Qwen2_5_VLForConditionalGeneration(
         transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, vocab_size=len(tokenizer))
     )
-    vae = diffusers.AutoencoderKLQwenImage(
+    autoencoder = diffusers.AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=4,
         dim_mult=[1, 2],
@@ -239,42 +230,37 @@ def tiny_qwen_image() -> Any:
         axes_dims_rope=(4, 6, 6),
     )
     return diffusers.QwenImagePipeline(
-        scheduler=_flow(use_dynamic_shifting=True, shift_terminal=0.02),
-        vae=vae,
+        scheduler=flow(use_dynamic_shifting=True, shift_terminal=0.02),
+        vae=autoencoder,
         text_encoder=encoder,
         tokenizer=tokenizer,
         transformer=transformer,
     )
 
 
-_CROSS = LayerNames(cross=("*attn2",), manual=("*.1.attn2",), reference="*.1.attn2", affinity=("*.0.attn1", "*.1.attn1"))
-_JOINT = LayerNames(
-    cross=("*attn",), manual=("*.1.attn",), reference="transformer_blocks.1.attn", affinity=("*.0.attn", "*.1.attn")
-)
-_FLUX = LayerNames(**{**_JOINT.__dict__, "reference": "single_transformer_blocks.0.attn", "feature": "output"})
 _UNET = LayerNames(cross=("*attn2",), manual=("mid_block*attn2",), reference="up_blocks.0*attn2", affinity=("*attn1",))
 
-# name -> adapter, its pipeline, the layers of the small model, settings
-FAMILIES: dict[str, tuple[type[Backbone], Callable[[], Any], LayerNames, dict[str, Any]]] = {
-    "sd": (UNetBackbone, tiny_sd, _UNET, {}),
-    "sdxl": (UNetBackbone, tiny_sdxl, _UNET, {}),
-    "pixart_alpha": (PixArtBackbone, tiny_pixart, _CROSS, {"text_length": 24}),
-    "pixart_sigma": (PixArtBackbone, lambda: tiny_pixart(sigma=True), _CROSS, {"text_length": 30}),
-    "hunyuan_dit": (HunyuanBackbone, tiny_hunyuan, _CROSS, {}),
-    "flux_dev": (FluxBackbone, tiny_flux, _FLUX, {"text_length": 24}),
-    "flux_schnell": (FluxBackbone, lambda: tiny_flux(guidance=False), _FLUX, {"text_length": 16}),
-    "sd3": (SD3Backbone, tiny_sd3, _JOINT, {"text_length": 24}),
-    "sd35": (SD3Backbone, lambda: tiny_sd3(dual=(0, 1)), _JOINT, {"text_length": 24}),
-    "sd3_without_t5": (SD3Backbone, lambda: tiny_sd3(t5=False), _JOINT, {"text_length": 24}),
-    "chroma": (ChromaBackbone, tiny_chroma, _FLUX, {"text_length": 24}),
-    "aura_flow": (AuraFlowBackbone, tiny_aura_flow, _FLUX, {"text_length": 40}),
-    "qwen_image": (QwenImageBackbone, tiny_qwen_image, _JOINT, {"text_length": 64}),
+FAMILIES: dict[str, Family] = {
+    "sd": Family(UNetBackbone, tiny_sd, _UNET, model="sd15"),
+    "sdxl": Family(UNetBackbone, tiny_sdxl, _UNET),
+    "pixart_alpha": Family(PixArtBackbone, tiny_pixart, CROSS, {"text_length": 24}, masked=True),
+    "pixart_sigma": Family(PixArtBackbone, lambda: tiny_pixart(sigma=True), CROSS, {"text_length": 30}, masked=True),
+    "hunyuan_dit": Family(HunyuanBackbone, tiny_hunyuan, CROSS),
+    "flux_dev": Family(FluxBackbone, tiny_flux, DOUBLE_AND_SINGLE, {"text_length": 24}),
+    "flux_schnell": Family(FluxBackbone, lambda: tiny_flux(guidance=False), DOUBLE_AND_SINGLE, {"text_length": 16}),
+    "sd3": Family(SD3Backbone, tiny_sd3, JOINT, {"text_length": 24}),
+    "sd35": Family(SD3Backbone, lambda: tiny_sd3(dual=(0, 1)), JOINT, {"text_length": 24}),
+    "sd3_without_t5": Family(SD3Backbone, lambda: tiny_sd3(t5=False), JOINT, {"text_length": 24}, model="sd3"),
+    "chroma": Family(ChromaBackbone, tiny_chroma, DOUBLE_AND_SINGLE, {"text_length": 24}),
+    "aura_flow": Family(AuraFlowBackbone, tiny_aura_flow, DOUBLE_AND_SINGLE, {"text_length": 40}),
+    "qwen_image": Family(QwenImageBackbone, tiny_qwen_image, JOINT, {"text_length": 64}, masked=True, causal=True),
+    **newer_pipelines.FAMILIES,
 }
 
 
 def tiny_pipeline(family: str) -> Any:
     torch.manual_seed(0)
-    pipeline = FAMILIES[family][1]()
+    pipeline = FAMILIES[family].pipeline()
     for name in ("unet", "transformer"):
         if hasattr(pipeline, name):
             _spread(getattr(pipeline, name))
@@ -283,7 +269,7 @@ def tiny_pipeline(family: str) -> Any:
 
 def tiny_backbone(family: str, **options: Any) -> Backbone:
     """A backbone that is not loaded; `load(tiny_pipeline(family))` or a saved folder as its checkpoint completes it."""
-    adapter, _, layers, settings = FAMILIES[family]
+    row = FAMILIES[family]
     defaults: dict[str, Any] = {
         "name": family,
         "checkpoint": "in-memory",
@@ -291,9 +277,9 @@ def tiny_backbone(family: str, **options: Any) -> Backbone:
         "timestep": 100,
         "feature_size": 16,
         "device": "cpu",
-        "layers": layers,
+        "layers": row.layers,
     }
-    return adapter(**{**defaults, **settings, **options})
+    return row.adapter(**{**defaults, **row.settings, **options})
 
 
 def _spread(denoiser: torch.nn.Module) -> None:

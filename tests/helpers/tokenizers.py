@@ -2,6 +2,7 @@
 
 import string
 
+from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
 from transformers import BertTokenizer, LlamaTokenizer, Qwen2Tokenizer
 
 from goca.scenes.tokenizer import WORDS, small_clip_tokenizer
@@ -28,4 +29,32 @@ def small_qwen_tokenizer() -> Qwen2Tokenizer:
     pieces = [piece for piece in clip.get_vocab() if not piece.endswith("</w>") and not piece.startswith("<|")]
     tokenizer = Qwen2Tokenizer(vocab={piece: i for i, piece in enumerate(sorted(pieces))}, merges=[], pad_token="<|endoftext|>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]})
+    return tokenizer
+
+
+def small_chat_tokenizer() -> Qwen2Tokenizer:
+    """`small_qwen_tokenizer` with a chat template of Qwen3's form, which can close a thought before it begins."""
+    tokenizer = small_qwen_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]}, replace_extra_special_tokens=False)
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    )
+    return tokenizer
+
+
+def small_mistral_tokenizer() -> Qwen2Tokenizer:
+    """Bytes and the words of the scenes, padded on the left, with a chat template of Mistral's form, start token included."""
+    tokenizer = small_qwen_tokenizer()
+    marks = ["[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+    tokenizer.add_special_tokens({"bos_token": "<s>", "additional_special_tokens": marks}, replace_extra_special_tokens=False)
+    tokenizer.add_tokens(sorted(set(SYSTEM_MESSAGE.split())))  # else the system message would be hundreds of letters
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = (
+        "<s>{% for message in messages %}"
+        "{% if message.role == 'system' %}[SYSTEM_PROMPT]{% for part in message.content %}{{ part.text }}{% endfor %}"
+        "[/SYSTEM_PROMPT]{% else %}[INST]{% for part in message.content %}{{ part.text }}{% endfor %}[/INST]{% endif %}"
+        "{% endfor %}"
+    )
     return tokenizer

@@ -1,0 +1,168 @@
+"""Stretches of the text axis: which characters of the prompt each of its positions stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from goca.errors import ModelError
+
+
+class Token(NamedTuple):
+    """One position of the text axis: the characters [start, end) of the prompt, or the kind of special token it is."""
+
+    start: int
+    end: int
+    label: str
+    kind: str | None = None  # start, end, padding, template
+    unknown: bool = False
+
+
+class _Row(NamedTuple):
+    """A token as the tokenizer gives it; offsets count in the text that it was given."""
+
+    token_id: int
+    name: str
+    start: int
+    end: int
+    special: bool
+    real: bool  # no padding
+
+
+@dataclass(frozen=True)
+class TextSegment:
+    """A stretch of the attention's text axis that one tokenizer fills with the bare prompt.
+
+    Args:
+        tokenizer: a fast tokenizer (only these know character offsets).
+        length: padded length in tokens, special tokens included.
+        start: first position on the text axis.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+    start: int = 0
+
+    def tokens(self, text: str) -> list[Token]:
+        """The segment's positions, padded and truncated exactly as the backbone encodes the text: `length` of them.
+
+        Raises:
+            ModelError: a tokenizer without character offsets.
+        """
+        return [self._token(row, text, 0) for row in self._encode(text, self.length)]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids as they enter the text encoder, before any are left out."""
+        return [row.token_id for row in self._encode(text, self.length)]
+
+    def count(self, text: str) -> int:
+        """Tokens of the text before any limit, special tokens included."""
+        return len(self.tokenizer(text, verbose=False)["input_ids"])
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {}
+
+    def _encode(self, text: str, length: int) -> Iterator[_Row]:
+        options = {"padding": "max_length", "truncation": True, "max_length": length, **self._options}
+        encodings = self.tokenizer(text, **options).encodings
+        if encodings is None:
+            name = type(self.tokenizer).__name__
+            raise ModelError(f"{name} is a slow tokenizer and gives no character offsets; load its fast version")
+        (one,) = encodings
+        columns = (one.ids, one.tokens, one.offsets, one.special_tokens_mask, one.attention_mask)
+        for token_id, name, (start, end), special, real in zip(*columns, strict=True):
+            yield _Row(token_id, name, start, end, bool(special), bool(real))
+
+    def _token(self, row: _Row, text: str, first: int) -> Token:
+        """A row whose offsets count from `first`, the place of the prompt in what the tokenizer was given."""
+        if row.special or not row.real:
+            openings = (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
+            kind = "padding" if not row.real else "start" if row.token_id in openings else "end"
+            return Token(0, 0, row.name, kind)
+        start, end = max(row.start - first, 0), min(row.end - first, len(text))
+        while start < end and text[start].isspace():  # sentencepiece counts the space before a word as part of it
+            start += 1
+        while start < end and text[end - 1].isspace():
+            end -= 1
+        # A lone "▁" (sentencepiece's space) claims the first character of the word after it.
+        unknown = row.token_id == self.tokenizer.unk_token_id or row.name.strip("▁") == ""
+        return Token(start, end, text[start:end] or row.name, unknown=unknown)
+
+
+@dataclass(frozen=True)
+class TemplateSegment(TextSegment):
+    """A stretch that is filled with the prompt inside a template: a chat's turns, a system message, an instruction.
+
+    Tokens outside the prompt are special tokens of the kind `template`, and so is one that holds characters of both.
+
+    Args:
+        render: the prompt -> the whole text that the pipeline gives to the tokenizer.
+        encoded: padded length of the whole text in tokens; 0 is `length`.
+        kept: positions of the encoded text that lie on the text axis, in their order; empty: the first `length`.
+        compact: the pipeline takes real tokens alone, so that padding, wherever it was, comes after them.
+        bare: the tokenizer adds no special tokens of its own, as the template writes them.
+
+    >>> import string
+    >>> from goca.scenes.tokenizer import small_t5_tokenizer
+    >>> segment = TemplateSegment(small_t5_tokenizer(), 4, render=lambda text: f"on {text} grass", kept=range(1, 5))
+    >>> [(token.label, token.kind) for token in segment.tokens("moon")]
+    [('moon', None), ('▁grass', 'template'), ('</s>', 'end'), ('<pad>', 'padding')]
+    """
+
+    render: Callable[[str], str] = str
+    encoded: int = 0
+    kept: Sequence[int] = ()
+    compact: bool = False
+    bare: bool = False
+
+    def tokens(self, text: str) -> list[Token]:
+        first = self._place(text)
+        rows = list(self._encode(self.render(text), self._padded))
+        if self.compact:
+            rows.sort(key=lambda row: not row.real)
+        kept = self.kept or range(self.length)
+        return [self._placed(rows[position], text, first) for position in kept]
+
+    def ids(self, text: str) -> list[int]:
+        return [row.token_id for row in self._encode(self.render(text), self._padded)]
+
+    def count(self, text: str) -> int:
+        """Tokens of the text and of what is kept of its template, before any limit."""
+        whole = len(self.tokenizer(self.render(text), verbose=False, add_special_tokens=not self.bare)["input_ids"])
+        return whole - (self._padded - self.length)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"add_special_tokens": False} if self.bare else {}
+
+    @property
+    def _padded(self) -> int:
+        return self.encoded or (max(self.kept) + 1 if self.kept else self.length)
+
+    def _place(self, text: str) -> int:
+        """Where the prompt begins in the rendered text; negative where the template strips leading spaces off."""
+        mark = "\ue000"  # for private use: no template has it
+        before, found, _ = self.render(mark).partition(mark)
+        stripped = text.strip()
+        leading = len(text) - len(text.lstrip())
+        rendered = self.render(text)
+        for first in (len(before), len(before) - leading):
+            if found and rendered.startswith(stripped, first + leading):
+                return first
+        raise ModelError("the pipeline's template does not hold the prompt as it is written, so its words cannot be located")
+
+    def _placed(self, row: _Row, text: str, first: int) -> Token:
+        outside = row.end <= first or row.start >= first + len(text)
+        if row.real and not row.special and (outside or self._straddles(row, text, first)):
+            return Token(0, 0, row.name, "template")
+        return self._token(row, text, first)
+
+    def _straddles(self, row: _Row, text: str, first: int) -> bool:
+        """Whether characters of the template other than spaces are in the token."""
+        rendered = self.render(text)
+        beside = rendered[row.start : min(row.end, first)] + rendered[max(row.start, first + len(text)) : row.end]
+        return bool(beside.strip())

@@ -1,0 +1,93 @@
+"""Small pipelines of the families whose text encoder is a language model, with chat templates like the published ones."""
+
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from goca.backbones.flux2 import Flux2Backbone
+from goca.backbones.z_image import ZImageBackbone
+from goca.layer_names import LayerNames
+from tests.helpers.families import DEPTH, DOUBLE_AND_SINGLE, Family, flow, vae
+from tests.helpers.tiny_unet import VAE
+from tests.helpers.tokenizers import small_chat_tokenizer, small_mistral_tokenizer
+
+_SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+
+
+def qwen3(tokenizer: Any, layers: int = 2) -> Any:
+    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=layers, **_SMALL)
+    return transformers.Qwen3ForCausalLM(config)
+
+
+def _flux2_parts(width: int, guidance: bool) -> dict[str, Any]:
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=3 * width,
+        timestep_guidance_channels=16,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=guidance,
+    )
+    autoencoder = diffusers.AutoencoderKLFlux2(**{**VAE, "latent_channels": 4})
+    autoencoder.bn.running_mean.copy_(torch.linspace(-0.2, 0.2, 16))
+    autoencoder.bn.running_var.copy_(torch.linspace(0.5, 2.0, 16))
+    return {"transformer": transformer, "vae": autoencoder, "scheduler": flow(use_dynamic_shifting=True)}
+
+
+def tiny_flux2() -> Any:
+    tokenizer = small_mistral_tokenizer()  # the published pipeline has a processor around it, which needs torchvision
+    # The published layers are numbers 10, 20 and 30: the small encoder is as deep.
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 30, **_SMALL},
+        vision_config={"model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+    )
+    encoder = transformers.Mistral3ForConditionalGeneration(config)
+    return diffusers.Flux2Pipeline(tokenizer=tokenizer, text_encoder=encoder, **_flux2_parts(16, guidance=True))
+
+
+def tiny_flux2_klein() -> Any:
+    tokenizer = small_chat_tokenizer()
+    encoder = qwen3(tokenizer, layers=27)
+    return diffusers.Flux2KleinPipeline(tokenizer=tokenizer, text_encoder=encoder, **_flux2_parts(16, guidance=False))
+
+
+def tiny_z_image() -> Any:
+    tokenizer = small_chat_tokenizer()
+    transformer = diffusers.ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=DEPTH,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[4, 6, 6],
+        axes_lens=[256, 64, 64],
+    )
+    torch.nn.init.normal_(transformer.x_pad_token, std=0.02)  # made without values
+    torch.nn.init.normal_(transformer.cap_pad_token, std=0.02)
+    return diffusers.ZImagePipeline(
+        scheduler=flow(shift=3.0), vae=vae(), text_encoder=qwen3(tokenizer), tokenizer=tokenizer, transformer=transformer
+    )
+
+
+_Z_IMAGE = LayerNames(
+    cross=("layers.*.attention",),
+    manual=("layers.1.attention",),
+    reference="layers.1.attention",
+    affinity=("layers.0.attention", "layers.1.attention"),
+)
+
+FAMILIES: dict[str, Family] = {
+    "flux2_dev": Family(Flux2Backbone, tiny_flux2, DOUBLE_AND_SINGLE, {"text_length": 160}, causal=True),
+    "flux2_klein": Family(Flux2Backbone, tiny_flux2_klein, DOUBLE_AND_SINGLE, {"text_length": 64}, causal=True),
+    "z_image": Family(
+        ZImageBackbone, tiny_z_image, _Z_IMAGE, {"text_length": 64}, causal=True, refined=("noise_refiner", "context_refiner")
+    ),
+}

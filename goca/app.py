@@ -23,7 +23,7 @@ from goca.backbones.base import Backbone
 from goca.data.classes import ClassTable
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
-from goca.errors import ConfigError, GocaError
+from goca.errors import ConfigError, GocaError, missing
 from goca.figures import plots
 from goca.figures.attention_view import AttentionView
 from goca.observe import observe, read_image
@@ -201,7 +201,7 @@ def launch(cfg: DictConfig, wait: bool = True) -> Any:
         ConfigError: gradio is missing, the port is taken, or a model has no configuration.
     """
     if gr is None:
-        raise ConfigError("the app needs the package gradio: pip install 'goca[app]'")
+        raise ConfigError(missing("gradio", "app", "the app"))
     known = _choices("model")
     for model in cfg.models:
         if model not in known:
@@ -251,7 +251,8 @@ def _check_port(host: str, port: int) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="app")
 def main(cfg: DictConfig) -> None:
-    launch(cfg)
+    with config.job(cfg, "app"):
+        launch(cfg)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,14 @@ from transformers import AutoTokenizer
 
 from goca import config
 from goca.data.base import Sample, SegmentationDataset
-from goca.errors import DataError, GocaError, ModelError
+from goca.errors import DataError, Interrupted, ModelError
 from goca.paths import CONF
 from goca.prompts import Captions, Prompt, PromptSource, TextSegment
 from goca.prompts.asked import Asked, ask_all
 from goca.prompts.coverage import Coverage
 from goca.prompts.files import image_key
 
-console = Console()
+console = Console(emoji=False)
 
 
 def text_axis(tokenizers: Sequence[DictConfig]) -> tuple[TextSegment, ...]:
@@ -128,12 +127,11 @@ def _terminate(*_: Any) -> None:
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="caption")
 def main(cfg: DictConfig) -> None:
     signal.signal(signal.SIGTERM, _terminate)
-    for client in ("httpx", "httpx2"):
-        logging.getLogger(client).setLevel(logging.WARNING)  # a line per request would tear the progress bar
-    try:
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except KeyboardInterrupt:
-        raise GocaError("interrupted; every answer so far is kept, the same command continues") from None
+    with config.job(cfg, "caption"):
+        try:
+            run(cfg, Path(HydraConfig.get().runtime.output_dir))
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted; every answer so far is kept, the same command continues", signal.SIGINT) from None
 
 
 if __name__ == "__main__":

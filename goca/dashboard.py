@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 from rich.console import Console
 
 from goca import config
-from goca.errors import ConfigError
+from goca.errors import ConfigError, require
 from goca.loggers.weights_and_biases import logged_in
 from goca.paths import CONF
 
@@ -116,21 +116,19 @@ def _own_entity() -> str:
 
 def run(dashboard: Dashboard, offline: bool, console: Console | None = None) -> Sequence[str]:
     """Create the dashboard, or say what would be created; returns what was printed."""
-    try:
-        import wandb_workspaces  # noqa: F401
-    except ImportError as error:
-        raise ConfigError("this needs the package wandb-workspaces: pip install 'goca[dashboard]'") from error
+    require("wandb_workspaces", "wandb-workspaces", "dashboard", "the dashboard")
     lines = (
         ["Not logged in to W&B (wandb login). This would be created:", *dashboard.describe()] if offline else dashboard.create()
     )
     for line in lines:
-        (console or Console()).print(line, markup=False, highlight=False, soft_wrap=True)
+        (console or Console(emoji=False)).print(line, markup=False, highlight=False, soft_wrap=True)
     return lines
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="dashboard")
 def main(cfg: DictConfig) -> None:
-    run(config.build(cfg, "dashboard"), cfg.offline or not logged_in())
+    with config.job(cfg, "dashboard"):
+        run(config.build(cfg, "dashboard"), cfg.offline or not logged_in())
 
 
 if __name__ == "__main__":

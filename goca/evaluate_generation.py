@@ -33,10 +33,9 @@ from goca.generation.show import load_maps, side_by_side
 from goca.loggers import Logger
 from goca.paths import CONF
 from goca.redact import redact, write_config
-from goca.run import quiet
 from goca.runs.provenance import environment
 
-console = Console()
+console = Console(emoji=False)
 SCENE_MEASURES = ("answers right %", "named classes shown %")
 
 
@@ -188,9 +187,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     plain, no_classes = redact(config.plain(cfg)), ClassTable.from_names(["object"])
     report = GenerationReport(folder, plain, summary | scalars, no_classes, figures, numbers={"runs": numbers})
     where = logger.log_safely(report)
-    console.print(f"numbers   {folder / 'results.json'}", highlight=False, soft_wrap=True)
+    console.print(f"numbers   {folder / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
     if where:
-        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
+        console.print(f"logged    {where}", markup=False, highlight=False, soft_wrap=True)
     return results
 
 
@@ -248,8 +247,7 @@ def show(rows: Sequence[dict[str, Any]], measures: Sequence[str]) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate_generation")
 def main(cfg: DictConfig) -> None:
-    quiet()
-    with config.job():
+    with config.job(cfg, "evaluate_generation"):
         evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 

@@ -31,12 +31,11 @@ from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.loggers import Logger
 from goca.paths import CONF
 from goca.redact import redact, write_config
-from goca.run import quiet
 from goca.runs.provenance import environment
 from goca.runs.tables import Table
 from goca.timing import peak_memory_bytes
 
-console = Console()
+console = Console(emoji=False)
 # Of the model section, on pictures.
 _WITHOUT_EFFECT = ("allow_pickle", "device", "placement", "prompt_cache", "text_encoders", "timestep")
 
@@ -145,9 +144,11 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         folder, redact(config.plain(cfg)), summary, ClassTable.from_names(["object"]), figures, numbers={"pictures": table}
     )
     where = logger.log_safely(report)
-    console.print(f"pictures  {pictures.images}  ({len(records)} of {len(requests)})", highlight=False, soft_wrap=True)
+    console.print(
+        f"pictures  {pictures.images}  ({len(records)} of {len(requests)})", markup=False, highlight=False, soft_wrap=True
+    )
     if where:
-        console.print(f"logged    {where}", highlight=False, soft_wrap=True)
+        console.print(f"logged    {where}", markup=False, highlight=False, soft_wrap=True)
     return summary
 
 
@@ -196,8 +197,7 @@ def _row(record: dict[str, Any]) -> tuple[str, str, int, float | None]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="generate")
 def main(cfg: DictConfig) -> None:
-    quiet()
-    with config.job():
+    with config.job(cfg, "generate"):
         generate(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 

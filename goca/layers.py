@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import diffusers
 import hydra
 import yaml
 from omegaconf import DictConfig
@@ -72,11 +71,10 @@ def show(cfg: DictConfig, console: Console) -> None:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="layers")
 def main(cfg: DictConfig) -> None:
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    console = Console()
-    console.width = max(console.width, 150)  # names are long; a terminal that is too narrow wraps lines instead of losing them
-    show(cfg, console)
+    with config.job(cfg, "layers"):
+        console = Console()
+        console.width = max(console.width, 150)  # names are long; a narrow terminal wraps lines instead of losing them
+        show(cfg, console)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
     except GocaError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code
-    console = Console()
+    console = Console(emoji=False)
     print_summary(summary, console)
-    console.print(f"numbers   {options.out / 'summary.json'}", highlight=False, soft_wrap=True)
+    console.print(f"numbers   {options.out / 'summary.json'}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 

@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from goca import config
-from goca.arguments import literal
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.statistics import AttentionStatistics
+from goca.config.arguments import literal
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import to_pixels
@@ -155,7 +155,12 @@ def _places(prompt: str, words: Sequence[str]) -> list[tuple[str, int]]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="observe")
 def main(cfg: DictConfig) -> None:
-    console = Console()
+    with config.job(cfg, "observe"):
+        show(cfg, Console(emoji=False))
+
+
+def show(cfg: DictConfig, console: Console) -> None:
+    """What `python -m goca.observe` does: look, write the pictures, print the table of tokens and where everything lies."""
     segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
     read_image(cfg.image)  # a wrong path should not wait for the model
     segmentor.backbone.load()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
+import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import hydra
 import pytorch_lightning as pl
 import torch
-import transformers
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -31,11 +28,11 @@ from goca.paths import CONF
 from goca.redact import redact
 from goca.runs import sweeps
 from goca.runs.callbacks import Figures, Recorder, RunningMiou
-from goca.runs.folder import RunFolder, stops_cleanly
+from goca.runs.folder import RunFolder, stops_cleanly, total_counts
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures
 from goca.runs.signals import StopOnSignal
-from goca.runs.terminal import print_summary
+from goca.runs.terminal import print_continued, print_summary
 from goca.segmentor import Segmentor
 
 
@@ -50,6 +47,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data: SegmentationDataModule = config.build(cfg, "data")
     prompts = config.build(cfg, "prompts")
     logger: Logger = config.build(cfg, "logger")
+    logger.check()
     decision = config.build(cfg, "decision")
     dataset = data.dataset
     metric = SegmentationMetric(
@@ -62,15 +60,17 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     segmentor = Segmentor.from_components(cfg, dataset.classes, dataset.has_background, metric, prompts)
     plain = redact(config.plain(cfg))
     figures = Figures(cfg.figures.count)
-    progress = [RunningMiou()] if cfg.trainer.enable_progress_bar else []
     stop = StopOnSignal(f"the same command with run.dir={folder} continues it")
     trainer = _trainer(cfg)
     output = RunFolder(folder, trainer.global_rank)
     with stops_cleanly(folder), closing(output):
         data.setup()
-        prompts.setup(dataset)
+        prompts.setup(dataset, data.image_ids)
         output.claim(plain)
-        recorded = frozenset(record["image_id"] for record in output.records() if not record.get("error"))
+        records = [record for record in output.records() if not record.get("error")]
+        recorded = frozenset(record["image_id"] for record in records)
+        if recorded and trainer.is_global_zero:
+            print_continued(folder, len(recorded.intersection(data.image_ids)), len(data.image_ids))
         if not recorded.issuperset(data.image_ids):
             # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
             data.done = recorded.difference(data.image_ids[: cfg.figures.count])
@@ -79,6 +79,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             if trainer.is_global_zero:
                 output.begin(_facts(cfg, segmentor, data))
             positions = dict(zip(data.image_ids, data.positions, strict=True))
+            again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
+            before = [record for record in records if record["image_id"] not in again]
+            earlier = total_counts(before, len(dataset.classes)) if trainer.is_global_zero else None
+            progress = [RunningMiou(earlier)] if cfg.trainer.enable_progress_bar else []
             recorder = Recorder(output, positions, recorded, cfg.save_predictions)
             gallery = Gallery(folder, cfg.figures.gallery)
             trainer.callbacks += [recorder, gallery, figures, *progress, stop]  # type: ignore[attr-defined]
@@ -157,13 +161,13 @@ def _facts(cfg: DictConfig, segmentor: Segmentor, data: SegmentationDataModule) 
 
 
 def _show(summary: dict[str, Any], output: RunFolder, logged: str | None) -> None:
-    console = Console()
+    console = Console(emoji=False)
     print_summary(summary, console)
     path = output.path
     places = {"numbers": path / "summary.json", "records": path / "records.jsonl", "pictures": output.figures, "logged": logged}
     for name, place in places.items():
         if place:
-            console.print(f"{name:<9} {place}", highlight=False, soft_wrap=True)
+            console.print(f"{name:<9} {place}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_failures(summary: Mapping[str, Any], allowed: int | None, folder: Path) -> None:
@@ -187,26 +191,22 @@ def _method() -> str:
     return method_name(hydra_config.runtime.choices, hydra_config.overrides.task)
 
 
-def quiet() -> None:
-    """Silence what libraries say about things that are as they should be."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for library in (diffusers.utils.logging, transformers.utils.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-
-
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
-    quiet()
-    with config.job():
+    with config.job(cfg):
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if not (cfg.resume and HydraConfig.get().mode == RunMode.MULTIRUN):
+        if not cfg.resume:
             return evaluate(cfg, folder)["miou"]
-        experiment = Path(cfg.paths.output, cfg.experiment)
-        return sweeps.job(redact(config.plain(cfg)), folder, experiment, lambda: evaluate(cfg, folder))["miou"]
+        plain, experiment = redact(config.plain(cfg)), Path(cfg.paths.output, str(cfg.experiment))
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return sweeps.job(plain, folder, experiment, lambda: evaluate(cfg, folder))["miou"]
+        finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(experiment, sweeps.config_hash(plain))
+        if finished is None:
+            return evaluate(cfg, folder)["miou"]
+        summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+        print_continued(finished, summary["images"], summary["images"])
+        _show(summary, RunFolder(finished), None)
+        return summary["miou"]
     return None
 
 

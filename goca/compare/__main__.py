@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from goca import config
-from goca.arguments import folders_first
 from goca.compare.content import Comparison, Settings
 from goca.compare.page import markdown, write_page, write_tables
 from goca.compare.runs import load
+from goca.config.arguments import folders_first
 from goca.errors import ConfigError
 from goca.paths import CONF
 from goca.runs.tables import Table
@@ -27,7 +27,7 @@ def compare(cfg: DictConfig) -> Path:
     Raises:
         DataError: no run to compare. ConfigError: plotly is missing, or the output folder cannot be written to.
     """
-    console = Console()
+    console = Console(emoji=False)
     settings: Settings = config.build(cfg, "settings")
     runs, notes = load([Path(path) for path in cfg.runs] or [Path(cfg.paths.output)])
     comparison = Comparison(runs, settings)
@@ -63,7 +63,8 @@ def _ranking(board: Table, title: str) -> rich.table.Table:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
 def main(cfg: DictConfig) -> None:
-    compare(cfg)
+    with config.job(cfg, "compare"):
+        compare(cfg)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from goca.compare.content import Comparison
-from goca.errors import ConfigError
 from goca.runs.tables import Table, markdown_text
 
 _LEADERBOARD_IN_MARKDOWN = (
@@ -29,15 +28,9 @@ _LEADERBOARD_IN_MARKDOWN = (
 
 
 def write_page(comparison: Comparison, notes: Sequence[str], title: str, path: Path) -> Path:
-    """Write the page.
+    """Write the page."""
+    from plotly.offline import get_plotlyjs  # takes a second
 
-    Raises:
-        ConfigError: plotly is not installed.
-    """
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise ConfigError("the page needs the package plotly: pip install plotly") from error
     files = resources.files("goca.compare")
     page = (files / "page.html").read_text(encoding="utf-8").replace("<!--TITLE-->", html.escape(title))
     parts = {

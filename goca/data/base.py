@@ -140,6 +140,13 @@ class SegmentationDataset(Dataset[Sample]):
         """Palettes in which colours of the masks are looked up, by value."""
         return self.PALETTES
 
+    def has_masks(self, image_id: str) -> bool:
+        """Whether there is a ground truth for an image; reads nothing."""
+        try:
+            return self.label_path(image_id) is not None
+        except NotImplementedError:  # a data set without files, whose labels are made with the images
+            return True
+
     @property
     def label_map(self) -> np.ndarray:
         """(R,) class id of every raw value: `IGNORE` for void, 0 for what is no class, `UNKNOWN` for what cannot occur."""

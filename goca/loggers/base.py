@@ -77,6 +77,14 @@ class Logger(ABC):
     def log(self, report: Report) -> str | None:
         """Show the report; returns a line that says where it can be seen."""
 
+    def check(self) -> None:
+        """Refuse, before anything is computed, what cannot work: a package that is not installed.
+
+        Raises:
+            ConfigError: with what to install.
+        """
+        return
+
     def keep(self, report: Report) -> str | None:
         """Where `log` fails for good: keep the report for later, if the destination can; returns how it gets there by hand."""
         return None
@@ -136,6 +144,10 @@ class Several(Logger):
         if unknown:
             raise ValueError(f"use: there is no logger {', '.join(unknown)}; choices are {', '.join(self.loggers)}")
         return self
+
+    def check(self) -> None:
+        for name in self.use or self.loggers:
+            self.loggers[name].check()
 
     def log(self, report: Report) -> str | None:
         places = [self.loggers[name].log_safely(report) for name in self.use or self.loggers]

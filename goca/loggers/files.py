@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from pydantic.dataclasses import dataclass
 
-from goca.errors import ConfigError
+from goca.errors import require
 from goca.loggers.base import CONFIG, Logger, Report
 from goca.runs.tables import Table
 
@@ -36,11 +36,12 @@ class TensorBoardLogger(Logger):
 
     level: Literal["numbers", "full"] = "full"
 
+    def check(self) -> None:
+        require("tensorboard", "tensorboard", "tensorboard", "logger=tensorboard")
+
     def log(self, report: Report) -> str:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError("logger=tensorboard needs the package tensorboard: pip install 'goca[tensorboard]'") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         folder = report.folder / "tensorboard"
         with SummaryWriter(folder) as writer:
             for name, value in report.scalars.items():

@@ -24,7 +24,7 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from goca.errors import ConfigError, DataError, ModelError
+from goca.errors import ConfigError, DataError, ModelError, require
 from goca.prompts.answers import Answer
 from goca.prompts.asked import Asked
 
@@ -89,6 +89,7 @@ class OpenAI(Asked):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def load(self) -> None:
+        require("openai", "openai", "captions", "prompts=openai")
         if self.key_variable and not self._key:
             raise ConfigError(f"the environment variable {self.key_variable} (prompts.key_variable) holds no key")
 

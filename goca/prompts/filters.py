@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from goca.data.base import Sample
+from goca.data.base import Sample, SegmentationDataset
 from goca.data.classes import ClassTable
 from goca.errors import DataError
 from goca.prompts.align import align
@@ -51,6 +51,20 @@ class Filters:
             classes_first=self.classes_first,
         )
         return align(entities, segments)
+
+
+def need_labels(dataset: SegmentationDataset, image_ids: Sequence[str] | None, option: str) -> None:
+    """Refuse, before a model is loaded, an option that takes words from labels where the images have none.
+
+    Raises:
+        DataError: with what to use instead.
+    """
+    ids = dataset.image_ids if image_ids is None else image_ids
+    if ids and not dataset.has_masks(ids[0]):
+        raise DataError(
+            f"{option} takes the words from the masks, and {dataset.name} has none; use prompts=vocabulary for all classes of "
+            "the list, or captions (prompts=folder prompts.path=DIR)"
+        )
 
 
 def present_classes(sample: Sample | None) -> tuple[int, ...]:

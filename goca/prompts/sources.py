@@ -18,7 +18,7 @@ from goca.errors import ConfigError, DataError
 from goca.prompts.align import align, fits
 from goca.prompts.caption import BACKGROUND, SEPARATOR, parse, place, split, text_of, tidy
 from goca.prompts.files import image_key, read_captions, read_folder
-from goca.prompts.filters import Filters, present_classes
+from goca.prompts.filters import Filters, need_labels, present_classes
 from goca.prompts.prompt import Entity, Prompt, TextSegment
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -51,7 +51,8 @@ class Classes:
     background_token: bool = False
 
     def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
-        """Nothing to read."""
+        """Nothing to read; raises DataError where no image has the label that the words come from."""
+        need_labels(dataset, image_ids, "prompts=classes")
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
         present = present_classes(sample)
@@ -131,6 +132,9 @@ class Captions(Filters):
         Raises:
             DataError: for a file that cannot be read, or for images without a caption where on_missing=error.
         """
+        for option in ("ground_truth", "add_missing"):
+            if getattr(self, option):
+                need_labels(dataset, image_ids, f"prompts.{option}")
         wanted = dataset.image_ids if image_ids is None else image_ids
         missing = [image_id for image_id in wanted if image_key(image_id) not in self.captions]
         if missing and self.on_missing == "error":
@@ -150,6 +154,10 @@ class Captions(Filters):
         if self.on_missing == "error":
             raise DataError(f"{self.origin} has no caption for image {sample.image_id!r}")
         return Classes(background_token=self.background_token)(sample, table, segments) if self.on_missing == "classes" else ()
+
+    def leaves_out(self, image_id: str) -> bool:
+        """Whether an image takes no part in the numbers: it has no caption, and on_missing is skip."""
+        return self.on_missing == "skip" and image_key(image_id) not in self.captions
 
     def describe(self) -> dict[str, Any]:
         options = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}

@@ -10,11 +10,13 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.callbacks import TQDMProgressBar
+from torch import Tensor
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.figures import plots
 from goca.loggers import Example
+from goca.metrics import scores
 from goca.prediction import Failure, Prediction
 from goca.redact import redact
 from goca.runs.folder import RunFolder, compact
@@ -134,7 +136,15 @@ class Figures(pl.Callback):
 
 
 class RunningMiou(TQDMProgressBar):
-    """Lightning's progress bar with the mIoU so far, at the best threshold."""
+    """Lightning's progress bar with the mIoU so far, at the best threshold.
+
+    Args:
+        earlier: confusion counts (T, K, K) of images that an interrupted run recorded and that do not come again.
+    """
+
+    def __init__(self, earlier: Tensor | None = None) -> None:
+        super().__init__()
+        self.earlier = earlier
 
     def on_predict_batch_end(
         self,
@@ -147,6 +157,14 @@ class RunningMiou(TQDMProgressBar):
     ) -> None:
         metric = pl_module.metric if isinstance(pl_module, Segmentor) else None
         if metric is not None and bool(metric.counts.any()):
-            miou = float(np.nanmax(metric.compute().miou))  # of this process and session; the summary is made of all records
+            counts = metric.counts if self.earlier is None else metric.counts + self.earlier.to(metric.counts.device)
+            found = scores(counts, metric.unseen_classes, metric.has_background)
+            miou = float(np.nanmax(found.miou))  # of this process; the summary is made of all records
             self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_exception(self, *_: Any) -> None:
+        """Leave the bar's line, so that the reason begins its own."""
+        if self._predict_progress_bar is not None:
+            self._predict_progress_bar.leave = True
+            self._predict_progress_bar.close()

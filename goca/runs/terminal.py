@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from goca.config import report_failures
 from goca.runs import sweeps
 from goca.runs.folder import NO_THRESHOLD
 
-_WORST_CLASSES_SHOWN = 30
+_CLASSES_SHOWN = 30
+_WARNINGS_SHOWN = 5
+
+
+def print_continued(folder: Path, done: int, total: int, console: Console | None = None) -> None:
+    """Say that a run goes on where another one stopped, or that there is nothing left to compute."""
+    console = console or Console(emoji=False)
+    text = f"continuing {folder}: {done} of {total} images are done"
+    if done == total:
+        text = f"finished before: all {total} images are recorded in {folder}; nothing is computed again"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
     """The numbers of one run, and where everything was written."""
-    console = console or Console()
-    title = f"{summary['model']} on {summary['dataset']} - protocol {summary['protocol']}, {summary['images']} images"
+    console = console or Console(emoji=False)
+    title = escape(f"{summary['model']} on {summary['dataset']} - protocol {summary['protocol']}, {summary['images']} images")
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
     if summary["miou"] is None:
         table.add_row("mIoU", "no ground truth: predictions only")
@@ -29,15 +41,26 @@ def print_summary(summary: dict[str, Any], console: Console | None = None) -> No
         if NO_THRESHOLD not in by_threshold:
             table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
         table.add_row("pixel accuracy", _percent(summary["pixel_accuracy"]))
-        classes = sorted(summary["iou_by_class"].items(), key=lambda item: -(item[1] or 0))[:_WORST_CLASSES_SHOWN]
-        table.add_row("IoU by class", "  ".join(f"{name} {_percent(value)}" for name, value in classes))
+        table.add_row("IoU by class", _classes(summary["iou_by_class"]))
     table.add_row("seconds an image", f"{summary['seconds_per_image']:.3f}")
     table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
     if summary.get("failed"):
         table.add_row("failed", f"{summary['failed']} images, see failures in summary.json")
-    for warning, count in sorted(summary["warnings"].items(), key=lambda item: -item[1])[:5]:
-        table.add_row("warning", f"{warning} ({count} images)")
+    warnings = sorted(summary["warnings"].items(), key=lambda item: -item[1])
+    for warning, count in warnings[:_WARNINGS_SHOWN]:
+        table.add_row("warning", escape(f"{warning} ({count} images)"))
+    if len(warnings) > _WARNINGS_SHOWN:
+        table.add_row("", f"{len(warnings) - _WARNINGS_SHOWN} other warnings, see summary.json")
     console.print(table)
+
+
+def _classes(iou: Mapping[str, float | None]) -> str:
+    """IoU of every class, best first; of many the best and the worst."""
+    ranked = [f"{escape(name)} {_percent(value)}" for name, value in sorted(iou.items(), key=lambda item: -(item[1] or 0))]
+    if len(ranked) > _CLASSES_SHOWN:
+        left_out = len(ranked) - _CLASSES_SHOWN
+        ranked[_CLASSES_SHOWN // 2 : -_CLASSES_SHOWN // 2] = [f"... {left_out} more in summary.json ..."]
+    return "  ".join(ranked)
 
 
 def _threshold(summary: dict[str, Any]) -> str:
@@ -59,7 +82,7 @@ class SweepTable(Callback):
 
 def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:
     """Runs of a sweep, ranked only among those with the same data set, protocol and prompts."""
-    console = console or Console()
+    console = console or Console(emoji=False)
     kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for summary in summaries:
         kinds.setdefault((summary["dataset"], summary["protocol"], summary["prompts"]["source"]), []).append(summary)
@@ -69,7 +92,7 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
         models = {summary["model"] for summary in members}
         several = len(models) > 1
         title = [f"{dataset} - protocol {protocol}, prompts {prompts}", *(() if several else models), *shared]
-        table = Table(title=", ".join(title), title_justify="left")
+        table = Table(title=escape(", ".join(title)), title_justify="left")
         for name in ("run", "model", "method") if several else ("run", "method"):
             table.add_column(name, overflow="fold")
         for name in ("images", "mIoU", "pixel accuracy", "s / image"):
@@ -77,13 +100,17 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
         for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
             method = [part for part in summary["method"].split(", ") if part not in shared]
             table.add_row(
-                summary["folder"].split("_")[0],
-                *((summary["model"],) if several else ()),
-                ", ".join(method) or "the same",
+                escape(summary["folder"].split("_")[0]),
+                *((escape(summary["model"]),) if several else ()),
+                escape(", ".join(method)) or "the same",
                 str(summary["images"]),
                 "-" if summary["miou"] is None else f"{summary['miou']:.2f}",
                 _percent(summary.get("pixel_accuracy")),
                 f"{summary['seconds_per_image']:.3f}",
             )
         console.print(table)
-    console.print(f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json", soft_wrap=True)
+    if summaries:
+        text = f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json"
+    else:
+        text = f"No job of this sweep finished: there are no numbers and no pictures in {folder}"
+    console.print(text, soft_wrap=True, markup=False, highlight=False)

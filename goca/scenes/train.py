@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
-from goca.config import command
+from goca import config
 from goca.errors import ConfigError
 from goca.paths import CONF
 from goca.scenes.architectures import denoiser_of, text_encoders_of
@@ -204,8 +204,9 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> None:
-    train(cfg)
+    with config.job(cfg, "train"):
+        train(cfg)
 
 
 if __name__ == "__main__":
-    command(main, "train")
+    config.command(main, "train")

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from goca.config import command
+from goca import config
 from goca.ops import gaussian_blur
 from goca.paths import CONF
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
@@ -88,8 +88,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_classifier")
 def main(cfg: DictConfig) -> None:
-    print(train(cfg))
+    with config.job(cfg, "train_classifier"):
+        print(train(cfg))
 
 
 if __name__ == "__main__":
-    command(main, "train_classifier")
+    config.command(main, "train_classifier")

@@ -84,7 +84,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_decoder")
 def main(cfg: DictConfig) -> None:
-    print(train(cfg))
+    with config.job(cfg, "train_decoder"):
+        print(train(cfg))
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_hub_errors_say_what_to_do(monkeypatch, no_weights, error, message):
 def test_a_missing_quantisation_extra_is_named(folder, no_weights, monkeypatch, library):
     monkeypatch.setattr("goca.backbones.loading.quantization.find_spec", lambda name: None)
     kind = {"bitsandbytes": "bitsandbytes_4bit", "torchao": "torchao_int8"}[library]
-    with pytest.raises(ModelError, match=rf"{kind} needs {library}; install it with: pip install 'goca\[quantization\]'"):
+    with pytest.raises(ModelError, match=rf"{kind} needs {library}; pip install -e '.\[quantization\]'"):
         backbone(folder, quantization=kind).load()
 
 

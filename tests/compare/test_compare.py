@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from goca import config
-from goca.arguments import folders_first
 from goca.compare.__main__ import compare
 from goca.compare.content import Comparison, Settings
 from goca.compare.page import markdown
 from goca.compare.runs import load
 from goca.compare.scaling import Scale, generative_power
+from goca.config.arguments import folders_first
 from goca.errors import DataError
 from tests.helpers.fake_runs import run_folder
 

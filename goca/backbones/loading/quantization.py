@@ -22,7 +22,7 @@ def check_quantization(kind: Quantization, device: torch.device) -> None:
     """
     library = kind.partition("_")[0]
     if find_spec(library) is None:
-        raise ModelError(f"model.quantization: {kind} needs {library}; install it with: pip install 'goca[quantization]'")
+        raise ModelError(f"model.quantization: {kind} needs {library}; pip install -e '.[quantization]' in the clone")
     if library == "bitsandbytes" and device.type == "cpu":
         raise ModelError(f"model.quantization: {kind} needs a GPU; torchao_int8 works on the cpu")
 

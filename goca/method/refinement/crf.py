@@ -1,28 +1,27 @@
 """Refinement by a dense conditional random field (Kraehenbuehl and Koltun, NIPS 2011; with FTTM's constants, METHOD 2.4)."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError, missing
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext
 from goca.ops import minmax, resize
 
 _LEAST = 1e-5  # probability that stands for 0
-MISSING = "refinement crf is skipped: it needs the package pydensecrf2; pip install 'goca[crf]'"
 
 
 @dataclass(frozen=True, config=CONFIG)
 class CRF:
     """Label probabilities that agree with colour edges, at the size of the image; the background is one of the labels.
 
-    Without the package pydensecrf2 the maps stay as they are, with a warning. Takes RGB (upstream BGR minus mean, with
-    wrap-around, QUIRKS P9).
+    Takes RGB (upstream BGR minus mean, with wrap-around). Needs the extra `crf`.
+
+    Raises:
+        ConfigError: the package pydensecrf2 is not installed; a method is not run under its name without its last step.
 
     Args:
         iterations: of mean-field inference.
@@ -37,14 +36,17 @@ class CRF:
     colour_std: PositiveFloat = 3.0
     bilateral_weight: NonNegativeFloat = 4.0
 
+    def __post_init__(self) -> None:
+        if not available():
+            how = missing("pydensecrf2", "crf", "the dense CRF of refinement=crf and preset=fttm")
+            raise ConfigError(f"{how} (built from source: a C++ compiler is needed); or leave it out by refinement=affinity")
+
     @property
     def needs(self) -> Needs:
         return Needs(image=True)
 
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """Maps at the size of the context's image that add up to 1 over classes and background."""
-        if not available():
-            return replace(maps, warnings=(*maps.warnings, MISSING))
         if context.image is None:
             raise ModelError("refinement=crf needs the image, and the context holds none")
         height, width = context.image.shape[-2:]

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError
 from goca.method.refinement import CRF, PAMR, Affinity, Needs, Prototype, RefinementContext, Refinements, SpaceMerge, crf
 from goca.method.refinement.pamr import median_filter, pamr
 from goca.method.refinement.prototype import assign_to_prototypes
@@ -25,6 +25,8 @@ def _halves(size: int = 8) -> torch.Tensor:
 @pytest.mark.parametrize("path", sorted((CONF / "refinement").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_refines(path: Path):
     config = OmegaConf.create({"model": MODEL, "refinement": OmegaConf.load(path)})
+    if "CRF" in str(config.refinement) and not crf.available():
+        pytest.skip("pydensecrf2 is not installed")
     refinements = instantiate(config.refinement)
     needs, size = refinements.needs, (8, 8)
     assert needs.self_attention in ((), ("up.*",))
@@ -77,12 +79,10 @@ def test_median_filter_removes_specks():
     assert torch.equal(median_filter(_halves()[None]), _halves()[None])
 
 
-def test_crf_without_its_package_leaves_the_maps_and_warns(monkeypatch):
+def test_crf_without_its_package_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(crf, "available", lambda: False)
-    maps = random_maps(2, (4, 4))
-    refined = CRF().refine(maps, RefinementContext((4, 4), image=torch.zeros(3, 8, 8)))
-    assert torch.equal(refined.stack(), maps.stack())
-    assert refined.warnings == (crf.MISSING,)
+    with pytest.raises(ConfigError, match=r"preset=fttm needs the package pydensecrf2: .*pip install -e '\.\[crf\]'"):
+        CRF()
 
 
 @pytest.mark.skipif(not crf.available(), reason="pydensecrf2 is not installed")

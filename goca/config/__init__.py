@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -25,6 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from goca.config.settings import SETTINGS, keys, problems
 from goca.errors import ConfigError, GocaError, Interrupted
 from goca.paths import BUNDLED, CONF
 from goca.redact import redact
@@ -81,11 +84,33 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
             _folders = _sources(cfg.hydra)
             with open_dict(cfg):
                 del cfg["hydra"]
-            return cfg
     except (HydraException, OmegaConfBaseException, *_STRAY) as error:
         raise ConfigError(explain(error, config_name, overrides)) from error
     finally:
         GlobalHydra.instance().hydra = running
+    check(cfg, config_name)
+    return cfg
+
+
+def check(cfg: DictConfig, config_name: str = "config") -> None:
+    """Check the keys that belong to no section with a class of its own; see `goca.config.settings`.
+
+    Raises:
+        ConfigError: a line for every key that is not what it should be.
+    """
+    values = {}
+    for key in keys(SETTINGS[config_name]):
+        parent, _, name = key.rpartition(".")
+        try:
+            section = OmegaConf.select(cfg, parent) if parent else cfg
+            if not isinstance(section, DictConfig):
+                values[parent] = section
+            elif name in section and not OmegaConf.is_missing(section, name):
+                values[key] = plain(section[name])
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}: {_first_line(error)}") from error
+    if lines := problems(values, config_name):
+        raise ConfigError("\n".join(lines))
 
 
 def _use_folders(wanted: Sequence[Path]) -> None:
@@ -119,6 +144,7 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
     """Run a Hydra entry point; what a person can mend is one message without a traceback, and an exit code that is not 0."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
+    quiet()
     failed: list[str] = []
     exit_code = 2
     _failed_jobs.clear()
@@ -134,15 +160,16 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
             raise
         failed.append(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
+        made_by_hydra = error.errno == errno.ENOENT and _raised_in_mkdir(error)  # such as below /proc
+        if error.errno not in _UNWRITABLE and not made_by_hydra:
             raise
         failed.append(
             f"cannot write to {error.filename}: {error.strerror}; set paths.output to a folder that can be written to"
         )
     except KeyboardInterrupt:
-        failed.append("stopped; what had been recorded is in the run folder")
+        failed.append("stopped; what had been written is kept")
         exit_code = 130
-    failed = [*(f"job {name}: {reason}" for name, reason in _failed_jobs.items()), *failed]
+    failed = [*_by_job(_failed_jobs), *failed]
     if failed:
         _stop(failed, exit_code)
 
@@ -155,6 +182,10 @@ def _raised_by_hydra(error: BaseException) -> bool:
     """Whether the error comes from composing the configuration, and not from the job."""
     libraries = {Path(hydra.__file__).parent, Path(omegaconf.__file__).parent}
     return not libraries.isdisjoint(Path(traceback.extract_tb(error.__traceback__)[-1].filename).parents)
+
+
+def _raised_in_mkdir(error: BaseException) -> bool:
+    return traceback.extract_tb(error.__traceback__)[-1].name in ("mkdir", "makedirs")
 
 
 def _stop(messages: Sequence[str], exit_code: int) -> NoReturn:
@@ -171,18 +202,39 @@ def report_failures(failures: Mapping[str, str]) -> None:
     _failed_jobs.update(failures)
 
 
+def _by_job(reasons: Mapping[str, str]) -> list[str]:
+    """A message per job; long ones that repeat an earlier job's only say so.
+
+    >>> _by_job({"0": "no data.\\nTree: a/ (x=1)", "1": "no data.\\nTree: a/ (x=2)"})
+    ['job 0: no data.\\nTree: a/ (x=1)', 'job 1: as job 0 (x=2)']
+    """
+    first: dict[str, str] = {}
+    messages = []
+    for name, reason in reasons.items():
+        why, _, overrides = reason.rpartition(" (")
+        earlier = first.setdefault(why or reason, name)
+        messages.append(f"job {name}: {reason if earlier == name or chr(10) not in why else f'as job {earlier} ({overrides}'}")
+    return messages
+
+
 # What Hydra meets when it makes the run folder.
-_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST)
+_UNWRITABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL),
+)
 
 
 @contextmanager
-def job() -> Iterator[None]:
-    """Around one job's work: in a sweep, what a person can mend is kept for the end, and the other jobs go on.
+def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
+    """Around one job's work: checks the configuration first, and keeps libraries quiet.
 
-    The message is also left in the job's folder as `error.txt`. Only a signal stops a sweep.
+    In a sweep, what a person can mend is kept for the end, and the other jobs go on; the message is also left in the job's
+    folder as `error.txt`. Only a signal stops a sweep.
     """
     hydra_config = HydraConfig.get()
+    quiet()
     try:
+        check(cfg, config_name)
         yield
     except GocaError as error:
         if hydra_config.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
@@ -192,6 +244,35 @@ def job() -> Iterator[None]:
         report_failures({folder.name: reason})
         if os.access(folder, os.W_OK):
             (folder / "error.txt").write_text(f"{redact(reason)}\n", encoding="utf-8")
+
+
+def quiet() -> None:
+    """Silence what libraries say about things that are as they should be: advice, adverts, bars while weights load.
+
+    Every command begins with it. Libraries that are imported later read the environment; those that are there already are told.
+    """
+    for variable, value in _QUIET.items():
+        os.environ.setdefault(variable, value)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric", "lightning.pytorch", "transformers", "diffusers"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("httpx", "httpx2", "filelock", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for library in ("transformers", "diffusers"):
+        if library in sys.modules:
+            speech = sys.modules[library].utils.logging
+            speech.set_verbosity_error()
+            speech.disable_progress_bar()
+    for library in ("pytorch_lightning", "lightning_fabric", "diffusers", "transformers", "huggingface_hub", "torch", "gradio"):
+        warnings.filterwarnings("ignore", module=library)
+
+
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # also those of transformers
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:

@@ -1,10 +1,12 @@
 # make run: set up and run the default experiment.  make test: set up and run the tests.  make install: set up alone.
+# make test-fast: tests of a minute.  make test-machines: the numeric tests as other processors and thread counts run them,
+# all or some (SETTINGS="avx2 random", see tests/machines.py).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test lint clean
+.PHONY: install run test test-fast test-machines lint clean
 
 install: $(INSTALLED)
 
@@ -16,8 +18,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: install
 	$(BIN)/python -m goca.run -m preset=vanilla,goca
 
+# One thread for each of the processes among which the tests are shared out.
+test test-fast test-machines: export OMP_NUM_THREADS ?= 1
+
 test: install
 	$(BIN)/python -m pytest -n auto
+
+test-fast: install
+	$(BIN)/python -m pytest -n auto -m "not slow and not browser and not machine"
+
+test-machines: install
+	$(BIN)/python -m tests.machines $(SETTINGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,17 +1,72 @@
-"""Fixtures that find the material beside the repository; tests that need it are skipped where it is absent."""
+"""What every test begins with: a seed, the material beside the repository, and one tiny checkpoint on disk.
+
+Tests that need what is not here are skipped; the last lines of the report say how many, and what they would have checked.
+"""
 
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
-from hypothesis import settings
+import torch
 
 # On CI property tests draw the same examples each time; elsewhere they go on looking for new ones.
-settings.register_profile("ci", derandomize=True)
+hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
-    settings.load_profile("ci")
+    hypothesis.settings.load_profile("ci")
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSER_FIXTURE, MATERIAL_FIXTURES = "chromium", {"shared", "reference"}
+
+
+class _TorchRandom:
+    """torch's generator as hypothesis wants one: seeded before each example, so that a failure can be repeated."""
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def getstate(self) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def setstate(self, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
+
+_torch_random = _TorchRandom()  # hypothesis keeps a weak reference
+hypothesis.register_random(_torch_random)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random inputs are the same in every run, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if BROWSER_FIXTURE in fixtures:
+            item.add_marker("browser")
+        if fixtures & MATERIAL_FIXTURES or "reference" in item.path.parent.parts:
+            item.add_marker("reference")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A clone without the shared material passes without parity tests: say so."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "reference" in report.keywords]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests of parity with the authors' functions and data were skipped: their material is not here "
+            "(GOCA_SHARED, GOCA_REFERENCE)",
+            yellow=True,
+        )
 
 
 def _folder(path: Path, what: str) -> Path:
@@ -30,3 +85,37 @@ def shared() -> Path:
 def reference() -> Path:
     """Inputs and outputs of the authors' functions; another set in the same format can be named by GOCA_REFERENCE."""
     return _folder(Path(os.environ.get("GOCA_REFERENCE", ROOT.parent / "shared" / "reference")), "the reference data")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Stable Diffusion on disk, with random weights. To be read only."""
+    from tests.helpers.tiny_unet import tiny_sd
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(checkpoint: Path) -> list[str]:
+    """Overrides that put the tiny checkpoint in place of the bundled one."""
+    return [f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu"]
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_model: list[str]) -> list[str]:
+    """Overrides of a job that needs a second: 7 images in 4 batches."""
+    return [
+        *tiny_model, "limit=7", "logger=none", "data.batch_size=2", "figures.count=1", "figures.gallery=0",
+        "trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")  # a driver that lives on would leave its event loop to other tests
+def chromium() -> Iterator[Any]:
+    """A browser for tests of pages."""
+    from tests.helpers.browser import browser
+
+    with browser() as running:
+        yield running

@@ -16,19 +16,9 @@ from goca import config  # noqa: E402
 from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
 from goca.errors import ConfigError, GocaError  # noqa: E402
 from goca.paths import CONF  # noqa: E402
-from tests.helpers.browser import DESKTOP, PHONE, WAIT, Page, browser  # noqa: E402
-from tests.helpers.tiny_unet import tiny_sd  # noqa: E402
+from tests.helpers.browser import DESKTOP, PHONE, WAIT, Page  # noqa: E402
 
 SETTING = Setting("scenes_unet", "goca", "goca", "affinity", None)
-
-
-@pytest.fixture(scope="module")
-def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_sd().save_pretrained(folder)
-    layers = ["model.layers.cross=['*attn2']", "model.layers.affinity=['up_blocks.1*attn1']"]
-    reference = "model.layers.reference=up_blocks.1.attentions.0.transformer_blocks.0.attn2"
-    return [f"model.checkpoint={folder}", "model.size=32", "model.device=cpu", reference, *layers]
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +35,13 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def address(overrides: list[str]) -> Iterator[str]:
+def address(tiny_model: list[str]) -> Iterator[str]:
     cfg = config.compose([f"port={free_port()}"], "app")
-    cfg.overrides = overrides
+    cfg.overrides = tiny_model
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):  # as in the command, Hydra is at work already
         page = launch(cfg, wait=False)
         yield page.local_url
         page.close()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as running:
-        yield running
 
 
 # gradio's own frontend says these; the first is a fetch of a font or a script from another host that it does without.
@@ -69,8 +53,8 @@ def own_errors(page: Page) -> list[str]:
     return [error for error in page.errors if not any(known in error for known in _GRADIO)]
 
 
-def test_a_backbone_is_loaded_once_and_settings_change_the_result(overrides: list[str], picture: Path) -> None:
-    studio = Studio(overrides)
+def test_a_backbone_is_loaded_once_and_settings_change_the_result(tiny_model: list[str], picture: Path) -> None:
+    studio = Studio(tiny_model)
     goca = studio.view(picture, "circle, grass", SETTING)
     backbone = studio._backbones["scenes_unet"]
     vanilla = studio.view(picture, "circle, grass", Setting("scenes_unet", "vanilla", "vanilla", "none", 0.1))
@@ -80,15 +64,15 @@ def test_a_backbone_is_loaded_once_and_settings_change_the_result(overrides: lis
     assert overlay.size == (32 * factor, 24 * factor)
 
 
-def test_the_legend_shows_text_as_text(overrides: list[str], picture: Path) -> None:
-    view = Studio(overrides).view(picture, "<b>circle, grass", SETTING)
+def test_the_legend_shows_text_as_text(tiny_model: list[str], picture: Path) -> None:
+    view = Studio(tiny_model).view(picture, "<b>circle, grass", SETTING)
     assert "<b>" not in legend(view)
     assert "&lt;b&gt;circle" in legend(view)
 
 
-def test_nothing_to_look_for_is_one_message(overrides: list[str], picture: Path) -> None:
+def test_nothing_to_look_for_is_one_message(tiny_model: list[str], picture: Path) -> None:
     with pytest.raises(GocaError, match="names nothing to look for"):
-        Studio(overrides).view(picture, "", SETTING)
+        Studio(tiny_model).view(picture, "", SETTING)
 
 
 def test_a_port_in_use_is_one_message() -> None:
@@ -100,7 +84,7 @@ def test_a_port_in_use_is_one_message() -> None:
             launch(config.compose([f"port={port}"], "app"), wait=False)
 
 
-def test_it_listens_on_this_machine_alone_and_is_not_shared(overrides: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_listens_on_this_machine_alone_and_is_not_shared(tiny_model: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Were it bound to every address, no other loopback address could be bound to the same port."""
     assert config.compose([], "app").host == "127.0.0.1"
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")

@@ -27,6 +27,7 @@ def _overrides(*choices: str) -> list[str]:
     return [*choices, *(f"{key}=given" for key in OmegaConf.missing_keys(cfg))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", options("preset"))
 @pytest.mark.parametrize("model", options("model"))
 def test_every_preset_with_every_model(preset, model):
@@ -37,6 +38,7 @@ def test_every_preset_with_every_model(preset, model):
         config.build(cfg, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "option"),
     [(group.name, option) for group in sorted(CONF.iterdir()) if group.is_dir() for option in options(group.name)],
@@ -52,6 +54,7 @@ def test_every_option_composes_and_says_when_to_use_it(group, option):
             config.build(cfg, group)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("aggregation", "calibration", "refinement", "decision"),
     list(itertools.product(options("aggregation"), ["goca", "vanilla", "compound"], ["affinity", "none"], ["offset", "max"])),
@@ -107,6 +110,7 @@ def test_a_wrong_setting_names_the_key_and_the_choices(overrides, expected):
         assert word in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_command_prints_one_message_and_no_traceback():
     ran = subprocess.run(
         [sys.executable, "-m", "goca.run", "aggregation.head=average"], capture_output=True, text=True, check=False

@@ -2,10 +2,7 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,33 +12,12 @@ from goca import config
 from goca.errors import ConfigError
 from goca.loggers import CsvLogger, Logger, Report, Several, TensorBoardLogger, WandbLogger
 from tests.helpers.fake_runs import CLASSES, TAUS, report
+from tests.helpers.wandb_run import WandbRun
 
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return report(tmp_path_factory.mktemp("run"))
-
-
-class WandbRun:
-    """An offline run as W&B's own command reads it back."""
-
-    def __init__(self, folder: Path) -> None:
-        (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
-        self.files = file.parent / "files"
-        self._records: list[dict[str, Any]] = [json.loads(line) for line in lines if line.strip()]
-        (self.run,) = self._of("run")
-        self.summary: dict[str, Any] = {}
-        for part in self._of("summary"):
-            self.summary |= part["update"]
-        (self.history,) = (part["item"] for part in self._of("history"))
-
-    def _of(self, kind: str) -> list[dict[str, Any]]:
-        return [record[kind] for record in self._records if record["type"] == kind]
-
-    def table(self, name: str) -> list[list[Any]]:
-        return json.loads((self.files / self.history[f"tables/{name}.path"]).read_text())["data"]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Confusion counts and scores."""
 
-import doctest
 import pickle
 
 import numpy as np
@@ -9,15 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goca import metrics, ops
+from goca import metrics
 from goca.errors import DataError
-from goca.method import calibration, decision
 from goca.metrics import IGNORE, SegmentationMetric, confusion, scores
-
-
-@pytest.mark.parametrize("module", [calibration, decision, metrics, ops], ids=lambda module: module.__name__)
-def test_examples_in_docstrings(module):
-    assert doctest.testmod(module).failed == 0
 
 
 @settings(deadline=None, max_examples=30)

@@ -91,6 +91,7 @@ def test_a_pixel_outside_is_named_with_the_size(view: AttentionView, pixel: tupl
         view.scores(*pixel)
 
 
+@pytest.mark.slow
 def test_saved_files_hold_pictures_and_tensors(view: AttentionView, tmp_path: Path) -> None:
     paths = view.save(tmp_path, pixels=[(3, 4)], tensors=True)
     names = {path.name for path in paths}
@@ -142,6 +143,7 @@ def test_unknown_layers_are_named(segmentor: Segmentor) -> None:
         observe(segmentor, IMAGE, "circle", heads=["up.9"])
 
 
+@pytest.mark.slow
 def test_the_command_reports_a_wrong_image_before_it_loads_a_model(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "goca.observe", "image=absent.png", "prompt=(cat, fur), grass", f"output={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -5,6 +5,8 @@ import pytest
 from goca import config
 from goca.run import evaluate
 
+pytestmark = pytest.mark.slow
+
 # Measured when each backbone was bundled, seed 0.
 MEASURED = {
     ("scenes_unet", "goca"): 72.6,

@@ -8,7 +8,6 @@ from goca import config
 from goca.errors import ConfigError, DataError, ModelError
 from goca.run import evaluate
 from goca.runs.folder import RunFolder, compact, expand, total_counts
-from tests.helpers.tiny_unet import tiny_sd
 
 KEYS = {
     "dataset", "model", "protocol", "images", "miou", "miou_by_threshold", "iou_by_class", "pixel_accuracy",
@@ -16,22 +15,9 @@ KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    tiny_sd().save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def compose(checkpoint, tmp_path):
-    def with_overrides(*overrides):
-        return config.compose(
-            [f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu", "limit=3", "logger=none",
-             "data.batch_size=2", "figures.count=1", "trainer.enable_progress_bar=false", *overrides]
-        )  # fmt: skip
-
-    return with_overrides
+def compose(tiny):
+    return lambda *overrides: config.compose([*tiny, "limit=3", *overrides])
 
 
 def test_a_run_leaves_config_records_summary_and_figures(compose, tmp_path):
@@ -47,6 +33,7 @@ def test_a_run_leaves_config_records_summary_and_figures(compose, tmp_path):
     assert 0 <= summary["miou"] <= 100
 
 
+@pytest.mark.slow
 def test_the_same_numbers_for_another_batch_size_and_again(compose, tmp_path):
     summaries = [
         evaluate(compose(*extra), tmp_path / name)

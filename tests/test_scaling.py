@@ -10,6 +10,8 @@ from goca.errors import ConfigError
 from goca.paths import BUNDLED
 from goca.run import evaluate
 
+pytestmark = pytest.mark.slow
+
 MODEL, COUNT = "scenes_dit", 3
 SEPARATE = {"goca": [], "vanilla": ["preset=vanilla"], "t = 200": ["model.timestep=200"]}
 

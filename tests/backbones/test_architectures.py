@@ -37,6 +37,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_layer_name_resolves_in_the_full_size_model(model):
     count, tokens, millions = EXPECTED[model]

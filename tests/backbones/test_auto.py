@@ -29,6 +29,7 @@ def saved(request, tmp_path_factory):
     return request.param, folder
 
 
+@pytest.mark.slow
 def test_a_proposal_names_layers_that_run(saved, tmp_path):
     """All observed layers take part, and the main job runs with what is proposed, bar the size."""
     family, folder = saved
@@ -95,6 +96,7 @@ def test_auto_prints_a_config_that_can_be_saved(tmp_path):
     assert FluxBackbone(**printed).name == "mine"
 
 
+@pytest.mark.slow
 def test_the_command_leaves_no_files_and_a_bad_glob_is_one_message(tmp_path):
     command = [sys.executable, "-m", "goca.layers", "model=sd15", "model.layers.reference=up_blocks.9.attn2"]
     result = subprocess.run(

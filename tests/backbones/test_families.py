@@ -1,7 +1,5 @@
 """Every family on a small pipeline of the real classes: spans, masks, probabilities, batches, and the main job itself."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,7 @@ from goca.run import evaluate
 from goca.segmentor import Segmentor
 from tests.helpers.oracle import attention_maps
 from tests.helpers.saved_pipeline import goca_aggregation
-from tests.helpers.tiny_pipelines import FAMILIES, tiny_backbone, tiny_pipeline
+from tests.helpers.tiny_pipelines import FAMILIES, family_overrides, tiny_backbone, tiny_pipeline
 
 TEXTS = ["circle, grass", "a heart on snow, moon"]
 SIZE = 32
@@ -202,17 +200,6 @@ def test_a_batch_of_two_is_two_runs_of_one(backbone, pixels):
         torch.testing.assert_close(alone.token_maps[0], together.token_maps[i], rtol=1e-3, atol=1e-6)
 
 
-def _overrides(family, checkpoint):
-    """The family's own yaml with the sizes and layers of its small model."""
-    row = FAMILIES[family]
-    layers, settings, model = row.layers, row.settings, row.model or family
-    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(layers).items()}
-    values = {"checkpoint": checkpoint, "size": SIZE, "feature_size": 16, "variant": "null", "device": "cpu", **settings}
-    changed = [f"model.{key}={value}" for key, value in values.items()]
-    changed += [f"model.layers.{key}={str(value).replace(' ', '')}" for key, value in lists.items()]
-    return [f"model={model}", *changed, "logger=none", "limit=2", "data.batch_size=2"]
-
-
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def saved(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param) / "pipeline"
@@ -220,9 +207,10 @@ def saved(request, tmp_path_factory):
     return request.param, folder
 
 
+@pytest.mark.slow
 def test_the_main_job_ends_with_a_number(saved, tmp_path):
     family, folder = saved
-    cfg = config.compose([*_overrides(family, folder), "dataset=scenes", "figures.count=0"])
+    cfg = config.compose([*family_overrides(family, folder), "dataset=scenes", "figures.count=0"])
     summary = evaluate(cfg, tmp_path)
     assert 0 <= summary["miou"] <= 100
     assert summary["images"] == 2
@@ -230,7 +218,7 @@ def test_the_main_job_ends_with_a_number(saved, tmp_path):
 
 def test_an_image_of_odd_size_is_segmented_by_words(saved):
     family, folder = saved
-    cfg = config.compose(_overrides(family, folder))
+    cfg = config.compose(family_overrides(family, folder))
     segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
     segmentor.backbone.load()
     image = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)

@@ -12,8 +12,8 @@ from goca.errors import DataError
 from goca.prompts.sources import Classes
 from goca.run import evaluate
 from goca.runs.folder import RunFolder
-from tests.backbones.test_families import _overrides
 from tests.helpers.saved_pipeline import TEXTS, backbone, seen
+from tests.helpers.tiny_pipelines import family_overrides
 
 
 def test_int8_weights_give_nearly_the_same_maps(folder, expected):
@@ -65,7 +65,7 @@ def test_cached_embeddings_serve_the_next_run_and_no_other_checkpoint(folder, ex
 
 def test_the_main_job_encodes_all_prompts_before_the_denoiser_loads(folder, tmp_path, monkeypatch):
     """By the time the denoiser's weights are read, every prompt of the run is on disk and no text encoder is alive."""
-    common = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=5"]
+    common = [*family_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=5"]
     resident = evaluate(config.compose(common), tmp_path / "resident")
     cache, encoders, order = tmp_path / "cache", [], []
     load_encoders, load_pipeline = pipelines.load_text_encoders, pipelines.load_pipeline
@@ -108,7 +108,7 @@ def test_prompts_first_leaves_out_what_is_done_and_what_cannot_be_prompted(folde
 
     monkeypatch.setattr(Classes, "__call__", failing)
     cache = tmp_path / "cache"
-    overrides = [*_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=6", "run.max_failed=null"]
+    overrides = [*family_overrides("flux_dev", folder), "dataset=scenes", "figures.count=0", "limit=6", "run.max_failed=null"]
     cfg = config.compose([*overrides, "model.text_encoders=first", f"model.prompt_cache={cache}"])
     summary = evaluate(cfg, tmp_path / "run")
     assert summary["failures"] == {"1000003": "no words for this one"}

@@ -1,6 +1,5 @@
 """The page in a real browser."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from goca import config
 from goca.compare.__main__ import compare
 from tests.compare.conftest import HOSTILE
-from tests.helpers.browser import DESKTOP, PHONE, Page, browser
+from tests.helpers.browser import DESKTOP, PHONE, Page
 
 pytest.importorskip("plotly", reason="plotly is not installed")
 
@@ -20,12 +19,6 @@ def address(outputs: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     overrides = [f"runs=[{outputs}]", f"output={folder}", "settings.samples=50", "title='A & <b>B</b>'"]
     overrides += ["+settings.generative_power.geneval.scores={sd15: 0.4, sdxl: 0.5}"]
     return compare(config.compose(overrides, "compare")).as_uri()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

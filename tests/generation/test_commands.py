@@ -16,7 +16,7 @@ from goca.generation.pictures import read_manifest
 from goca.paths import BUNDLED, CONF
 from goca.scenes.classifier import SceneClassifier
 from tests.helpers.tiny_pipelines import tiny_pipeline
-from tests.test_loggers import WandbRun
+from tests.helpers.wandb_run import WandbRun
 
 pytestmark = pytest.mark.skipif(not (BUNDLED / "scenes_unet").is_dir(), reason="the bundled backbone is not here")
 SMALL = ("limit=3", "batch_size=2", "steps=2", "logger=csv", "progress=false", "seeds=by_id")

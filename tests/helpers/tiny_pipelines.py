@@ -1,5 +1,6 @@
 """Small transformer pipelines of the real diffusers classes with seeded weights, one per family, and backbones around them."""
 
+import dataclasses
 from typing import Any
 
 import diffusers
@@ -290,3 +291,14 @@ def _spread(denoiser: torch.nn.Module) -> None:
             parameter.data.mul_(6)
         elif parameter.data.abs().max() == 0:
             parameter.data.normal_(0, 0.1, generator=generator)
+
+
+def family_overrides(family: str, checkpoint: Any) -> list[str]:
+    """The family's own yaml with the sizes and layers of its small model."""
+    row = FAMILIES[family]
+    layers, settings, model = row.layers, row.settings, row.model or family
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(layers).items()}
+    values = {"checkpoint": checkpoint, "size": 32, "feature_size": 16, "variant": "null", "device": "cpu", **settings}
+    changed = [f"model.{key}={value}" for key, value in values.items()]
+    changed += [f"model.layers.{key}={str(value).replace(' ', '')}" for key, value in lists.items()]
+    return [f"model={model}", *changed, "logger=none", "limit=2", "data.batch_size=2"]

@@ -8,18 +8,7 @@ import torch
 from goca.method.calibration import Calibration
 from goca.ops import gaussian_blur
 from tests.helpers.reference_cases import Case, cases
-
-CHAINS = {  # upstream's name: our chain (METHOD 2.3)
-    "raw": (),
-    "per-token renorm": ("max",),
-    "per-token renorm+": ("minmax",),
-    "sum-1 rescaling": ("per_pixel",),
-    "sum-1 rescaling + per-token renorm": ("per_pixel", "max"),
-    "sum-1 rescaling + per-token renorm+": ("per_pixel", "minmax"),
-    "sum-1 rescaling + per-token renorm x raw": ("per_pixel", "max", "times_raw"),
-    "sum-1 rescaling + per-token renorm+ x raw": ("per_pixel", "minmax", "times_raw"),
-    "sum-1 rescaling + per-token renorm+ x raw + renorm": ("per_pixel", "minmax", "times_raw", "minmax"),
-}
+from tests.helpers.reference_chain import CHAINS, prompt_of
 
 
 @pytest.mark.parametrize("case", cases("gaussian_blur"))
@@ -34,14 +23,6 @@ def test_every_token_as_its_own_class(case: Case):
     prompt = SimpleNamespace(class_tokens=tokens, background_groups=(), content=tuple(case.options["rescaling_token_id"]))
     maps = Calibration(CHAINS[case.options["rescale_method"]])(case.inputs["cross_feat"], prompt)
     torch.testing.assert_close(maps.scores, case.expected["out"], atol=1e-5, rtol=0)
-
-
-def _prompt(case: Case) -> SimpleNamespace:
-    return SimpleNamespace(
-        class_tokens={class_id: tuple(tokens) for class_id, tokens in case.objects},
-        background_groups=tuple(tuple(tokens) for tokens in case.background_objects),
-        content=tuple(case.rescaling_token_id),
-    )
 
 
 def _calibration(case: Case, parity: bool, steps: tuple[str, ...] | None = None) -> Calibration:
@@ -69,7 +50,7 @@ def _is_comparable(case: Case) -> bool:
 
 @pytest.mark.parametrize("case", cases("goca_cross_run", where=_merges_background))
 def test_groups_and_factor(case: Case):
-    maps = _calibration(case, parity=True, steps=())(_token_maps(case), _prompt(case))
+    maps = _calibration(case, parity=True, steps=())(_token_maps(case), prompt_of(case))
     expected = case.expected["class_scores"].permute(2, 0, 1)
     torch.testing.assert_close(maps.scores, expected[: len(maps.ids)], atol=1e-5, rtol=0, equal_nan=True)
 
@@ -78,7 +59,7 @@ def test_groups_and_factor(case: Case):
 @pytest.mark.parametrize("parity", [True, False])
 def test_class_maps(case: Case, parity: bool):
     """`parity` gives every case; the default all but those with NaN, infinities or a constant map."""
-    maps = _calibration(case, parity)(_token_maps(case), _prompt(case))
+    maps = _calibration(case, parity)(_token_maps(case), prompt_of(case))
     expected = case.expected["out"]
     if not parity and not expected.isfinite().all():
         assert maps.warnings
@@ -90,7 +71,7 @@ def test_class_maps(case: Case, parity: bool):
 @pytest.mark.parametrize("case", cases("goca_cross_run", where=_is_degenerate))
 def test_one_entity_keeps_its_shape_by_default(case: Case):
     """Upstream divides the only entity by itself; ours skips that step, so the map still says where (METHOD 5b)."""
-    maps = _calibration(case, parity=False)(_token_maps(case), _prompt(case))
-    vanilla = _calibration(case, parity=False, steps=("minmax",))(_token_maps(case), _prompt(case))
+    maps = _calibration(case, parity=False)(_token_maps(case), prompt_of(case))
+    vanilla = _calibration(case, parity=False, steps=("minmax",))(_token_maps(case), prompt_of(case))
     torch.testing.assert_close(maps.scores, vanilla.scores)
     assert maps.scores.amax() == 1.0

@@ -17,8 +17,9 @@ from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles, content_positions
 from goca.method.calibration import Calibration
 from goca.method.refinement import Affinity, RefinementContext, Refinements
+from tests.helpers.explicit_attention import ExplicitAttention
 from tests.helpers.reference_cases import REFERENCE, Case, cases
-from tests.reference.test_aggregation import _aggregated, _Explicit, _layer_map, _layer_weights
+from tests.helpers.reference_chain import aggregated, layer_map, layer_weights
 
 GENERATION = REFERENCE / "generation"
 CHAINS = {
@@ -63,9 +64,9 @@ def _roles(case: Case) -> TokenRoles:
 
 def _regions(case: Case) -> Regions:
     negative, positive = _half(case, 0), _half(case, 1)
-    found = {half: _aggregated(part, _layer_weights(part, "all"))[0] for half, part in enumerate((negative, positive))}
+    found = {half: aggregated(part, layer_weights(part, "all"))[0] for half, part in enumerate((negative, positive))}
     roles = _roles(case)
-    attention = {name: _Explicit(positive.inputs[name].mean(1)[0]) for name in case.options["space_layer"]}
+    attention = {name: ExplicitAttention.square(positive.inputs[name].mean(1)[0]) for name in case.options["space_layer"]}
     context = RefinementContext(size=(positive.size, positive.size), self_attention=attention)
     refinement = Refinements((Affinity(layers=tuple(attention), order=case.options["order"]),))
     global_map = found[roles.global_half == "conditional"][roles.global_token]
@@ -101,14 +102,14 @@ def test_foreground(case: Case):
 def test_aggregation_of_both_halves(case: Case):
     for half, sign in enumerate(("neg", "pos")):
         part = _half(case, half)
-        weights = _layer_weights(part, "all")
+        weights = layer_weights(part, "all")
         torch.testing.assert_close(weights[0], case.expected[f"layer_weights_{sign}"], atol=1e-5, rtol=1e-5)
         for name in case.expected:
             if name.startswith(f"head_aggregated_{sign}/"):
                 layer = name.split("/")[1].removesuffix("-cross-map")
-                torch.testing.assert_close(_layer_map(part, layer)[0], case.expected[name], atol=1e-5, rtol=1e-5)
+                torch.testing.assert_close(layer_map(part, layer)[0], case.expected[name], atol=1e-5, rtol=1e-5)
         if f"{sign}_aggregated" in case.expected:
-            ours = _aggregated(part, weights)[0].permute(1, 2, 0)
+            ours = aggregated(part, weights)[0].permute(1, 2, 0)
             torch.testing.assert_close(ours, case.expected[f"{sign}_aggregated"], atol=1e-5, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""A tiny checkpoint on disk, and runs of it that take a second."""
+"""Runs of the tiny checkpoint that take a second."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,28 +7,11 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from benchmarks.kills import TIMES
 from goca import config
 from goca.run import evaluate
-from tests.helpers.tiny_unet import tiny_sd
+from tests.helpers.kills import numbers
 
 Run = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
-    tiny_sd().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tiny(checkpoint: Path) -> list[str]:
-    """Overrides of a job that needs a second: 7 images in 4 batches."""
-    return [
-        f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu", "limit=7", "logger=none",
-        "data.batch_size=2", "figures.count=1", "figures.gallery=0", "trainer.enable_progress_bar=false",
-    ]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +31,3 @@ def undisturbed(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     run(folder)
     return folder
-
-
-def numbers(summary: dict[str, Any]) -> dict[str, Any]:
-    """What two equal runs have in common: everything but times and memory."""
-    return {key: value for key, value in summary.items() if key not in TIMES}

@@ -20,7 +20,7 @@ from goca.run import evaluate
 from goca.runs.callbacks import Recorder
 from goca.runs.folder import RunFolder
 from goca.segmentor import Segmentor, is_out_of_memory
-from tests.reliability.conftest import numbers
+from tests.helpers.kills import numbers
 
 OWN = ["dataset=folder", "dataset.class_names=[red, green, blue]", "limit=null"]
 
@@ -100,6 +100,7 @@ def test_one_failing_image_does_not_take_its_batch_with_it(run, undisturbed: Pat
             assert record["confusion"] == expected[record["image_id"]]["confusion"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fits", "failed"), [(2, 0), (1, 0), (0, 7)])
 def test_out_of_memory_halves_the_batch(run, tmp_path: Path, monkeypatch, fits: int, failed: int) -> None:
     original, sizes = UNetBackbone.observe, []

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from benchmarks.memory import growth
 from goca.backbones.loading import embeddings
-from tests.reliability.conftest import numbers
+from tests.helpers.kills import growth, numbers
 
 
 def test_more_prompts_than_are_kept(run, undisturbed: Path, tmp_path: Path, monkeypatch) -> None:

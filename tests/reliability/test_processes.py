@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kills import CONTEXT
-from benchmarks.kills import run as run_here
 from goca import config
 from goca.errors import ConfigError, DataError
 from goca.merge import main, merge
 from goca.metrics import SegmentationMetric
 from goca.runs.folder import RunFolder
-from tests.reliability.conftest import numbers
+from tests.helpers.kills import CONTEXT, numbers
+from tests.helpers.kills import run as run_here
+
+pytestmark = pytest.mark.slow
 
 
 def _records(folder: Path) -> list[dict]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import campaign
 from goca import config
 from goca.errors import ConfigError, DataError
 from goca.runs.folder import RunFolder
 from goca.runs.sweeps import newest_unfinished
-from tests.reliability.conftest import numbers
+from tests.helpers.kills import campaign, numbers
 
 
 def _cut(folder: Path, to: Path, keep: float) -> Path:
@@ -88,6 +87,7 @@ def test_resume_takes_the_newest_unfinished_folder(tmp_path: Path) -> None:
     assert Path(config.compose(overrides).run.dir).parent == tmp_path
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments(tiny: list[str], tmp_path: Path) -> None:
     """The small campaign; docs/reliability.md has the large one."""
     outcome = campaign([*tiny, "figures.count=0"], tmp_path, kills=4, seed=1)

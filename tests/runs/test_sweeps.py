@@ -13,7 +13,6 @@ from omegaconf import OmegaConf
 from goca import config
 from goca.run import main
 from goca.runs import sweeps
-from tests.helpers.tiny_unet import tiny_sd
 
 
 def finished(folder: Path, config: dict[str, Any], **summary: Any) -> Path:
@@ -50,17 +49,6 @@ def test_half_written_neighbours_do_no_harm(tmp_path: Path) -> None:
     assert sweeps.find_finished(tmp_path, sweeps.config_hash({"seed": 1})) is None
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Overrides of a job that needs a moment."""
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_sd().save_pretrained(folder)
-    layers = ["model.layers.cross=['*attn2']", "model.layers.affinity=['up_blocks.1*attn1']", "model.layers.manual=['*attn2']"]
-    reference = "model.layers.reference=up_blocks.1.attentions.0.transformer_blocks.0.attn2"
-    model = [f"model.checkpoint={folder}", "model.size=32", "model.device=cpu", reference, *layers]
-    return [*model, "limit=1", "figures.count=0", "figures.gallery=0", "logger=none", "trainer.enable_progress_bar=false"]
-
-
 Sweep = Callable[..., int | str | None]
 
 
@@ -72,7 +60,8 @@ def sweep(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydr
 
     def call(*overrides: str) -> int | str | None:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(sys, "argv", ["goca.run", "-m", f"paths.output={tmp_path}", *tiny, *quiet, *overrides])
+        job = [f"paths.output={tmp_path}", *tiny, "limit=1", "figures.count=0"]
+        monkeypatch.setattr(sys, "argv", ["goca.run", "-m", *job, *quiet, *overrides])
         try:
             config.command(main)
         except SystemExit as stop:
@@ -87,6 +76,7 @@ def summaries(folder: Path) -> int:
     return len(list(folder.rglob("summary.json")))
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failure_and_is_continued(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +90,7 @@ def test_a_sweep_goes_on_after_a_failure_and_is_continued(
     assert summaries(tmp_path) == 3
 
 
+@pytest.mark.slow
 def test_joblib(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"]  # one process imports torch
@@ -108,12 +99,14 @@ def test_joblib(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert summaries(tmp_path) == 1
 
 
+@pytest.mark.slow
 def test_submitit(sweep: Sweep, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra sweep is not installed")
     assert sweep("seed=0", "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5") == 0
     assert summaries(tmp_path) == 1
 
 
+@pytest.mark.slow
 def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
     search = [
@@ -134,6 +127,7 @@ def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path
     assert summaries(tmp_path) == 4
 
 
+@pytest.mark.slow
 def test_a_search_whose_trials_all_fail_says_why(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra sweep is not installed")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=1"]

@@ -19,6 +19,8 @@ from goca.scenes.generator import scene
 from goca.scenes.train import train
 from goca.segmentor import Segmentor
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "scenes_unet": [],
     "scenes_dit": ["backbone.pipeline.transformer.num_layers=4"],

@@ -44,11 +44,21 @@ def test_propagation_equals_the_full_matrix(size, layers, channels, max_bytes):
 
 
 @pytest.mark.parametrize("order", [1, 2, 5])
-def test_order_and_range(order: int):
-    attention, maps = ExplicitAttention.random((6, 6)), random_maps(2, (6, 6))
+@pytest.mark.parametrize("seed", range(3))
+def test_order_and_range(order: int, seed: int):
+    """A step rounds at the size of the values; T shrinks their range, and min-max magnifies the rounding by value / range."""
+    attention, maps = ExplicitAttention.random((6, 6), seed), random_maps(2, (6, 6), seed)
     refined = Affinity(("a",), order).refine(maps, RefinementContext((6, 6), {"a": attention}))
-    power = torch.linalg.matrix_power(attention.maps, order)
-    torch.testing.assert_close(refined.stack(), minmax((power @ maps.stack().flatten(1).T).T.view(3, 6, 6)), atol=2e-4, rtol=0)
+    power = torch.linalg.matrix_power(attention.maps.double(), order)
+    exact = (power @ maps.stack().double().flatten(1).T).T.view(3, 6, 6)
+    eps, largest = order * torch.finfo(torch.float32).eps, exact.amax((1, 2))
+    operator, spread_out = Propagation([attention], (6, 6), 0, 2**20), maps.stack()
+    for _ in range(order):
+        spread_out = operator(spread_out)
+    torch.testing.assert_close(spread_out.double(), exact, atol=0, rtol=8 * eps)
+    bounds = 8 * eps * largest / (largest - exact.amin((1, 2)))
+    for found, expected, bound in zip(refined.stack(), minmax(exact), bounds.tolist(), strict=True):
+        torch.testing.assert_close(found.double(), expected, atol=bound, rtol=0)
     assert refined.stack().amin() == 0.0
     assert refined.stack().amax() == 1.0
 

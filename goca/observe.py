@@ -5,7 +5,6 @@ In a notebook: `observe(Segmentor.from_config("sd15"), "cat.jpg", "a cat on gras
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,20 +30,9 @@ from goca.errors import ConfigError, DataError
 from goca.figures.attention_view import AttentionView
 from goca.layer_names import resolve
 from goca.paths import CONF
-from goca.prompts import Prompt, from_text
-from goca.prompts.align import align
-from goca.prompts.prompt import Entity, TextSegment
+from goca.prompts import Prompt, TextSegment, from_text
+from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
-
-# Words of a sentence that name nothing to look for.
-_FUNCTION_WORDS = frozenset(
-    (
-        *("a", "an", "the", "and", "or", "of", "on", "in", "at", "by", "to", "with", "without", "from", "under", "over"),
-        *("above", "below", "near", "beside", "behind", "between", "into", "onto", "is", "are", "this", "that", "these"),
-        *("those", "its", "their", "his", "her", "some", "very"),
-    )
-)
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 class HeadStatistics(AttentionStatistics):
@@ -126,31 +114,13 @@ def read_prompt(prompt: str, words: Sequence[str], segments: Sequence[TextSegmen
     Raises:
         ConfigError: nothing to look for, or a word that the prompt does not contain.
     """
-    if not words and any(mark in prompt for mark in ",("):
+    if not words and is_caption(check_text(prompt)):
         table, (aligned,) = from_text(prompt, segments)
     else:
-        found = _places(prompt, words)
-        if not found:
-            raise ConfigError(f"the prompt {prompt!r} names nothing to look for; give at least one noun")
-        table = ClassTable.from_names(list(dict.fromkeys(text.lower() for text, _ in found)))
-        entities = [Entity(text, table.id_of(text)[0], start) for text, start in found]
-        aligned = align(entities, segments, text=prompt)
+        table, aligned = from_sentence(prompt, segments, words)
     if not aligned.class_tokens:
         raise ConfigError(f"no word of the prompt {prompt!r} has a token of its own; give at least one noun")
     return table, aligned
-
-
-def _places(prompt: str, words: Sequence[str]) -> list[tuple[str, int]]:
-    """(text, offset) of the given words in a sentence, or of its content words."""
-    if not words:
-        return [(match[0], match.start()) for match in _WORD.finditer(prompt) if match[0].lower() not in _FUNCTION_WORDS]
-    places = []
-    for word in words:
-        matches = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", prompt, re.IGNORECASE))
-        if not word.strip() or not matches:
-            raise ConfigError(f"the prompt {prompt!r} does not contain the word {word!r}")
-        places += [(match[0], match.start()) for match in matches]
-    return sorted(places, key=lambda place: place[1])
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="observe")

@@ -42,6 +42,7 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
         if entity.class_id is not None:
             classes.setdefault(entity.class_id, []).extend(group)
     lost = tuple(i for i, positions in classes.items() if not positions)
+    unseen = [next(entity.text for entity in entities if entity.class_id == i) for i in lost]
     padded = special.get("padding", ())
     full = [segment for segment in segments if not any(segment.start <= p < segment.start + segment.length for p in padded)]
     warnings = [
@@ -58,7 +59,10 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
         ),
         special={kind: tuple(positions) for kind, positions in special.items()},
         lost_classes=lost,
-        warnings=(*warnings, *([f"no token for classes {', '.join(map(str, lost))}"] if lost else [])),
+        warnings=(
+            *warnings,
+            *([f"not looked for, as no token is left for them: {', '.join(map(repr, unseen))}"] if lost else []),
+        ),
         entities=tuple(entities),
     )
 

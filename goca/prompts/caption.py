@@ -9,6 +9,7 @@ from goca.data.classes import ClassTable
 from goca.prompts.prompt import Entity
 
 SEPARATOR = ", "
+_WIDE = str.maketrans({"，": ",", "、": ",", "（": "(", "）": ")"})  # as Chinese and Japanese write them
 BACKGROUND = "background"
 
 
@@ -35,7 +36,7 @@ def tidy(caption: str) -> str:
     >>> tidy("( Cat,dog ) ,\\n sofa. ")
     '(Cat, dog), sofa.'
     """
-    caption = re.sub(r"\s+", " ", caption).strip()
+    caption = re.sub(r"\s+", " ", caption.translate(_WIDE)).strip()
     caption = re.sub(r"\s*,[\s,]*", SEPARATOR, caption)
     return re.sub(r"\s+\)", ")", re.sub(r"\(\s+", "(", caption))
 

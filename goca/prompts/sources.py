@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from goca.prompts.caption import BACKGROUND, SEPARATOR, parse, place, split, tex
 from goca.prompts.files import image_key, read_captions, read_folder
 from goca.prompts.filters import Filters, need_labels, present_classes
 from goca.prompts.prompt import Entity, Prompt, TextSegment
+from goca.prompts.sentence import check_names, check_text, from_sentence, is_caption, note
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -210,19 +211,32 @@ def from_text(
 ) -> tuple[ClassTable, tuple[Prompt, ...]]:
     """A prompt from a caption written by hand: every noun or group becomes a class, named by its first word.
 
+    A text without commas and brackets is a sentence, whose content words become the classes; the prompt's warnings say so.
+
     Args:
         classes: names the caption is matched with; other words then belong to the background.
+
+    Raises:
+        ConfigError: there is nothing to look for, or a bracket is not closed.
     """
-    caption = tidy(caption)
+    caption = tidy(check_text(caption))
+    if classes is None and not is_caption(caption):
+        table, prompt = from_sentence(caption, segments)
+        said = (note(table),) if len(table) > 2 else ()
+        return table, (replace(prompt, warnings=(*said, *prompt.warnings)),)
     if classes is None:
         classes = [part.strip("()").split(SEPARATOR)[0] for part in split(caption.removesuffix(".").lower())]
-    table = ClassTable.from_names(list(dict.fromkeys(classes)))
+    table = ClassTable.from_names(check_names(classes))
     return table, (align(parse(caption, table), segments),)
 
 
 def from_names(names: Sequence[str], segments: Sequence[TextSegment]) -> tuple[ClassTable, tuple[Prompt, ...]]:
-    """Prompts that list the given class names."""
-    table = ClassTable.from_names(list(dict.fromkeys(names)))
+    """Prompts that list the given class names.
+
+    Raises:
+        ConfigError: there are none, or one cannot be looked for.
+    """
+    table = ClassTable.from_names(check_names(names))
     return table, Vocabulary()(None, table, segments)
 
 

@@ -1,0 +1,118 @@
+"""What a person typed: checked, and where it is a sentence, the words in it that name something to look for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from goca.data.classes import ClassTable
+from goca.errors import ConfigError
+from goca.prompts.align import align
+from goca.prompts.caption import BACKGROUND
+from goca.prompts.prompt import Entity, Prompt, TextSegment
+
+# Words of a sentence that name nothing to look for.
+_FUNCTION_WORDS = frozenset(
+    (
+        *("a", "an", "the", "and", "or", "of", "on", "in", "at", "by", "to", "with", "without", "from", "under", "over"),
+        *("above", "below", "near", "beside", "behind", "between", "into", "onto", "is", "are", "this", "that", "these"),
+        *("those", "its", "their", "his", "her", "some", "very"),
+    )
+)
+_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_SHOWN = 8  # words named in one note
+_LISTING = ",(（，、"  # marks of a caption; the wide ones are those of Chinese and Japanese
+
+
+def is_caption(text: str) -> bool:
+    """Whether a text is words joined by commas, and no sentence."""
+    return any(mark in text for mark in _LISTING)
+
+
+def check_text(text: Any) -> str:
+    """A text that names at least something, with its brackets closed.
+
+    Raises:
+        ConfigError: it is none, and why.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"words are given as text, or as a list of names; got {text!r:.80}")
+    if not any(map(str.isalnum, text)):
+        raise ConfigError(f"the prompt {text!r:.80} names nothing to look for; give at least one noun")
+    depth = 0
+    for place, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            raise ConfigError(f"the prompt {text!r} closes a bracket at character {place + 1} that was not opened")
+    if depth:
+        raise ConfigError(f"the prompt {text!r} opens a bracket that it does not close; write (person, clothes), dog")
+    return text
+
+
+def check_names(names: Iterable[Any]) -> list[str]:
+    """Class names that can be looked for, each once.
+
+    Raises:
+        ConfigError: one is no text, or is what stands for everything else.
+    """
+    if names is None or not isinstance(names, Iterable):
+        raise ConfigError(f"words are given as text, or as a list of names; got {names!r}")
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise ConfigError(f"words are given as text, or as a list of names; the list holds {name!r:.80}")
+        if name.strip().lower() == BACKGROUND:
+            raise ConfigError(
+                f"'{name.strip()}' cannot be looked for: it is what belongs to none of the words, id 0 of every result. Leave "
+                "it out, and pass a threshold for it, such as background=0.2"
+            )
+    return list(dict.fromkeys(found))
+
+
+def from_sentence(sentence: str, segments: Sequence[TextSegment], words: Sequence[str] = ()) -> tuple[ClassTable, Prompt]:
+    """A prompt that is a sentence, with some of its words as classes.
+
+    Args:
+        words: of the sentence; none takes every content word.
+
+    Raises:
+        ConfigError: no content word, or a word that the sentence does not contain.
+    """
+    found = _places(check_text(sentence), words)
+    if not found:
+        raise ConfigError(f"the prompt {sentence!r} names nothing to look for; give at least one noun")
+    table = ClassTable.from_names(check_names(text.lower() for text, _ in found))
+    entities = [Entity(text, table.id_of(text)[0], start) for text, start in found]
+    return table, align(entities, segments, text=sentence)
+
+
+def note(table: ClassTable) -> str:
+    """What to tell about a text that was taken for a sentence."""
+    return (
+        f"read as a sentence, in which {quoted(table.names[1:])} are looked for; "
+        "put commas between names, or give a list, where a name has several words"
+    )
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first few names.
+
+    >>> quoted(["cat", "dog"]), quoted(list("abcdefghij"))
+    ("'cat', 'dog'", "'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h' and 2 more")
+    """
+    rest = len(names) - _SHOWN
+    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _places(sentence: str, words: Sequence[str]) -> list[tuple[str, int]]:
+    """(text, offset) of the given words in a sentence, or of its content words."""
+    if not words:
+        return [(match[0], match.start()) for match in _WORD.finditer(sentence) if match[0].lower() not in _FUNCTION_WORDS]
+    places = []
+    for word in words:
+        matches = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, re.IGNORECASE))
+        if not word.strip() or not matches:
+            raise ConfigError(f"the prompt {sentence!r} does not contain the word {word!r}")
+        places += [(match[0], match.start()) for match in matches]
+    return sorted(places, key=lambda place: place[1])

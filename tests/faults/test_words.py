@@ -1,0 +1,110 @@
+"""What a person types as words: split, understood, or refused with one message; nothing is lost without a word."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goca.errors import ConfigError, GocaError
+from goca.observe import read_prompt
+from goca.prompts import TextSegment, from_names, from_text
+from goca.prompts.caption import split, tidy
+from goca.scenes.tokenizer import small_clip_tokenizer
+
+AXIS = (TextSegment(small_clip_tokenizer(), 77),)
+
+
+def names(words: str) -> tuple[str, ...]:
+    return from_text(words, AXIS)[0].names[1:]
+
+
+@pytest.mark.parametrize(
+    ("words", "classes"),
+    [
+        ("a cross and a moon over a brick wall", ("cross", "moon", "brick", "wall")),
+        ("a star on a wall", ("star", "wall")),
+        ("Star", ("star",)),
+        ("a star", ("star",)),
+        ("star, cross", ("star", "cross")),
+        ("(star, cross), moon", ("star", "moon")),
+        ("brick wall, star.", ("brick wall", "star")),
+        ("star，cross、（moon, ring）", ("star", "cross", "moon")),
+        ("星, 月", ("星", "月")),
+    ],
+)
+def test_sentences_are_split_and_captions_are_not(words: str, classes: tuple[str, ...]) -> None:
+    assert names(words) == classes
+    assert read_prompt(words, (), AXIS)[0].names[1:] == classes  # `observe` and `segment` agree
+
+
+def test_a_sentence_is_said_to_be_one() -> None:
+    (prompt,) = from_text("a cross over a wall", AXIS)[1]
+    assert prompt.text == "a cross over a wall"
+    assert prompt.warnings[0].startswith("read as a sentence, in which 'cross', 'wall' are looked for; put commas")
+    assert from_text("a star", AXIS)[1][0].warnings == ()
+    assert from_text("star, cross", AXIS)[1][0].warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("(star, cross, moon", "opens a bracket that it does not close"),
+        ("star), cross", "closes a bracket at character 5"),
+        ("", "names nothing to look for"),
+        (" , ()", "names nothing to look for"),
+        ("the over", "names nothing to look for"),
+        (None, "given as text, or as a list of names; got None"),
+        (3, "got 3"),
+        (float("nan"), "got nan"),
+        (b"star", "got b'star'"),
+        ("background, star", "'background' cannot be looked for"),
+        ("a star and a background", "'background' cannot be looked for"),
+    ],
+)
+def test_texts_that_cannot_be_understood_are_one_message(words: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said.replace("(", r"\(")) as caught:
+        from_text(words, AXIS)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (None, "got None"),
+        (7, "got 7"),
+        ([], "empty"),
+        (["star", None], "the list holds None"),
+        (["star", 7], "the list holds 7"),
+        (["star", ""], "no name"),
+        (["background", "star"], "pass a threshold for it, such as background=0.2"),
+        (["star", " Background "], "'Background' cannot be looked for"),
+    ],
+)
+def test_lists_that_cannot_be_understood_are_one_message(words: object, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_names(words, AXIS)  # type: ignore[arg-type]
+
+
+def test_words_beyond_the_token_limit_are_named() -> None:
+    words = [f"star{'abcdefghij'[i // 3]}{'xyz'[i % 3]}" for i in range(30)]
+    table, (prompt,) = from_text(", ".join(words), AXIS)
+    lost = [table.names[i] for i in prompt.lost_classes]
+    assert lost
+    count, unseen = prompt.warnings
+    assert count.endswith("tokens, 77 fit")
+    assert unseen == f"not looked for, as no token is left for them: {', '.join(map(repr, lost))}"
+    several = from_names(words, AXIS)[1]  # a list takes as many forwards as it needs
+    assert len(several) > 1
+    assert not any(prompt.lost_classes for prompt in several)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_understood_or_one_error(text: str) -> None:
+    """Classes are the parts between the commas of a tidy caption, or words of the sentence; an independent split agrees."""
+    try:
+        table, (prompt,) = from_text(text, AXIS)
+    except GocaError:
+        return
+    if "," in tidy(text) and "(" not in text and ")" not in text:
+        parts = [part.strip() for part in tidy(text).removesuffix(".").lower().split(",")]
+        assert set(table.names[1:]) == {part for part in parts if part} == set(split(tidy(text).removesuffix(".").lower()))
+    assert len(prompt.class_tokens) + len(prompt.lost_classes) == len(table) - 1

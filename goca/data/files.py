@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import unicodedata
 from collections import Counter
@@ -58,6 +59,26 @@ def existing(path: Path) -> Path:
                 return path
         found /= part
     return found
+
+
+def file_name(name: str, ending: str = "", most: int = 250) -> str:
+    """A name, such as an image id, as the name of a file to write; what is too long is cut and told apart by a digest.
+
+    Args:
+        most: bytes that each part of the path may have; file systems take 255.
+
+    >>> file_name("city/a", ".png"), len(file_name("图" * 100, ".png").encode()) <= 250
+    ('city/a.png', True)
+    """
+    *folders, last = name.split("/")
+    return "/".join([*(_cut(part, most) for part in folders), _cut(last, most - len(ending.encode())) + ending])
+
+
+def _cut(part: str, most: int) -> str:
+    if len(part.encode()) <= most:
+        return part
+    kept = part.encode()[: most - 13].decode(errors="ignore")
+    return f"{kept}~{hashlib.sha256(part.encode()).hexdigest()[:12]}"
 
 
 def shown(names: Iterable[str], most: int = 8) -> str:

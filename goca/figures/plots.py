@@ -14,6 +14,7 @@ from PIL import Image
 
 from goca.data.base import IGNORE, Sample
 from goca.data.classes import ClassTable
+from goca.figures import text
 
 if TYPE_CHECKING:
     from goca.prediction import Prediction
@@ -38,10 +39,12 @@ def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> np.nda
     return np.where((label == 0)[..., None], image, mixed).round().astype(np.uint8)
 
 
+@text.figure
 def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> Image.Image:
     """One image with its classes laid over, and a legend."""
     height, width = image.shape[:2]
-    figure = Figure(figsize=(4.5, 4.5 * height / width + 0.7), layout="constrained")
+    tall = min(max(height / width, 0.1), 2.5)  # a picture of one column would make a figure of gigabytes
+    figure = Figure(figsize=(4.5, 4.5 * tall + 0.7), layout="constrained")
     axes = figure.subplots()
     axes.imshow(overlay(image, label, classes), interpolation="nearest")
     axes.axis("off")
@@ -49,6 +52,7 @@ def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) ->
     return render(figure)
 
 
+@text.figure
 def overview(
     samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassTable, threshold: int = 0
 ) -> Image.Image:
@@ -66,13 +70,14 @@ def overview(
             axis.axis("off")
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
-        axes[0].set_title(sample.image_id, fontsize=8)
+        axes[0].set_title(text.label(sample.image_id), fontsize=8)
     grid[0, 1].set_title("ground truth", fontsize=8)
     grid[0, 2].set_title("prediction", fontsize=8)
     _legend(figure, classes, sorted(seen))
     return render(figure)
 
 
+@text.figure
 def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image.Image:
     """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row."""
     before, after = prediction.calibrated, prediction.maps
@@ -91,12 +96,13 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
             axes[1].text(-0.06, 0.5, title, ha="right", va="center", rotation=90, fontsize=8, transform=axes[1].transAxes)
             figure.colorbar(picture, ax=list(axes[1:]), shrink=0.8).ax.tick_params(labelsize=6)
     grid[0, 0].imshow(sample.image)
-    grid[0, 0].set_title(sample.image_id, fontsize=8)
+    grid[0, 0].set_title(text.label(sample.image_id, 24), fontsize=8)
     for column, class_id in enumerate(after.ids, start=1):
-        grid[0, column].set_title(classes.names[class_id], fontsize=8)
+        grid[0, column].set_title(_class_name(classes, class_id, 24), fontsize=8)
     return render(figure)
 
 
+@text.figure
 def map_grid(rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> Image.Image:
     """A row of maps (C, h, w) per title, a column per name; every row has its own scale, from 0 to its maximum."""
     columns = max(1, len(names))
@@ -108,8 +114,10 @@ def map_grid(rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> Im
             axis.set_xticks([])
             axis.set_yticks([])
             if line == 0:
-                axis.set_title(plain_text(name), fontsize=8)
-        axes[0].set_ylabel(plain_text(title), fontsize=6, rotation=0, ha="right", va="center")
+                axis.set_title(text.label(name, 24), fontsize=8)
+        axes[0].set_ylabel(
+            "\n".join(text.label(line, 80) for line in title.split("\n")), fontsize=6, rotation=0, ha="right", va="center"
+        )
         if len(names):
             figure.colorbar(picture, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=6)
     return render(figure)
@@ -123,13 +131,14 @@ def heat(values: np.ndarray, top: float, side: int = 128) -> Image.Image:
     return picture.resize((values.shape[1] * scale, values.shape[0] * scale), Image.Resampling.NEAREST)
 
 
+@text.figure
 def bars(names: Sequence[str], values: Sequence[float], spreads: Sequence[float] | None = None, axis: str = "") -> Image.Image:
     """Horizontal bars, the first name on top, with their spread where there is one."""
     figure = Figure(figsize=(7, 0.9 + 0.2 * len(names)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(names))[::-1]
     axes.barh(places, values, xerr=spreads, height=0.75, color=BAR_COLOUR, error_kw={"elinewidth": 1})
-    axes.set_yticks(places, [plain_text(name) for name in names], fontsize=7)
+    axes.set_yticks(places, [text.label(name, 80) for name in names], fontsize=7)
     axes.set_ylim(-0.6, len(names) - 0.4)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel(axis, fontsize=8)
@@ -137,6 +146,7 @@ def bars(names: Sequence[str], values: Sequence[float], spreads: Sequence[float]
     return render(figure)
 
 
+@text.figure
 def confusion_figure(rows: Sequence[Sequence[Any]]) -> Image.Image:
     """(truth, prediction, pixels) rows as a matrix whose rows add up to 100 %."""
     names = list(dict.fromkeys([row[0] for row in rows] + [row[1] for row in rows]))
@@ -149,7 +159,7 @@ def confusion_figure(rows: Sequence[Sequence[Any]]) -> Image.Image:
     axes = figure.subplots()
     picture = axes.imshow(matrix, cmap=MAP_COLOURS, vmin=0, vmax=100)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_ticks(range(len(names)), [plain_text(name) for name in names], fontsize=7)
+        axis.set_ticks(range(len(names)), [text.label(name, 80) for name in names], fontsize=7)
     axes.tick_params(axis="x", rotation=90)
     axes.set_xlabel("prediction", fontsize=8)
     axes.set_ylabel("ground truth", fontsize=8)
@@ -157,18 +167,19 @@ def confusion_figure(rows: Sequence[Sequence[Any]]) -> Image.Image:
     return render(figure)
 
 
-def plain_text(text: str) -> str:
-    """Text that matplotlib does not read as a formula: tokens and class names may hold dollar signs."""
-    return str(text).replace("$", r"\$")
-
-
 def _legend(figure: Figure, classes: ClassTable, ids: Sequence[int] | np.ndarray) -> None:
     named = [int(i) for i in ids if 0 < i < len(classes)]
-    patches = [Patch(color=_unit(classes.colours[i]), label=classes.names[i]) for i in named]
+    patches = [Patch(color=_unit(classes.colours[i]), label=_class_name(classes, i)) for i in named]
     if any(i == IGNORE for i in ids):
         patches.append(Patch(color=_unit(_VOID), label="ignored"))
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
+
+
+def _class_name(classes: ClassTable, class_id: int, most: int = 40) -> str:
+    """The class's name; its id where no font can draw a single character of it."""
+    name = classes.names[class_id]
+    return text.label(name, most) if text.is_drawn(name) else f"class {class_id}"
 
 
 def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from goca.data.base import IGNORE, Sample
 from goca.data.classes import ClassTable
+from goca.data.files import file_name
 from goca.prediction import Prediction
 from goca.segmentor import Segmentor
 
@@ -62,7 +63,7 @@ def write(folder: Path, sample: Sample, prediction: Prediction, classes: ClassTa
     palette = np.full((256, 3), _VOID, np.uint8)
     palette[: min(len(classes), IGNORE)] = classes.colours[:IGNORE]
     strip.putpalette(palette.tobytes())
-    path = folder / prediction.image_id
+    path = folder / file_name(prediction.image_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS).save(path.with_name(f"{path.name}.jpg"), quality=85)
     strip.save(path.with_name(f"{path.name}.png"), optimize=True)

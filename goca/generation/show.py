@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from goca.figures.plots import MAP_COLOURS, plain_text, render
+from goca.figures import text
+from goca.figures.plots import MAP_COLOURS, render
 from goca.generation.guidance import Step
 
 _TOKEN_COLOURS = colormaps["tab20"]
@@ -51,6 +52,7 @@ def load_maps(path: Path) -> tuple[Image.Image, Image.Image]:
     return tuple(Image.fromarray((255 * colours[..., :3]).astype(np.uint8)) for colours in (regions, rate))  # type: ignore[return-value]
 
 
+@text.figure
 def snapshots_figure(image: Image.Image, snapshots: Sequence[Snapshot], tokens: Sequence[str]) -> Image.Image:
     """A row per step: the finished picture, its regions, the foreground and the rate."""
     figure = Figure(figsize=(9, 2.3 * len(snapshots) + 0.6), layout="constrained")
@@ -70,11 +72,12 @@ def snapshots_figure(image: Image.Image, snapshots: Sequence[Snapshot], tokens: 
     for axis, title in zip(grid[0][1:], ("regions", "foreground", "rate"), strict=True):
         axis.set_title(title, fontsize=8)
     figure.colorbar(shown, ax=list(grid[:, 3]), shrink=0.8).ax.tick_params(labelsize=6)
-    handles = [Patch(color=_TOKEN_COLOURS(i % 20), label=plain_text(tokens[i]) or "(space)") for i in sorted(seen)]
+    handles = [Patch(color=_TOKEN_COLOURS(i % 20), label=text.label(tokens[i]) or "(space)") for i in sorted(seen)]
     figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=7, frameon=False)
     return render(figure)
 
 
+@text.figure
 def side_by_side(columns: Mapping[str, Sequence[Image.Image]], rows: Sequence[str]) -> Image.Image:
     """The same prompts under several settings: a column per setting, a row per prompt."""
     count = len(rows)
@@ -85,7 +88,7 @@ def side_by_side(columns: Mapping[str, Sequence[Image.Image]], rows: Sequence[st
             axis.imshow(image, interpolation="nearest")
             axis.set_xticks([])
             axis.set_yticks([])
-        grid[0][column].set_title(plain_text(title), fontsize=8)
-    for axis, text in zip(grid[:, 0], rows, strict=True):
-        axis.set_xlabel(plain_text(text[:34]), fontsize=6, loc="left")
+        grid[0][column].set_title(text.label(title, 24), fontsize=8)
+    for axis, row in zip(grid[:, 0], rows, strict=True):
+        axis.set_xlabel(text.label(row, 34), fontsize=6, loc="left")
     return render(figure)

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from goca.data.base import IGNORE
 from goca.data.classes import ClassTable
+from goca.data.files import file_name
 from goca.figures import plots
 from goca.loggers.base import CONFIG, Example, Logger, Report
 
@@ -127,7 +128,7 @@ def _pictures(report: Report) -> dict[str, Any]:
     if report.examples:
         pictures["examples"] = [_masked(example, report.classes) for example in report.examples]
     for example in report.examples:
-        prediction, name = example.prediction, example.sample.image_id
+        prediction, name = example.prediction, file_name(example.sample.image_id, most=120)
         if not prediction.maps.ids or prediction.token_maps is None:
             continue
         pictures[f"maps/{name}/classes"] = [

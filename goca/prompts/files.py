@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from goca.data.files import readable_name
+from goca.data.pictures import ENDINGS
 from goca.errors import DataError
-
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 def image_key(name: str) -> str:
-    """What identifies an image in caption files: its file name without folder, extension and Cityscapes' ending.
+    """What identifies an image in caption files: its file name without folder, extension and Cityscapes' ending, in NFC.
 
     >>> image_key("val/lindau/lindau_000027_000019_leftImg8bit.png")
     'lindau_000027_000019'
     """
     path = Path(name)
-    name = path.stem if path.suffix.lower() in _IMAGE_SUFFIXES else path.name
-    return name.removesuffix("_leftImg8bit")
+    name = path.stem if path.suffix.lower() in ENDINGS else path.name
+    return readable_name(name).removesuffix("_leftImg8bit")
 
 
 def read_captions(path: Path) -> dict[str, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
+from goca.data.files import file_name
 from goca.figures import plots
 from goca.loggers import Example
 from goca.metrics import scores
@@ -22,6 +25,9 @@ from goca.redact import redact
 from goca.runs.folder import RunFolder, compact
 from goca.segmentor import Segmentor
 from goca.timing import peak_memory_bytes
+
+log = logging.getLogger(__name__)
+_NAME_BYTES = 120  # of a figure; loggers make file names of it with more around it
 
 
 class Recorder(pl.Callback):
@@ -76,7 +82,7 @@ class Recorder(pl.Callback):
         """A palette PNG whose values are class ids, at the first threshold."""
         picture = Image.fromarray(prediction.labels[len(prediction.labels) // 2].cpu().numpy().astype(np.uint8), mode="P")
         picture.putpalette([channel for colour in classes.colours[:256] for channel in colour])
-        path = self.folder.path / "predictions" / f"{prediction.image_id}.png"
+        path = self.folder.path / "predictions" / file_name(prediction.image_id, ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
 
@@ -119,14 +125,21 @@ class Figures(pl.Callback):
             drawn = sorted(folder.figures.rglob("*.png"))
             return {path.relative_to(folder.figures).with_suffix("").as_posix(): Image.open(path) for path in drawn}
         samples, predictions = zip(*self._kept, strict=True)
-        pictures = {"overview": plots.overview(samples, predictions, classes, threshold)}
+        figures = {"overview": partial(plots.overview, samples, predictions, classes, threshold)}
         for sample, prediction in self._kept:
             if prediction.maps.ids:
-                pictures[f"attention_{sample.image_id}"] = plots.stages(sample, prediction, classes)
-        for name, picture in pictures.items():
+                name = file_name(f"attention_{sample.image_id}", most=_NAME_BYTES)
+                figures[name] = partial(plots.stages, sample, prediction, classes)
+        pictures = {}
+        for name, draw in figures.items():
+            try:
+                pictures[name] = draw()
+            except Exception as error:  # the numbers are on the disk, and a figure is not worth a run
+                log.warning("the figure %s could not be drawn (%s: %s)", name, type(error).__name__, error)
+                continue
             path = folder.figures / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+            pictures[name].save(path)
         return pictures
 
     def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[Example]:

@@ -1,0 +1,3 @@
+"""The data sets of `tests/data`."""
+
+from tests.data.conftest import build  # noqa: F401

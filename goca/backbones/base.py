@@ -110,7 +110,8 @@ class Backbone(Pretrained):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(B, 3, size, size) in [-1, 1] -> scaled latents, the posterior's mode."""
         vae = self.pipeline.vae
-        latents = vae.encode(pixels.to(vae.dtype)).latent_dist.mode()
+        encoded = vae.encode(pixels.to(vae.dtype))
+        latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
         shift = vae.config.get("shift_factor") or 0.0
         return ((latents - shift) * vae.config.scaling_factor).to(self.torch_dtype)
 

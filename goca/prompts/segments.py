@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -105,6 +105,7 @@ class TemplateSegment(TextSegment):
         kept: positions of the encoded text that lie on the text axis, in their order; empty: the first `length`.
         compact: the pipeline takes real tokens alone, so that padding, wherever it was, comes after them.
         bare: the tokenizer adds no special tokens of its own, as the template writes them.
+        lower: the pipeline lower-cases the prompt, and it alone.
 
     >>> import string
     >>> from goca.scenes.tokenizer import small_t5_tokenizer
@@ -118,8 +119,13 @@ class TemplateSegment(TextSegment):
     kept: Sequence[int] = ()
     compact: bool = False
     bare: bool = False
+    lower: bool = False
 
     def tokens(self, text: str) -> list[Token]:
+        if self.lower:  # lower case can have more letters
+            places = [place for place, letter in enumerate(text) for _ in letter.lower()]
+            tokens = replace(self, lower=False).tokens(text.lower())
+            return [token._replace(**_moved(token, places, text)) if token.kind is None else token for token in tokens]
         first = self._place(text)
         rows = list(self._encode(self.render(text), self._padded))
         if self.compact:
@@ -128,6 +134,7 @@ class TemplateSegment(TextSegment):
         return [self._placed(rows[position], text, first) for position in kept]
 
     def ids(self, text: str) -> list[int]:
+        text = text.lower() if self.lower else text
         return [row.token_id for row in self._encode(self.render(text), self._padded)]
 
     def count(self, text: str) -> int:
@@ -166,3 +173,11 @@ class TemplateSegment(TextSegment):
         rendered = self.render(text)
         beside = rendered[row.start : min(row.end, first)] + rendered[max(row.start, first + len(text)) : row.end]
         return bool(beside.strip())
+
+
+def _moved(token: Token, places: Sequence[int], text: str) -> dict[str, Any]:
+    """A token of the lower-cased text on the characters that it was made of."""
+    if token.start == token.end:
+        return {}
+    start, end = places[token.start], places[token.end - 1] + 1
+    return {"start": start, "end": end, "label": text[start:end]}

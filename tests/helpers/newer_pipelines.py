@@ -5,13 +5,16 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 from goca.backbones.flux2 import Flux2Backbone
+from goca.backbones.prx import PRXBackbone
+from goca.backbones.sana import SanaBackbone
 from goca.backbones.z_image import ZImageBackbone
 from goca.layer_names import LayerNames
-from tests.helpers.families import DEPTH, DOUBLE_AND_SINGLE, Family, flow, vae
+from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, Family, flow, vae
 from tests.helpers.tiny_unet import VAE
-from tests.helpers.tokenizers import small_chat_tokenizer, small_mistral_tokenizer
+from tests.helpers.tokenizers import small_chat_tokenizer, small_gemma_tokenizer, small_mistral_tokenizer
 
 _SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 
@@ -77,17 +80,80 @@ def tiny_z_image() -> Any:
     )
 
 
-_Z_IMAGE = LayerNames(
-    cross=("layers.*.attention",),
-    manual=("layers.1.attention",),
-    reference="layers.1.attention",
-    affinity=("layers.0.attention", "layers.1.attention"),
-)
+def tiny_sana() -> Any:
+    tokenizer = small_gemma_tokenizer()
+    config = transformers.Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, pad_token_id=0, **_SMALL)
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=DEPTH,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        sample_size=8,
+    )
+    autoencoder = diffusers.AutoencoderDC(
+        latent_channels=4,
+        attention_head_dim=2,
+        encoder_block_out_channels=(8, 16),
+        decoder_block_out_channels=(8, 16),
+        encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+        downsample_block_type="Conv",
+        upsample_block_type="interpolate",
+        scaling_factor=0.41407,
+    )
+    schedule = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    return diffusers.SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=transformers.Gemma2Model(config),
+        vae=autoencoder,
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler(**schedule),
+    )
+
+
+def tiny_prx() -> Any:
+    tokenizer = small_gemma_tokenizer()
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, **_SMALL}
+    config = transformers.T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
+    encoder: Any = T5GemmaEncoder(config.encoder)
+
+    def save(folder: Any, **options: Any) -> None:
+        T5GemmaEncoder.save_pretrained(encoder, folder, **options)
+        config.save_pretrained(folder)  # as published: the encoder's configuration lies inside that of the whole model
+
+    encoder.save_pretrained = save
+    transformer = diffusers.PRXTransformer2DModel(
+        in_channels=4, context_in_dim=16, hidden_size=16, mlp_ratio=2.0, num_heads=2, depth=DEPTH, axes_dim=[4, 4]
+    )
+    return diffusers.PRXPipeline(
+        transformer=transformer, scheduler=flow(shift=3.0), text_encoder=encoder, tokenizer=tokenizer, vae=vae()
+    )
+
+
+def _blocks(pattern: str) -> LayerNames:
+    """Every layer that a pattern with one star names, the second of them as reference."""
+    first, second = pattern.replace("*", "0"), pattern.replace("*", "1")
+    return LayerNames(cross=(pattern,), manual=(second,), reference=second, affinity=(first, second))
+
 
 FAMILIES: dict[str, Family] = {
     "flux2_dev": Family(Flux2Backbone, tiny_flux2, DOUBLE_AND_SINGLE, {"text_length": 160}, causal=True),
     "flux2_klein": Family(Flux2Backbone, tiny_flux2_klein, DOUBLE_AND_SINGLE, {"text_length": 64}, causal=True),
     "z_image": Family(
-        ZImageBackbone, tiny_z_image, _Z_IMAGE, {"text_length": 64}, causal=True, refined=("noise_refiner", "context_refiner")
+        ZImageBackbone,
+        tiny_z_image,
+        _blocks("layers.*.attention"),
+        {"text_length": 64},
+        causal=True,
+        refined=("noise_refiner", "context_refiner"),
     ),
+    "sana": Family(SanaBackbone, tiny_sana, CROSS, {"text_length": 40}, masked=True, causal=True),
+    "prx": Family(PRXBackbone, tiny_prx, _blocks("blocks.*.attention"), {"text_length": 24}, masked=True),
 }

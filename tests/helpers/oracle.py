@@ -15,7 +15,10 @@ LAYER_METHODS = ("dot_product", "mse", "iou")
 
 
 def attention_maps(call: AttentionCall) -> Tensor:
-    """(B, H, S, n) softmax over the whole sequence."""
+    """(B, H, S, n) softmax over the whole sequence; of linear attention the products over their sum."""
+    if call.linear:
+        products = torch.einsum("bhsd,bhnd->bhsn", call.query.double(), call.key.double())
+        return (products / (products.sum(-1, keepdim=True) + 1e-15)).float()
     logits = torch.einsum("bhsd,bhnd->bhsn", call.query.float(), call.key.float()) * call.scale
     if call.mask is not None:
         mask = call.mask

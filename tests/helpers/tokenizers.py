@@ -3,7 +3,7 @@
 import string
 
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from transformers import BertTokenizer, LlamaTokenizer, Qwen2Tokenizer
+from transformers import BertTokenizer, GemmaTokenizer, LlamaTokenizer, Qwen2Tokenizer
 
 from goca.scenes.tokenizer import WORDS, small_clip_tokenizer
 
@@ -58,3 +58,10 @@ def small_mistral_tokenizer() -> Qwen2Tokenizer:
         "{% endfor %}"
     )
     return tokenizer
+
+
+def small_gemma_tokenizer() -> GemmaTokenizer:
+    """Byte-pair pieces with sentencepiece's mark for a space between words, letters only, and a start token."""
+    pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "▁", "\n", ":", *_MARKS]
+    pieces += [*_LETTERS, *_LETTERS.upper()]
+    return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])

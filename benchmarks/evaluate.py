@@ -16,13 +16,13 @@ from rich.table import Table
 
 from benchmarks import machine
 from goca import config
-from goca.run import evaluate, quiet
+from goca.runs.evaluation import evaluate
 
 WARM_UP = 16  # images
 
 
 def main() -> None:
-    quiet()
+    config.quiet()
     cfg = config.compose(["logger=none", "figures.count=0", "dataset.count=2000", "limit=200", *sys.argv[1:]])
     with tempfile.TemporaryDirectory() as folder:
         warm = cfg.copy()

@@ -33,6 +33,7 @@ from goca import config
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import to_pixels
+from goca.method import plan_layers
 from goca.prompts import Vocabulary
 from goca.segmentor import Segmentor
 
@@ -74,13 +75,13 @@ def measure(options: Options) -> dict[str, Any]:
     ]
     names = [*WORDS, *(f"{WORDS[i % len(WORDS)]} {i}" for i in range(len(WORDS), options.classes))][: options.classes]
     table = ClassTable.from_names(names)
-    segmentor = Segmentor.from_components(config.compose(overrides), table, has_background=False)
+    segmentor = Segmentor.build(config.compose(overrides))
     segmentor.backbone.load(build(options.model, getattr(torch, options.dtype)) if options.model in PIPELINES else None)
     prompts = Vocabulary()(None, table, segmentor.backbone.text_segments)
     image = np.random.default_rng(0).integers(0, 255, (options.size, options.size, 3), dtype=np.uint8)
     rows = [(Sample(str(i), image, None, (), pixels=to_pixels(image, options.size)), prompts) for i in range(options.batch)]
     runs: dict[str, Callable[[], Any]] = {"bare": lambda: _bare(segmentor, rows), "oracle": lambda: _oracle(segmentor, rows)}
-    run = runs.get(options.variant, lambda: segmentor._predict(rows, table, False, segmentor.decision))
+    run = runs.get(options.variant, lambda: segmentor.predict(rows, len(table), has_background=False))
     seconds = []
     for repeat in range(options.repeats + 1):
         segmentor.backbone.__dict__.pop("embeddings", None)  # encode the text again, as for a first image
@@ -115,7 +116,7 @@ def _oracle(segmentor: Segmentor, rows: list[Any]) -> Any:
     """Keep every call, then materialise every map: what the streaming statistics avoid."""
     from tests.helpers import oracle
 
-    plan = segmentor.backbone.plan(segmentor.aggregation)
+    plan = plan_layers(segmentor.backbone, segmentor.method.aggregation)
     calls: dict[str, Any] = {}
 
     class Recorder:
@@ -135,8 +136,10 @@ def _oracle(segmentor: Segmentor, rows: list[Any]) -> Any:
     query = calls[plan.reference].query
     reference = query.transpose(2, 3).flatten(1, 2).unflatten(2, calls[plan.reference].grid).float()
     cross = {name: calls[name] for name in plan.cross}
-    maps, _ = oracle.aggregate(segmentor.aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, reference)
-    return [segmentor.calibration(token_maps, prompts[0]) for token_maps, (_, prompts) in zip(maps, rows, strict=True)]
+    maps, _ = oracle.aggregate(
+        segmentor.method.aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, reference
+    )
+    return [segmentor.method.calibration(token_maps, prompts[0]) for token_maps, (_, prompts) in zip(maps, rows, strict=True)]
 
 
 def main() -> None:

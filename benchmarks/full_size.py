@@ -28,7 +28,6 @@ from goca.backbones.loading import architectures
 from goca.backbones.loading.pipelines import choose_dtype
 from goca.backbones.observable import observable_layers
 from goca.config import compose
-from goca.data.classes import ClassTable
 from goca.prompts.prompt import TextSegment
 from goca.scenes.tokenizer import small_clip_tokenizer
 from goca.segmentor import Segmentor
@@ -41,9 +40,7 @@ def segmentor_of(model: str, arguments: list[str]) -> Segmentor:
     """A segmentor around fresh weights, with a tokenizer that fills the model's text axis."""
     changes = OmegaConf.from_dotlist([a.removeprefix("denoiser.") for a in arguments if a.startswith("denoiser.")])
     overrides = [argument for argument in arguments if not argument.startswith("denoiser.")]
-    segmentor = Segmentor.from_components(
-        compose([f"model={model}", *overrides]), ClassTable.from_names(["object"]), has_background=False
-    )
+    segmentor = Segmentor.build(compose([f"model={model}", *overrides]))
     backbone: Any = segmentor.backbone.sketch()
     tokens = max(layer.tokens for layer in observable_layers(backbone))
     dtype = choose_dtype(backbone.dtype, torch.device("cpu"))

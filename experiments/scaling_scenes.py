@@ -25,14 +25,14 @@ import torch
 
 from goca import config
 from goca.attention.call import AttentionCall, probabilities
-from goca.attention.statistics import AttentionStatistics, Observation, Plan
-from goca.data.base import Sample
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.data.datamodule import to_pixels
 from goca.errors import ConfigError
+from goca.method import Plan
 from goca.metrics import confusion
 from goca.paths import BUNDLED
 from goca.prompts.prompt import Prompt
-from goca.segmentor import Segmentor
+from goca.segmentor import Asked, Row, Segmentor
 
 MAIN = {
     "vanilla": ["preset=vanilla"],
@@ -80,39 +80,39 @@ class Recorder:
 
     def replay(self, segmentor: Segmentor) -> Observation:
         """What the segmentor's own statistics would have observed."""
-        statistics = AttentionStatistics(segmentor.aggregation, segmentor.plan(), segmentor.max_bytes)
+        statistics = AttentionStatistics(segmentor.method.aggregation, segmentor.plan(), segmentor.max_bytes)
         for call in self.calls:
             if call.layer in statistics.plan.observed:
                 statistics.observe(call)
         return statistics.finish()
 
 
-def build(model: str, overrides: list[str], split: str, count: int) -> tuple[Segmentor, Any]:
-    """A segmentor of one method, and its data set."""
+def build(model: str, overrides: list[str], split: str, count: int) -> tuple[Segmentor, Any, Any]:
+    """A segmentor of one method, its data set and its prompts."""
     cfg = config.compose([f"model={model}", "model.device=cpu", f"split={split}", f"dataset.count={count}", *overrides])
     dataset = config.build(cfg, "dataset")
     dataset.setup()
     prompts = config.build(cfg, "prompts")
     prompts.setup(dataset)
-    return Segmentor.from_components(cfg, dataset.classes, dataset.has_background, prompts=prompts), dataset
+    return Segmentor.build(cfg), dataset, prompts
 
 
 def methods_of(model: str, sets: list[str]) -> dict[str, list[str]]:
     """The methods of these sets, by name; the references are those of the model."""
     methods = {name: overrides for group in sets if group in SETS for name, overrides in SETS[group].items()}
     if "references" in sets:
-        segmentor, _ = build(model, [], "test", 1)
+        segmentor, _, _ = build(model, [], "test", 1)
         segmentor.backbone.load()
         methods |= {REFERENCE + layer: [f"model.layers.reference={layer}"] for layer in segmentor.plan().cross}
     return methods
 
 
-def batches(dataset: Any, segmentor: Segmentor) -> Iterator[list[tuple[Sample, tuple[Prompt, ...]]]]:
+def batches(dataset: Any, prompts: Any, segmentor: Segmentor) -> Iterator[list[Asked]]:
     """Samples with their prompts, `BATCH` at a time."""
     for first in range(0, len(dataset), BATCH):
         samples = [dataset[i] for i in range(first, min(first + BATCH, len(dataset)))]
         samples = [dataclasses.replace(s, pixels=to_pixels(s.image, segmentor.backbone.size)) for s in samples]
-        yield [(s, segmentor.prompts(s, dataset.classes, segmentor.backbone.text_segments)) for s in samples]
+        yield [(s, prompts(s, dataset.classes, segmentor.backbone.text_segments)) for s in samples]
 
 
 @torch.inference_mode()
@@ -122,10 +122,10 @@ def measure(model: str, methods: dict[str, list[str]], split: str, count: int, s
     todo = {name: overrides for name, overrides in methods.items() if not (folder / f"{name}.npz").exists()}
     built = {name: build(model, overrides, split, count) for name, overrides in todo.items()}
     groups: dict[Any, list[str]] = {}  # methods that read the same forward
-    for name, (segmentor, _) in built.items():
-        groups.setdefault((segmentor.backbone.timestep, segmentor.views), []).append(name)
+    for name, (segmentor, _, _) in built.items():
+        groups.setdefault((segmentor.backbone.timestep, segmentor.method.views), []).append(name)
     for names in groups.values():
-        leader, dataset = built[names[0]]
+        leader, dataset, source = built[names[0]]
         leader.backbone.load()
         for name in names:
             built[name][0].backbone = leader.backbone
@@ -133,14 +133,14 @@ def measure(model: str, methods: dict[str, list[str]], split: str, count: int, s
         masses = []
         for seed in seeds:
             leader.seed = seed
-            for pairs in batches(dataset, leader):
+            for pairs in batches(dataset, source, leader):
                 recorder = Recorder(tuple(leader.backbone.attention_modules))
-                rows = [(seen, prompt) for sample, prompts in pairs for prompt in prompts for seen in leader.views.of(sample)]
+                rows = leader.rows(pairs)
                 leader.observe(rows, recorder)  # type: ignore[arg-type]
                 if seed == seeds[0] and "goca" in names:
-                    masses += [mass(recorder.calls, row, prompt) for row, (_, prompt) in enumerate(rows)]
+                    masses += [mass(recorder.calls, row.index, row.prompt) for row in rows]
                 for name in names:
-                    counts[name] += evaluate(built[name][0], dataset, pairs, recorder.replay(built[name][0]))
+                    counts[name] += evaluate(built[name][0], dataset, pairs, rows, recorder.replay(built[name][0]))
         for name in names:
             both = np.stack(counts[name]).reshape(len(seeds), len(dataset), 2, -1)
             extra = {"mass": np.stack(masses)} if name == "goca" else {}
@@ -148,14 +148,14 @@ def measure(model: str, methods: dict[str, list[str]], split: str, count: int, s
             print(model, name, flush=True)
 
 
-def evaluate(segmentor: Segmentor, dataset: Any, pairs: list[Any], observation: Observation) -> list[np.ndarray]:
+def evaluate(
+    segmentor: Segmentor, dataset: Any, pairs: list[Asked], rows: list[Row], observation: Observation
+) -> list[np.ndarray]:
     """(2, K) hits and unions of each image."""
-    found, views = [], len(segmentor.views)
-    for number, (sample, prompts) in enumerate(pairs):
+    found = []
+    for sample, prompts in pairs:
         assert len(prompts) == 1 and sample.label is not None  # one prompt an image: the words of what is visible
-        rows = range(number * views, (number + 1) * views)
-        args = (dataset.classes, dataset.has_background, segmentor.decision)
-        prediction = segmentor.conclude(sample, prompts, observation, rows, *args)
+        prediction = segmentor.finish(sample, prompts, rows, observation, len(dataset.classes), dataset.has_background)
         counts = confusion(prediction.labels, torch.from_numpy(sample.label), len(dataset.classes))[0].double()
         hits = counts.diagonal()
         found.append(torch.stack([hits, counts.sum(0) + counts.sum(1) - hits]).numpy())

@@ -20,12 +20,12 @@ from PIL import Image
 
 from goca import config
 from goca.backbones.base import Backbone
-from goca.data.classes import ClassTable
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, GocaError, missing
 from goca.figures import plots
 from goca.figures.attention_view import AttentionView
+from goca.method import Method
 from goca.observe import observe, read_image
 from goca.paths import CONF
 from goca.segmentor import Segmentor
@@ -77,12 +77,10 @@ class Studio:
     def _segmentor(self, setting: Setting) -> Segmentor:
         groups = [f"{name}={getattr(setting, name)}" for name in ("model", "aggregation", "calibration", "refinement")]
         cfg = config.compose([*groups, *self._overrides], "observe")
-        segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
         if setting.model not in self._backbones:
-            segmentor.backbone.load()
-            self._backbones = {setting.model: segmentor.backbone}  # one at a time: two large models rarely fit
-        segmentor.backbone = self._backbones[setting.model]
-        return segmentor
+            self._backbones = {}  # one at a time: two large models rarely fit
+            self._backbones[setting.model] = config.build(cfg, "model").load()
+        return Segmentor(self._backbones[setting.model], Method.from_config(cfg), cfg.seed, cfg.attention.max_bytes)
 
 
 def shown(view: AttentionView) -> tuple[Image.Image, int]:

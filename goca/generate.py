@@ -21,7 +21,7 @@ from goca import config
 from goca.data.classes import ClassTable
 from goca.data.datamodule import parse_shard
 from goca.errors import ConfigError
-from goca.generation.guidance import RegionGuidance, Segmentation, Step
+from goca.generation.guidance import RegionGuidance, Step
 from goca.generation.pictures import PictureFolder, batches, fingerprint, read_manifest
 from goca.generation.pipeline import Generator, Request
 from goca.generation.prompts import read_prompts
@@ -29,6 +29,7 @@ from goca.generation.reports import GenerationReport
 from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.loggers import Logger
+from goca.method import Method
 from goca.paths import CONF
 from goca.redact import redact, write_config
 from goca.runs.provenance import environment
@@ -57,7 +58,7 @@ def build(cfg: DictConfig) -> Generator:
     Raises:
         ConfigError: a key, value or type that does not fit.
     """
-    parts = {key: config.build(cfg, key) for key in ("aggregation", "calibration", "refinement")}
+    method = Method.from_config(cfg)
     size = config.plain(cfg).get("size")
     if size is not None and not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         raise ConfigError(f"size: give [height,width] in pixels, such as [512,768]; got {size}")
@@ -69,7 +70,8 @@ def build(cfg: DictConfig) -> Generator:
     return Generator(
         backbone=config.build(cfg, "model"),
         guidance=config.build(cfg, "guidance"),
-        segmentation=Segmentation(**parts, max_bytes=cfg.attention.max_bytes),
+        method=method,
+        max_bytes=cfg.attention.max_bytes,
         steps=cfg.steps,
         size=None if size is None else (size[0], size[1]),
         scheduler=cfg.scheduler,

@@ -45,7 +45,7 @@ class HeadStatistics(AttentionStatistics):
 
     def __init__(self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int]) -> None:
         plan = segmentor.plan()
-        super().__init__(segmentor.aggregation, plan, segmentor.max_bytes, keep_layer_maps=True)
+        super().__init__(segmentor.method.aggregation, plan, segmentor.max_bytes, keep_layer_maps=True)
         shown = [plan.reference] if plan.reference and plan.reference in plan.cross else list(plan.cross)[-1:]
         self.head_layers = resolve(head_layers or shown, plan.cross, "heads")
         self._tokens = list(tokens)
@@ -87,10 +87,9 @@ def observe(
     sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size), notes=picture.notes)
     statistics = HeadStatistics(segmentor, heads, aligned.content)
     with torch.inference_mode():
-        seen = segmentor.observe([(view, aligned) for view in segmentor.views.of(sample)], statistics)
-        decision = segmentor.decision_at(background)
-        rows = range(len(segmentor.views))
-        prediction = segmentor.conclude(sample, (aligned,), seen, rows, table, background is not None, decision)
+        rows = segmentor.rows([(sample, (aligned,))])
+        seen = segmentor.observe(rows, statistics)
+        prediction = segmentor.finish(sample, (aligned,), rows, seen, len(table), background is not None, background)
     return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
 
 
@@ -131,7 +130,7 @@ def main(cfg: DictConfig) -> None:
 
 def show(cfg: DictConfig, console: Console) -> None:
     """What `python -m goca.observe` does: look, write the pictures, print the table of tokens and where everything lies."""
-    segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
+    segmentor = Segmentor.build(cfg)
     read_image(cfg.image)  # a wrong path should not wait for the model
     segmentor.backbone.load()
     view = observe(segmentor, cfg.image, cfg.prompt, tuple(cfg.words), cfg.background, tuple(cfg.heads))

@@ -1,16 +1,13 @@
-"""What a segmentation of one image consists of: predictions of a run, failures, and the object that the Python API returns."""
+"""What is predicted for one image, as plain data, and what stands in its place where an image fails."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from goca.data.classes import ClassTable
 from goca.method.calibration import ClassMaps
 from goca.prompts.prompt import Prompt
 
@@ -49,42 +46,6 @@ class Failure:
 
     image_id: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """An image with its predicted classes, as `Segmentor.segment` returns it; shows itself as a picture in a notebook."""
-
-    image: np.ndarray  # (H, W, 3) uint8
-    classes: ClassTable
-    prediction: Prediction
-
-    @property
-    def label_map(self) -> np.ndarray:
-        """(H, W) ids into `classes.names`; 0 is background."""
-        return self.prediction.labels[0].cpu().numpy()
-
-    @property
-    def class_maps(self) -> dict[str, np.ndarray]:
-        """Class name -> (f, f) refined score map."""
-        maps = self.prediction.maps
-        return {self.classes.names[i]: maps.scores[channel].cpu().numpy() for channel, i in enumerate(maps.ids)}
-
-    @property
-    def token_maps(self) -> dict[str, np.ndarray]:
-        """ "position:token" -> (f, f) share of that token at each pixel, before any calibration."""
-        assert self.prediction.token_maps is not None
-        tokens = self.prediction.prompts[0].tokens
-        return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
-
-    def picture(self) -> Image.Image:
-        """The image with its classes laid over, and their names."""
-        from goca.figures.plots import overlay_figure  # matplotlib loads only when a picture is wanted
-
-        return overlay_figure(self.image, self.label_map, self.classes)
-
-    def _repr_png_(self) -> bytes | None:
-        return self.picture()._repr_png_()
 
 
 def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:

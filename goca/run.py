@@ -1,199 +1,25 @@
-"""`python -m goca.run dataset=voc model=sd15`: compose, build, evaluate, report."""
+"""`python -m goca.run dataset=voc model=sd15`: evaluate a method on a data set."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import hydra
-import pytorch_lightning as pl
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 
 from goca import config
-from goca.backbones.loading.pipelines import choose_device
-from goca.data.datamodule import SegmentationDataModule
-from goca.errors import ConfigError, DataError
-from goca.figures.thumbnails import Gallery
-from goca.loggers import Logger, Report
-from goca.metrics import SegmentationMetric
 from goca.paths import CONF
 from goca.redact import redact
 from goca.runs import sweeps
-from goca.runs.callbacks import Figures, Recorder, RunningMiou
-from goca.runs.folder import RunFolder, stops_cleanly, total_counts
-from goca.runs.naming import method_name
-from goca.runs.provenance import checkpoint_identity, environment, generator_measures
-from goca.runs.signals import StopOnSignal
-from goca.runs.terminal import print_continued, print_summary
-from goca.segmentor import Segmentor
-
-
-def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run one experiment, or continue it, and leave its records, summary and figures in `folder`; returns the summary.
-
-    Everything cheap is built and checked first: the configuration, the folder, the data, the prompts; then the model loads.
-
-    Raises:
-        GocaError: whatever a person can mend, as one message.
-    """
-    data: SegmentationDataModule = config.build(cfg, "data")
-    prompts = config.build(cfg, "prompts")
-    logger: Logger = config.build(cfg, "logger")
-    logger.check()
-    decision = config.build(cfg, "decision")
-    dataset = data.dataset
-    metric = SegmentationMetric(
-        num_classes=len(dataset.classes),
-        thresholds=decision.taus(dataset.has_background),
-        unseen_classes=dataset.protocol.unseen_classes,
-        has_background=dataset.has_background,
-        sync_on_compute=False,  # processes meet in the records, not while they compute
-    )
-    segmentor = Segmentor.from_components(cfg, dataset.classes, dataset.has_background, metric, prompts)
-    plain = redact(config.plain(cfg))
-    figures = Figures(cfg.figures.count)
-    stop = StopOnSignal(f"the same command with run.dir={folder} continues it")
-    trainer = _trainer(cfg)
-    output = RunFolder(folder, trainer.global_rank)
-    with stops_cleanly(folder), closing(output):
-        data.setup()
-        prompts.setup(dataset, data.image_ids)
-        output.claim(plain)
-        records = [record for record in output.records() if not record.get("error")]
-        recorded = frozenset(record["image_id"] for record in records)
-        if recorded and trainer.is_global_zero:
-            print_continued(folder, len(recorded.intersection(data.image_ids)), len(data.image_ids))
-        if not recorded.issuperset(data.image_ids):
-            # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
-            data.done = recorded.difference(data.image_ids[: cfg.figures.count])
-            segmentor.prepare(data.readable(trainer.global_rank, trainer.world_size))
-            data.size = segmentor.backbone.size
-            if trainer.is_global_zero:
-                output.begin(_facts(cfg, segmentor, data))
-            positions = dict(zip(data.image_ids, data.positions, strict=True))
-            again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
-            before = [record for record in records if record["image_id"] not in again]
-            earlier = total_counts(before, len(dataset.classes)) if trainer.is_global_zero else None
-            progress = [RunningMiou(earlier)] if cfg.trainer.enable_progress_bar else []
-            recorder = Recorder(output, positions, recorded, cfg.save_predictions)
-            gallery = Gallery(folder, cfg.figures.gallery)
-            trainer.callbacks += [recorder, gallery, figures, *progress, stop]  # type: ignore[attr-defined]
-            trainer.predict(segmentor, data, return_predictions=False)
-        output.close()
-        trainer.strategy.barrier()  # until every process has closed its records
-        if not trainer.is_global_zero:
-            return {"miou": None}
-        summary = output.conclude()
-        chosen = summary.get("threshold")
-        pictures = figures.draw(output, dataset.classes, list(metric.thresholds).index(chosen))
-    report = Report(folder, plain, summary, dataset.classes, pictures, figures.examples(summary, metric.thresholds))
-    where = logger.log_safely(report)
-    _show(summary, output, where)
-    _check_failures(summary, cfg.run.max_failed, folder)
-    return summary
-
-
-def _trainer(cfg: DictConfig) -> pl.Trainer:
-    """Lightning's Trainer without what only training needs.
-
-    Raises:
-        ConfigError: several devices inside a sweep: Lightning would start the whole sweep once more for each.
-    """
-    device = choose_device(cfg.model.device)
-    try:
-        trainer = pl.Trainer(
-            accelerator="cpu" if device.type == "cpu" else "auto",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,  # ours is a callback
-            use_distributed_sampler=False,  # the data module hands out batches itself: whole, and none twice
-            **{key: value for key, value in config.plain(cfg.trainer).items() if key != "enable_progress_bar"},
-        )
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN and _starts_processes(trainer):
-        raise ConfigError(
-            f"trainer.devices={trainer.num_devices} does not work with -m outside SLURM; use one device, or no sweep"
-        )
-    if trainer.world_size > 1 and device.type != "cpu":
-        torch.accelerator.set_device_index(trainer.strategy.root_device.index)
-    return trainer
-
-
-def _starts_processes(trainer: pl.Trainer) -> bool:
-    environment = getattr(trainer.strategy.launcher, "cluster_environment", None)
-    return trainer.num_devices > 1 and environment is not None and not environment.creates_processes_externally
-
-
-def _facts(cfg: DictConfig, segmentor: Segmentor, data: SegmentationDataModule) -> dict[str, Any]:
-    """What was evaluated, with what: all that the summary says besides numbers."""
-    dataset, backbone = data.dataset, segmentor.backbone
-    assert segmentor.metric is not None
-    return {
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "model": backbone.name,
-        "method": _method(),
-        "protocol": dataset.protocol.name,
-        "prompts": redact(segmentor.prompts.describe()),
-        "classes": list(dataset.classes.names),
-        "thresholds": list(segmentor.metric.thresholds),
-        "unseen_classes": dataset.protocol.unseen_classes,
-        "has_background": dataset.has_background,
-        "total_images": data.total,
-        "seed": cfg.seed,
-        "device": str(backbone.torch_device),
-        "dtype": str(backbone.torch_dtype).removeprefix("torch."),
-        "checkpoint": backbone.checkpoint_id,
-        "generator": generator_measures(backbone.checkpoint),
-        **checkpoint_identity(backbone.checkpoint, backbone.revision),
-        **environment(),
-    }
-
-
-def _show(summary: dict[str, Any], output: RunFolder, logged: str | None) -> None:
-    console = Console(emoji=False)
-    print_summary(summary, console)
-    path = output.path
-    places = {"numbers": path / "summary.json", "records": path / "records.jsonl", "pictures": output.figures, "logged": logged}
-    for name, place in places.items():
-        if place:
-            console.print(f"{name:<9} {place}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_failures(summary: Mapping[str, Any], allowed: int | None, folder: Path) -> None:
-    """Raise where more images failed than the configuration allows; everything has been written by now."""
-    if allowed is None or summary["failed"] <= allowed:
-        return
-    reasons = [f"  {image_id}: {reason}" for image_id, reason in summary["failures"].items()]
-    rest = summary["failed"] - len(reasons)
-    raise DataError(
-        "\n".join([f"{summary['failed']} of {summary['images']} images failed, more than run.max_failed={allowed}:", *reasons])
-        + (f"\n  ... and {rest} more" if rest else "")
-        + f"\nMend them and repeat the command with run.dir={folder}, which computes only these; or set run.max_failed"
-    )
-
-
-def _method() -> str:
-    try:
-        hydra_config = HydraConfig.get()
-    except ValueError:  # composed by hand, without Hydra's own section
-        return "custom"
-    return method_name(hydra_config.runtime.choices, hydra_config.overrides.task)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     with config.job(cfg):
+        from goca.runs.evaluation import evaluate, show_finished  # torch loads only when there is something to compute
+
         folder = Path(HydraConfig.get().runtime.output_dir)
         if not cfg.resume:
             return evaluate(cfg, folder)["miou"]
@@ -201,12 +27,7 @@ def main(cfg: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             return sweeps.job(plain, folder, experiment, lambda: evaluate(cfg, folder))["miou"]
         finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(experiment, sweeps.config_hash(plain))
-        if finished is None:
-            return evaluate(cfg, folder)["miou"]
-        summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
-        print_continued(finished, summary["images"], summary["images"])
-        _show(summary, RunFolder(finished), None)
-        return summary["miou"]
+        return (evaluate(cfg, folder) if finished is None else show_finished(finished))["miou"]
     return None
 
 

@@ -121,7 +121,5 @@ def test_the_command_prints_one_message_and_no_traceback():
 
 
 def test_building_the_parts_reads_no_weights():
-    from goca.data.classes import ClassTable
-
     cfg = config.compose(["model=sd15", "model.checkpoint=/does/not/exist"])
-    Segmentor.from_components(cfg, ClassTable.from_names(["cat"]), has_background=False)
+    Segmentor.build(cfg)

@@ -12,13 +12,11 @@ from PIL import Image
 from safetensors import safe_open
 
 from goca.config.arguments import literal
-from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError, ModelError
 from goca.figures.attention_view import AttentionView
+from goca.method import Method
 from goca.method.aggregation import Aggregation
 from goca.method.calibration import Calibration
-from goca.method.decision import Decision
-from goca.method.refinement import Refinements
 from goca.observe import observe, read_image, read_prompt
 from goca.prompts import sources
 from goca.segmentor import Segmentor
@@ -31,8 +29,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 def segmentor() -> Segmentor:
     backbone = tiny_unet_backbone()
     aggregation = Aggregation("dot_product", "dot_product", backbone.layers.cross, "up_blocks.0.attentions.0.*attn2", "all", 16)
-    classes = ClassTable.from_names(["object"])
-    return Segmentor(backbone, aggregation, Calibration(), Refinements(()), Decision(), sources.Classes(), classes, False)
+    return Segmentor(backbone, Method(aggregation, Calibration()))
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +54,12 @@ def test_it_agrees_with_the_python_api(segmentor: Segmentor, view: AttentionView
 
 
 def test_head_maps_weighted_and_summed_are_the_layer_map_for_average_heads(segmentor: Segmentor) -> None:
-    segmentor.aggregation, kept = Aggregation("average", "average", ("*attn2",), feature_size=16), segmentor.aggregation
+    kept = segmentor.method
+    segmentor.method = Method(Aggregation("average", "average", ("*attn2",), feature_size=16), Calibration())
     try:
         seen = observe(segmentor, IMAGE, "circle, grass", heads=["down*attn2"])
     finally:
-        segmentor.aggregation = kept
+        segmentor.method = kept
     assert set(seen.head_maps) == {name for name in seen.observation.layer_maps if name.startswith("down")}
     for layer, maps in seen.head_maps.items():
         expected = seen.observation.layer_maps[layer][0, list(seen.prompt.content)]

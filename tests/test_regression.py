@@ -3,7 +3,7 @@
 import pytest
 
 from goca import config
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 
 pytestmark = pytest.mark.slow
 

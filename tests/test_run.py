@@ -6,7 +6,7 @@ import pytest
 
 from goca import config
 from goca.errors import ConfigError, DataError, ModelError
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from goca.runs.folder import RunFolder, compact, expand, total_counts
 
 KEYS = {
@@ -54,6 +54,15 @@ def test_images_alone_give_predictions_without_a_metric(compose, tmp_path):
     summary = evaluate(cfg, tmp_path / "run")
     assert summary["miou"] is None
     assert Image.open(tmp_path / "run" / "predictions" / "one.png").size == (40, 30)
+
+
+def test_captions_are_needed_for_the_images_that_are_read_alone(compose, tmp_path):
+    captions = tmp_path / "captions.json"
+    captions.write_text(json.dumps({name: {"caption": "circle, grass"} for name in ("1000000", "1000001", "1000002")}))
+    published = ("prompts=published", f"prompts.path={captions}")
+    assert evaluate(compose(*published), tmp_path / "run")["images"] == 3
+    with pytest.raises(DataError, match="no caption for 1 of 4"):
+        evaluate(compose(*published, "limit=4"), tmp_path / "longer")
 
 
 def test_confusion_counts_survive_the_record():

@@ -8,7 +8,7 @@ from experiments.scaling_scenes import MAIN, claim, measure, methods_of
 from goca import config
 from goca.errors import ConfigError
 from goca.paths import BUNDLED
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 
 pytestmark = pytest.mark.slow
 

@@ -6,25 +6,30 @@ import torch
 from PIL import Image
 
 from goca import config
+from goca.backbones.unet import UNetBackbone
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import to_pixels
 from goca.data.scenes import Scenes
-from goca.errors import ConfigError, DataError
+from goca.errors import ConfigError, DataError, ModelError
+from goca.method import Method
 from goca.metrics import SegmentationMetric
 from goca.prompts import Classes, Vocabulary
+from goca.runs.evaluator import Evaluator
 from goca.scenes.generator import CLASSES
 from goca.segmentor import Segmentor
 from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone
 
 
-def _segmentor(prompts=None, metric=False, **options):
-    cfg = config.compose(["refinement=affinity", "preset=goca"])
-    parts = {key: config.build(cfg, key) for key in ("aggregation", "calibration", "refinement", "decision")}
-    backbone = tiny_unet_backbone(tiny_sd(), **options)
+def _segmentor(*overrides, **options):
+    cfg = config.compose(["preset=goca", *overrides])
+    return Segmentor(tiny_unet_backbone(tiny_sd(), **options), Method.from_config(cfg))
+
+
+def _evaluator(prompts=None, metric=False, **options):
     table = ClassTable.load("scenes")
     counter = SegmentationMetric(len(table), (None,), has_background=False) if metric else None
-    return Segmentor(backbone, prompts=prompts or Classes(), classes=table, has_background=False, metric=counter, **parts)
+    return Evaluator(_segmentor(**options), prompts or Classes(), table, has_background=False, metric=counter)
 
 
 @pytest.fixture(scope="module")
@@ -37,42 +42,41 @@ def samples():
 
 
 def test_a_batch_gives_what_its_images_give_alone(samples):
-    segmentor = _segmentor(metric=True)
-    together = segmentor.predict_step(samples)
+    evaluator = _evaluator(metric=True)
+    together = evaluator.predict_step(samples)
     for sample, joint in zip(samples, together, strict=True):
-        (alone,) = segmentor.predict_step([sample])
+        (alone,) = evaluator.predict_step([sample])
         torch.testing.assert_close(alone.maps.scores, joint.maps.scores, atol=2e-3, rtol=0)
         assert (alone.labels != joint.labels).float().mean() < 0.01
         assert alone.prompts == joint.prompts
-    assert segmentor.metric.counts.sum() == 2 * sum(sample.label.size for sample in samples)
+    assert evaluator.metric.counts.sum() == 2 * sum(sample.label.size for sample in samples)
 
 
 def test_only_classes_of_the_prompt_are_predicted_at_the_size_of_the_image(samples):
-    for sample, prediction in zip(samples, _segmentor().predict_step(samples), strict=True):
+    for sample, prediction in zip(samples, _evaluator().predict_step(samples), strict=True):
         assert prediction.labels.shape == (1, *sample.label.shape)
         assert set(prediction.labels.unique().tolist()) <= set(sample.present)
         assert sum(prediction.layer_weights.values()) == pytest.approx(1)
 
 
 def test_a_vocabulary_in_several_prompts_covers_every_class(samples):
-    segmentor = _segmentor(Vocabulary())
-    (prediction,) = segmentor.predict_step(samples[:1])
+    (prediction,) = _evaluator(Vocabulary()).predict_step(samples[:1])
     assert len(prediction.prompts) > 1
     assert set(prediction.maps.ids) == set(range(1, len(CLASSES)))
 
 
 def test_an_image_without_words_is_background_and_says_so(samples):
     empty = Sample("empty", samples[0].image, np.full((32, 32), 255, np.uint8), (), pixels=samples[0].pixels)
-    first, blank = _segmentor().predict_step([samples[0], empty])
+    first, blank = _evaluator().predict_step([samples[0], empty])
     assert first.maps.ids
     assert blank.labels.eq(0).all()
     assert any("no prompt" in warning for warning in blank.warnings)
 
 
 def test_noise_follows_the_seed_and_the_image_id(samples):
-    first, second = _segmentor(), _segmentor()
-    second.seed = 1
-    maps = [segmentor.predict_step(samples[:1])[0].token_maps for segmentor in (first, first, second)]
+    first, second = _evaluator(), _evaluator()
+    second.segmentor.seed = 1
+    maps = [evaluator.predict_step(samples[:1])[0].token_maps for evaluator in (first, first, second)]
     assert torch.equal(maps[0], maps[1])
     assert not torch.equal(maps[0], maps[2])
 
@@ -104,3 +108,25 @@ def test_segment_by_names_and_by_caption(tmp_path):
 def test_bad_input_to_segment(image, words, error, message):
     with pytest.raises(error, match=message):
         _segmentor().segment(image, words)
+
+
+def test_a_pipeline_in_memory_is_segmented_with_as_it_is(samples):
+    pipeline = tiny_sd()
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    segmentor = Segmentor.from_pipeline(pipeline, "preset=vanilla", "model.size=32", "model.timestep=50")
+    assert segmentor.backbone.pipeline is pipeline
+    assert (segmentor.backbone.timestep, segmentor.backbone.size) == (50, 32)
+    layers = segmentor.backbone.layers
+    by_hand = UNetBackbone(checkpoint="tiny", name="tiny", size=32, timestep=50, layers=layers, device="cpu").load(tiny_sd())
+    same = Segmentor(by_hand, segmentor.method)
+    results = [one.segment(samples[0].image, ["circle", "grass"]).label_map for one in (segmentor, same)]
+    assert np.array_equal(*results)
+    assert all(torch.equal(value, before[name]) for name, value in pipeline.unet.state_dict().items())
+
+
+def test_a_pipeline_of_no_known_family_is_refused():
+    class OtherPipeline:
+        pass
+
+    with pytest.raises(ModelError, match=r"the pipeline is a OtherPipeline, which no adapter takes; .*FluxPipeline"):
+        Segmentor.from_pipeline(OtherPipeline())

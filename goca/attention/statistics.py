@@ -14,33 +14,9 @@ from torch import Tensor
 
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.method.aggregation import Aggregation, heads, layers, maps
+from goca.method.plan import Plan
 
 _KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which layers give what; the names are resolved, and layers that nobody asked for are not observed.
-
-    Args:
-        cross: layers whose text attention is aggregated, each with the self-attention layer of its block.
-        reference: layer of the reference affinity, if layer weights need one.
-        self_attention: layers whose self-attention a refinement uses.
-        features: layers whose dense feature a refinement uses.
-        feature_kind: `query` (the layer's image queries) or `output` (its attention output before the projection).
-    """
-
-    cross: Mapping[str, str]
-    reference: str | None = None
-    self_attention: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    feature_kind: str = "query"
-
-    @property
-    def observed(self) -> tuple[str, ...]:
-        paired = tuple(self.cross.values()) if self.reference else ()
-        reference = (self.reference,) if self.reference else ()
-        return tuple(dict.fromkeys((*self.cross, *paired, *reference, *self.self_attention, *self.features)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from goca import config
@@ -49,11 +50,34 @@ def _propose(checkpoint: str | None, revision: str | None, folders: tuple[Path, 
         raise ConfigError("model=auto needs model.checkpoint=<hub id or folder>")
     # Configurations alone are read here, so pickled weights may lie beside them; `load` decides about those.
     pipeline = check_source(Source(checkpoint, revision=revision, allow_pickle=True))["_class_name"]
+    target = _target(pipeline, f"model.checkpoint: {checkpoint} is")
+    return _proposal(pipeline, target, sketch(target, checkpoint, revision), checkpoint)
+
+
+def propose_for(pipeline: Any) -> dict[str, Any]:
+    """As `propose`, for a pipeline in memory; its weights are neither read nor moved.
+
+    Raises:
+        ModelError: no adapter knows its class.
+    """
+    kind = type(pipeline).__name__
+    target = _target(kind, "the pipeline is")
+    origin = pipeline.config.get("_name_or_path") or kind
+    backbone = _unset(target, origin)
+    backbone.torch_device, backbone.torch_dtype = torch.device("meta"), torch.float32
+    backbone.adopt(_without_weights(pipeline, backbone.denoiser_name), encoders_left_out=True)
+    return dict(_proposal(kind, target, backbone, origin))
+
+
+def _target(pipeline: str, what: str) -> str:
+    """The adapter of a pipeline class."""
     try:
-        target = dotted_path(find_adapter(pipeline, tuple(model["_target_"] for model in _users_models())))
+        return dotted_path(find_adapter(pipeline, tuple(model["_target_"] for model in _users_models())))
     except ModelError as error:
-        raise ModelError(f"model.checkpoint: {checkpoint} is a {error}") from error
-    backbone = sketch(target, checkpoint, revision)
+        raise ModelError(f"{what} a {error}") from error
+
+
+def _proposal(pipeline: str, target: str, backbone: Backbone, checkpoint: str) -> Mapping[str, Any]:
     own = {"name": Path(checkpoint).name, "checkpoint": checkpoint}
     same_layers = [
         model
@@ -66,10 +90,28 @@ def _propose(checkpoint: str | None, revision: str | None, folders: tuple[Path, 
     return {"_target_": target, **own, **_generic(backbone)}
 
 
+def _without_weights(pipeline: Any, denoiser: str) -> Any:
+    """A copy of a pipeline whose networks hold shapes alone, without text encoders."""
+    parts = dict(pipeline.components)
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            kept = name in (denoiser, "vae")
+            settings: Any = part.config
+            parts[name] = architectures.build(type(part), settings) if kept else None
+    if "requires_safety_checker" in pipeline.config:
+        parts["requires_safety_checker"] = False  # else the pipeline warns that it has none
+    return type(pipeline)(**parts)
+
+
 def sketch(target: str, checkpoint: str, revision: str | None = None) -> Backbone:
     """The backbone without weights, at its default size and without settings that matter for running it."""
+    return _unset(target, checkpoint, revision).sketch()
+
+
+def _unset(target: str, checkpoint: str, revision: str | None = None) -> Backbone:
     settings: dict[str, Any] = {"name": "auto", "size": 1024, "timestep": 100, "layers": _ANY, "allow_pickle": True}
-    return load(target)(checkpoint=checkpoint, revision=revision, **settings).sketch()
+    backbone: Backbone = load(target)(checkpoint=checkpoint, revision=revision, **settings)
+    return backbone
 
 
 @cache

@@ -17,14 +17,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from goca.attention.call import AttentionCall
-from goca.attention.statistics import AttentionStatistics, Observation, Plan
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.quantization import dense_weight
 from goca.errors import ModelError
 from goca.layer_names import LayerNames, resolve
-from goca.method.aggregation import Aggregation
 from goca.prompts.prompt import TextSegment
 from goca.timing import StageTimer
 
@@ -218,28 +217,6 @@ class Backbone(Pretrained):
     def is_text_layer(self, layer: str) -> bool:
         """Whether image queries attend to text in this layer."""
         return True
-
-    def plan(self, aggregation: Aggregation, self_attention: Sequence[str] = (), features: Sequence[str] = ()) -> Plan:
-        """Resolve the layer names that the configured methods ask for.
-
-        Raises:
-            ModelError: a name or glob that matches no layer, or none of the right kind.
-        """
-        names = list(self.attention_modules)
-        text = [name for name in names if self.is_text_layer(name)]
-        paired = {self.paired_self_attention(name) for name in text}
-        image = [name for name in names if name in paired or name not in text]
-        reference = None
-        if aggregation.weighs_layers and aggregation.reference is not None:
-            (reference,) = resolve([aggregation.reference], names, "aggregation.reference")[:1]
-        cross = resolve(aggregation.cross_layers, text, "aggregation.cross_layers")
-        return Plan(
-            cross={name: self.paired_self_attention(name) for name in cross},
-            reference=reference,
-            self_attention=resolve(self_attention, image, "self-attention layers of the refinement"),
-            features=resolve(features, names, "feature layers of the refinement"),
-            feature_kind=self.layers.feature,
-        )
 
 
 def image_noise(shape: Sequence[int], image_ids: Sequence[str], seed: int) -> Tensor:

@@ -16,7 +16,6 @@ from goca.data.base import IGNORE, Sample
 from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.prediction import Prediction
-from goca.segmentor import Segmentor
 
 SIDE = 160  # px, the longer side of a thumbnail
 _VOID = (128, 128, 128)
@@ -29,11 +28,12 @@ class Gallery(pl.Callback):
 
     Args:
         folder: the run folder.
+        classes: the class table, for the colours.
         count: thumbnails of so many images, the first ones of the data set.
     """
 
-    def __init__(self, folder: Path, count: int) -> None:
-        self.folder, self.count = folder / "gallery", count
+    def __init__(self, folder: Path, classes: ClassTable, count: int) -> None:
+        self.folder, self.classes, self.count = folder / "gallery", classes, count
 
     def on_predict_batch_end(
         self,
@@ -44,12 +44,11 @@ class Gallery(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(pl_module, Segmentor)
         samples = {sample.image_id: sample for sample in batch if isinstance(sample, Sample)}
         present = len(list(self.folder.rglob("*.png"))) if self.count else 0
         predictions = [result for result in outputs if isinstance(result, Prediction)]
         for prediction in predictions[: max(0, self.count - present)]:
-            write(self.folder, samples[prediction.image_id], prediction, pl_module.classes)
+            write(self.folder, samples[prediction.image_id], prediction, self.classes)
 
 
 def write(folder: Path, sample: Sample, prediction: Prediction, classes: ClassTable) -> None:

@@ -11,16 +11,15 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_valida
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from goca.attention.statistics import AttentionStatistics, Observation, Plan
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
 from goca.generation.rate import guidance_strength, guide, rate_map
 from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles
-from goca.method.aggregation import Aggregation
-from goca.method.calibration import Calibration
-from goca.method.refinement import RefinementContext, Refinements
+from goca.method import Method
+from goca.method.refinement import RefinementContext
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -67,45 +66,15 @@ class RegionGuidance(PlainGuidance):
         return limits
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """How regions are found: the segmentor's own parts."""
+def check_method(method: Method, backbone: Backbone) -> None:
+    """Resolve layer names, and refuse methods that need what does not exist while a picture is being made.
 
-    aggregation: Aggregation
-    calibration: Calibration
-    refinement: Refinements
-    max_bytes: int = 2**28
-
-    def check(self, backbone: Backbone) -> None:
-        """Resolve layer names, and refuse refinements that need what does not exist while a picture is being made.
-
-        Raises:
-            ConfigError: a refinement that needs the image. ModelError: a layer name that matches nothing.
-        """
-        if self.refinement.needs.image:
-            raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
-        self.plan(backbone)
-
-    def plan(self, backbone: Backbone) -> Plan:
-        """The layers that regions are found with."""
-        needs = self.refinement.needs
-        return backbone.plan(self.aggregation, needs.self_attention, needs.features)
-
-    def statistics(self, plan: Plan, latent_grid: tuple[int, int]) -> AttentionStatistics:
-        """An empty collection for one forward. Regions are no finer than the latents that they guide."""
-        size = min(self.aggregation.feature_size, max(latent_grid))
-        return AttentionStatistics(replace(self.aggregation, feature_size=size), plan, self.max_bytes)
-
-    def regions(self, observation: Observation, row: int, global_map: Tensor, roles: TokenRoles) -> Regions:
-        """Regions from one row of an observation."""
-        maps = observation.token_maps[row]
-        context = RefinementContext(
-            size=(maps.shape[1], maps.shape[2]),
-            self_attention=observation.self_attention(row),
-            features={name: feature[row] for name, feature in observation.features.items()},
-            max_bytes=self.max_bytes,
-        )
-        return find_regions(maps, global_map, roles, self.calibration, self.refinement, context)
+    Raises:
+        ConfigError: a refinement that needs the image. ModelError: a layer name that matches nothing.
+    """
+    if method.refinement.needs.image:
+        raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
+    method.plan(backbone)
 
 
 @dataclass(frozen=True)
@@ -125,25 +94,27 @@ class RegionGuide:
 
     Args:
         backbone: loaded; its pipeline is the one that runs.
-        segmentation: how regions are found.
+        method: how regions are found; its decision and views are not used.
         guidance: scale, limits and cadence.
         roles: one per picture of the batch.
         watch: called with (picture, step) at every call.
+        max_bytes: largest block of attention probabilities held at a time.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        segmentation: Segmentation,
+        method: Method,
         guidance: RegionGuidance,
         roles: Sequence[TokenRoles],
         watch: Callable[[int, Step], None] | None = None,
+        max_bytes: int = 2**28,
     ) -> None:
-        self.backbone, self.segmentation, self.guidance = backbone, segmentation, guidance
-        self.roles, self.watch = roles, watch
+        self.backbone, self.method, self.guidance = backbone, method, guidance
+        self.roles, self.watch, self.max_bytes = roles, watch, max_bytes
         # T5 models take everything from the conditional half: the other one need not be observed.
         self.half: Literal["both", "conditional"] = "conditional" if roles[0].global_half == "conditional" else "both"
-        self._plan = segmentation.plan(backbone)
+        self._plan = method.plan(backbone)
         self._modules = {name: backbone.attention_modules[name] for name in self._plan.observed}
         self._calls = 0
         self._regions: list[Regions] = []
@@ -176,7 +147,10 @@ class RegionGuide:
         if self._calls % self.guidance.every:
             return
         grid = (latents.shape[-2], latents.shape[-1])
-        statistics = self.segmentation.statistics(self._plan, grid)
+        # Regions are no finer than the latents that they guide.
+        size = min(self.method.aggregation.feature_size, max(grid))
+        aggregation = replace(self.method.aggregation, feature_size=size)
+        statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes)
 
         def observe(raw: RawCall) -> None:
             call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)
@@ -213,8 +187,18 @@ class RegionGuide:
         for i, roles in enumerate(self.roles):
             half = i if roles.global_half == "unconditional" else first + i
             global_map = observation.token_maps[half, roles.global_token]
-            found.append(self.segmentation.regions(observation, first + i, global_map, roles))
+            found.append(self._regions_of(observation, first + i, global_map, roles))
         return found
+
+    def _regions_of(self, observation: Observation, row: int, global_map: Tensor, roles: TokenRoles) -> Regions:
+        maps = observation.token_maps[row]
+        context = RefinementContext(
+            size=(maps.shape[1], maps.shape[2]),
+            self_attention=observation.self_attention(row),
+            features={name: feature[row] for name, feature in observation.features.items()},
+            max_bytes=self.max_bytes,
+        )
+        return find_regions(maps, global_map, roles, self.method.calibration, self.method.refinement, context)
 
     def _rates(self, unconditional: Tensor, conditional: Tensor) -> Tensor:
         """The factor on the guidance of every picture: (B, h, w)."""

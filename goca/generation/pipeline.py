@@ -14,8 +14,9 @@ from PIL import Image
 
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
-from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Segmentation, Step
+from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Step, check_method
 from goca.generation.roles import token_roles
+from goca.method import Method
 
 # Pipelines that run the unconditional and the conditional half in one batch, in this order, and the options they need so that
 # a picture has exactly the wanted size and its text is exactly the prompt.
@@ -59,22 +60,24 @@ class Generator:
     Args:
         backbone: loaded, or to be loaded before the first picture.
         guidance: plain, or adapted to regions.
-        segmentation: how regions are found; unused with plain guidance.
+        method: how regions are found; unused with plain guidance.
         steps: denoising steps.
         size: (height, width) in pixels; None is the backbone's square.
         scheduler: `own` is the checkpoint's; `auto` is DDIM where that fits; or a class name of diffusers.
         scheduler_options: changes to that scheduler's configuration.
         options: further arguments of the pipeline's call, such as `eta`.
+        max_bytes: largest block of attention probabilities held at a time.
     """
 
     backbone: Backbone
     guidance: PlainGuidance
-    segmentation: Segmentation
+    method: Method
     steps: int = 50
     size: tuple[int, int] | None = None
     scheduler: str = "auto"
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_bytes: int = 2**28
 
     def prepare(self) -> None:
         """Check that pipeline, size, layers and options fit, and set the scheduler; the backbone has to be inspected or loaded.
@@ -92,7 +95,7 @@ class Generator:
         if height % unit or width % unit:
             raise ConfigError(f"size: {self.backbone.name} makes multiples of {unit} px, got {height} x {width}")
         if isinstance(self.guidance, RegionGuidance):
-            self.segmentation.check(self.backbone)
+            check_method(self.method, self.backbone)
         accepted = set(inspect.signature(pipeline.__call__).parameters) - _OWN_ARGUMENTS
         if unknown := sorted(self.options.keys() - accepted):
             raise ConfigError(
@@ -148,7 +151,7 @@ class Generator:
         if not isinstance(self.guidance, RegionGuidance):
             return nullcontext()
         roles = [token_roles(request.text, self.backbone.text_segments) for request in requests]
-        return RegionGuide(self.backbone, self.segmentation, self.guidance, roles, watch)
+        return RegionGuide(self.backbone, self.method, self.guidance, roles, watch, self.max_bytes)
 
     def _scheduler(self, current: Any) -> Any:
         """The wanted scheduler with the noise schedule of the present one."""

@@ -1,0 +1,58 @@
+"""How attention becomes labels: one choice for each stage, in the order of docs/method.md."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from goca import config
+from goca.method.aggregation import Aggregation
+from goca.method.calibration import Calibration
+from goca.method.decision import Decision, Hungarian
+from goca.method.plan import Layered, Plan, plan_layers
+from goca.method.refinement import Refinements
+from goca.method.views import Views
+
+__all__ = ["Method", "Plan", "plan_layers"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A segmentation method: what is done with the attention of a forward.
+
+    Args:
+        aggregation: weights of heads and layers; gives a map per token.
+        calibration: makes the maps of classes comparable.
+        refinement: spreads class maps along the picture.
+        decision: class maps to labels.
+        views: in how many ways each picture is seen; the maps of all are averaged (test-time augmentation).
+    """
+
+    aggregation: Aggregation
+    calibration: Calibration
+    refinement: Refinements = dataclasses.field(default_factory=Refinements)
+    decision: Decision | Hungarian = dataclasses.field(default_factory=Decision)
+    views: Views = dataclasses.field(default_factory=Views)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> Method:
+        """The method of a composed configuration; stages for which it has no section keep their default.
+
+        Raises:
+            ConfigError: a key, value or type that does not fit.
+        """
+        stages = [field.name for field in dataclasses.fields(cls)]
+        required = ("aggregation", "calibration", "refinement")
+        return cls(**{stage: config.build(cfg, stage) for stage in stages if stage in required or stage in cfg})
+
+    def plan(self, backbone: Layered) -> Plan:
+        """The layers of a backbone that this method observes; raises ModelError for names the model lacks."""
+        needs = self.refinement.needs
+        return plan_layers(backbone, self.aggregation, needs.self_attention, needs.features)
+
+    def at(self, background: float | None) -> Method:
+        """This method with one background threshold in place of its sweep; None leaves it as it is."""
+        if background is None or not isinstance(self.decision, Decision):
+            return self
+        return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=(background,)))

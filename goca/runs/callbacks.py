@@ -19,7 +19,7 @@ from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.figures import plots
 from goca.loggers import Example
-from goca.metrics import scores
+from goca.metrics import SegmentationMetric, scores
 from goca.prediction import Failure, Prediction
 from goca.redact import redact
 from goca.runs.folder import RunFolder, compact
@@ -35,6 +35,8 @@ class Recorder(pl.Callback):
 
     Args:
         folder: the run folder.
+        segmentor: says what took how long.
+        classes: the class table, for the colours of label maps.
         positions: image id -> position in the data set, which orders the records.
         recorded: ids that have a record already; they come again only because others of their batch do.
         save_predictions: label maps of all images.
@@ -43,11 +45,14 @@ class Recorder(pl.Callback):
     def __init__(
         self,
         folder: RunFolder,
+        segmentor: Segmentor,
+        classes: ClassTable,
         positions: Mapping[str, int],
         recorded: Collection[str] = (),
         save_predictions: bool = False,
     ) -> None:
-        self.folder, self.positions, self.recorded, self.save_predictions = folder, positions, recorded, save_predictions
+        self.folder, self.segmentor, self.classes, self.positions = folder, segmentor, classes, positions
+        self.recorded, self.save_predictions = recorded, save_predictions
         self._since = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -65,23 +70,23 @@ class Recorder(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(pl_module, Segmentor)
-        with pl_module.timer("record"):
+        timer = self.segmentor.timer
+        with timer("record"):
             for sample, prediction in predicted(batch, outputs):
                 if self.save_predictions or sample.label is None:
-                    self._save_label(prediction, pl_module.classes)
-        seconds = pl_module.timer.take() | {"load": self._loading}
+                    self._save_label(prediction)
+        seconds = timer.take() | {"load": self._loading}
         share = {stage: round(value / len(batch), 6) for stage, value in seconds.items()}
         for result in outputs:
             if result.image_id not in self.recorded:
-                facts = {"image_id": result.image_id, "index": self.positions[result.image_id], "seed": pl_module.seed}
+                facts = {"image_id": result.image_id, "index": self.positions[result.image_id], "seed": self.segmentor.seed}
                 self.folder.append(facts | _record(result) | {"seconds": share, "peak_memory_bytes": peak_memory_bytes()})
         self._since = time.perf_counter()
 
-    def _save_label(self, prediction: Prediction, classes: ClassTable) -> None:
+    def _save_label(self, prediction: Prediction) -> None:
         """A palette PNG whose values are class ids, at the first threshold."""
         picture = Image.fromarray(prediction.labels[len(prediction.labels) // 2].cpu().numpy().astype(np.uint8), mode="P")
-        picture.putpalette([channel for colour in classes.colours[:256] for channel in colour])
+        picture.putpalette([channel for colour in self.classes.colours[:256] for channel in colour])
         path = self.folder.path / "predictions" / file_name(prediction.image_id, ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
@@ -152,12 +157,13 @@ class RunningMiou(TQDMProgressBar):
     """Lightning's progress bar with the mIoU so far, at the best threshold.
 
     Args:
+        metric: gathers counts while the run goes on.
         earlier: confusion counts (T, K, K) of images that an interrupted run recorded and that do not come again.
     """
 
-    def __init__(self, earlier: Tensor | None = None) -> None:
+    def __init__(self, metric: SegmentationMetric, earlier: Tensor | None = None) -> None:
         super().__init__()
-        self.earlier = earlier
+        self.metric, self.earlier = metric, earlier
 
     def on_predict_batch_end(
         self,
@@ -168,8 +174,8 @@ class RunningMiou(TQDMProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        metric = pl_module.metric if isinstance(pl_module, Segmentor) else None
-        if metric is not None and bool(metric.counts.any()):
+        metric = self.metric
+        if bool(metric.counts.any()):
             counts = metric.counts if self.earlier is None else metric.counts + self.earlier.to(metric.counts.device)
             found = scores(counts, metric.unseen_classes, metric.has_background)
             miou = float(np.nanmax(found.miou))  # of this process; the summary is made of all records

@@ -41,13 +41,13 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
         else:
-            yield name, _class_name(value) if key == "_target_" else list(value) if isinstance(value, tuple) else value
+            yield name, class_name(value) if key == "_target_" else list(value) if isinstance(value, tuple) else value
 
 
-def _class_name(target: Any) -> Any:
+def class_name(target: Any) -> Any:
     """A class is known by its name alone: a run begun before the class moved to another module can be continued.
 
-    >>> _class_name("goca.method.calibration.Calibration")
+    >>> class_name("goca.method.calibration.Calibration")
     'Calibration'
     """
     return target.rpartition(".")[2] if isinstance(target, str) else target

@@ -1,37 +1,137 @@
-"""What a run's method is called in tables: short where it is one of the presets, exact where it is not."""
+"""What a run's method is called in tables: a preset, and how the composed values differ from it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-_PARTS = ("aggregation", "calibration", "refinement", "decision")
-_USUAL = {"refinement": "affinity", "decision": "offset"}
-# Presets that are these two choices, and the usual ones, alone.
-_PRESETS = {("vanilla", "vanilla"): "vanilla", ("manual", "vanilla"): "manual", ("goca", "goca"): "goca"}
-_SINGLE_VALUE = re.compile(rf"\+*((?:{'|'.join(_PARTS)})\.|model\.(?:timestep|affinity_order|heads|layers))")
+from omegaconf import DictConfig, OmegaConf
+
+from goca import config
+from goca.paths import CONF
+from goca.runs.identity import class_name
+
+STAGES = ("aggregation", "calibration", "refinement", "decision", "views")
+_FIRST = ("goca", "vanilla", "manual")  # named in preference to others that are as near
+_MODEL = ("size", "timestep", "heads", "affinity_order", "feature_size", "layers")  # settings of a model that are the method's
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+Values = Mapping[str, Any]  # dotted key -> value
 
 
-def method_name(choices: Mapping[str, str | None], overrides: Iterable[str]) -> str:
-    """The method in one phrase: the preset or the choices that make it up, then what was changed of them.
+def method_name(cfg: DictConfig) -> str:
+    """The method of a composed configuration in one phrase: the nearest preset, then what differs from it.
 
-    Args:
-        choices: configuration group -> option.
-        overrides: of the command line, or of one job of a sweep.
+    The name follows from the values alone: how they were chosen, by preset, by option or one by one, makes no difference.
 
-    >>> method_name({"aggregation": "goca", "calibration": "goca", "refinement": "affinity", "decision": "offset"}, [])
-    'goca'
-    >>> method_name({"aggregation": "goca", "calibration": "raw", "refinement": "none", "decision": "offset"}, [])
-    'aggregation=goca, calibration=raw, refinement=none'
-    >>> method_name({"preset": "vanilla"}, ["preset=vanilla", "calibration=raw", "model.timestep=50", "seed=1"])
-    'vanilla, calibration=raw, model.timestep=50'
+    >>> from goca.config import compose
+    >>> method_name(compose()), method_name(compose(["preset=goca", "aggregation.heads=dot_product"]))
+    ('goca', 'goca')
+    >>> method_name(compose(["calibration=raw", "views=shifted", "refinement.steps.0.order=3", "model.timestep=50"]))
+    'goca, calibration=raw, refinement.steps.0.order=3, views=shifted, model.timestep=50'
     """
-    given = list(overrides)
-    preset = choices.get("preset")
-    if preset not in (None, "none"):
-        name = [str(preset), *(override for override in given if override.partition("=")[0] in _PARTS)]
-    else:
-        known = _PRESETS.get((str(choices["aggregation"]), str(choices["calibration"])))
-        base = [known] if known else [f"{part}={choices[part]}" for part in ("aggregation", "calibration")]
-        name = [*base, *(f"{part}={choices[part]}" for part, usual in _USUAL.items() if choices[part] != usual)]
-    return ", ".join([*name, *(override.lstrip("+") for override in given if _SINGLE_VALUE.match(override))])
+    given = {stage: _flat(OmegaConf.to_container(cfg[stage], resolve=True)) for stage in STAGES if stage in cfg}
+    presets = {name: {stage: _resolved(cfg, raw) for stage, raw in _preset(name).items()} for name in _presets()}
+
+    def distance(name: str) -> tuple[int, int]:
+        differing = [stage for stage in given if given[stage] != presets[name][stage]]
+        return len(differing), sum(len(_changed(presets[name][stage], given[stage])) for stage in differing)
+
+    nearest = min(presets, key=distance)
+    parts = [nearest]
+    for stage, values in given.items():
+        if values != presets[nearest][stage]:
+            parts += _stage_name(cfg, stage, values, presets[nearest][stage])
+    return ", ".join([*parts, *_model_name(cfg)])
+
+
+def _stage_name(cfg: DictConfig, stage: str, values: Values, usual: Values) -> list[str]:
+    """`stage=option` where the values are an option's, else also the keys that differ from the nearest one."""
+    options = {path.stem: _resolved(cfg, _option(stage, path.stem)) for path in sorted((CONF / stage).glob("*.yaml"))}
+    nearest = min(options, key=lambda name: (len(_changed(options[name], values)), options[name] != usual))
+    chosen = [] if options[nearest] == usual else [f"{stage}={nearest}"]
+    return [*chosen, *(f"{stage}.{key}={_short(value)}" for key, value in _changed(options[nearest], values).items())]
+
+
+def _model_name(cfg: DictConfig) -> list[str]:
+    """Settings of the model that belong to the method and are not those of its own file."""
+    name = str(cfg.model.get("name"))
+    if not (CONF / "model" / f"{name}.yaml").is_file():
+        return []
+    usual, given = _option("model", name), OmegaConf.to_container(cfg.model, resolve=True)
+    assert isinstance(given, dict)
+    kept = [_flat({key: section[key] for key in _MODEL if key in section}) for section in (usual, given)]
+    return [f"model.{key}={_short(value)}" for key, value in _changed(*kept).items()]
+
+
+def _changed(before: Values, now: Values) -> dict[str, Any]:
+    """Keys whose values differ, with the new ones."""
+    return {key: now.get(key) for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)}
+
+
+@cache
+def _presets() -> tuple[str, ...]:
+    names = sorted(path.stem for path in (CONF / "preset").glob("*.yaml") if path.stem != "none")
+    return tuple(sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)))
+
+
+@cache
+def _preset(name: str) -> Mapping[str, Any]:
+    """Stage -> section of a preset, references unresolved; read by hand, as composing it takes a second."""
+    chosen: dict[str, str] = {}
+    for entry in OmegaConf.load(CONF / "config.yaml")["defaults"]:
+        if isinstance(entry, Mapping | DictConfig):
+            chosen |= {str(group): str(option) for group, option in entry.items()}
+    preset: Any = OmegaConf.load(CONF / "preset" / f"{name}.yaml")
+    for entry in preset.pop("defaults", []):
+        if isinstance(entry, Mapping | DictConfig):
+            chosen |= {str(group).removeprefix("override /"): str(option) for group, option in entry.items()}
+    sections = {}
+    for stage in STAGES:
+        merged = OmegaConf.merge(_option(stage, chosen[stage]), preset.get(stage) or {})
+        sections[stage] = OmegaConf.to_container(merged, resolve=False)
+    return sections
+
+
+@cache
+def _option(group: str, name: str) -> dict[str, Any]:
+    """One option of a group with those it inherits from, references unresolved."""
+    return dict(OmegaConf.to_container(_read(CONF / group / f"{name}.yaml"), resolve=False))  # type: ignore[arg-type]
+
+
+def _read(path: Path) -> Any:
+    own: Any = OmegaConf.load(path)
+    parents = [str(entry).partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str)]
+    return OmegaConf.merge(*(_read(path.parent / f"{parent}.yaml") for parent in parents if parent != "_self_"), own)
+
+
+def _resolved(cfg: DictConfig, raw: Any) -> Values:
+    """A section as it would be in this configuration: `${model.heads}` becomes the value there."""
+
+    def value(text: Any) -> Any:
+        reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
+        return config.plain(OmegaConf.select(cfg, reference[1])) if reference else text
+
+    return {key: value(text) for key, text in _flat(raw).items()}
+
+
+def _flat(section: Any) -> dict[str, Any]:
+    return dict(_items(section, ""))
+
+
+def _items(section: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Values by dotted key, also through lists of sections, as on the command line; classes by their name alone."""
+    pairs = section.items() if isinstance(section, Mapping) else enumerate(section)
+    for key, value in pairs:
+        if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(part, Mapping) for part in value)):
+            yield from _items(value, f"{prefix}{key}.")
+        elif key != "_convert_":
+            yield f"{prefix}{key}", class_name(value) if key == "_target_" else value
+
+
+def _short(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "").replace("'", "")

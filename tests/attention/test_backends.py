@@ -10,6 +10,7 @@ from goca.attention.backends import visible_backends
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
 from goca.errors import ModelError
+from goca.method import plan_layers
 from tests.helpers.saved_pipeline import TEXTS, goca_aggregation
 from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
@@ -80,6 +81,6 @@ def test_attention_that_no_backend_explains_is_one_message():
     backbone = tiny_backbone("sd").load(tiny_pipeline("sd"))
     backbone.pipeline.unet.set_attn_processor(AttnProcessor())
     aggregation = goca_aggregation(backbone)
-    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation))
+    statistics = AttentionStatistics(aggregation, plan_layers(backbone, aggregation))
     with pytest.raises(ModelError, match=r"cannot be observed: their processor is AttnProcessor.*set_attn_processor"):
         backbone.observe(torch.zeros(1, 3, 32, 32), TEXTS[:1], ["a"], 0, statistics)

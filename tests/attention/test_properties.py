@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from goca.attention.call import AttentionCall
 from goca.attention.kernels import attention_with_lse
-from goca.attention.statistics import AttentionStatistics, Plan
+from goca.attention.statistics import AttentionStatistics
+from goca.method import Plan
 from goca.method.aggregation import Aggregation
 from tests.helpers import oracle
 

@@ -7,6 +7,7 @@ import torch
 
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
+from goca.method import plan_layers
 from goca.method.aggregation import Aggregation
 from tests.helpers import oracle
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl, tiny_unet_backbone
@@ -25,7 +26,7 @@ def recorded(request):
     calls = {}
 
     class Recorder:
-        plan = backbone.plan(_aggregation())
+        plan = plan_layers(backbone, _aggregation())
 
         def observe(self, call):
             calls[call.layer] = call
@@ -49,7 +50,7 @@ def _aggregation(**options):
 
 
 def _expected(backbone, calls, aggregation):
-    plan = backbone.plan(aggregation)
+    plan = plan_layers(backbone, aggregation)
     reference = None
     if plan.reference:
         query = calls[plan.reference].query
@@ -65,7 +66,7 @@ def _expected(backbone, calls, aggregation):
 def test_equals_the_oracle(recorded, head_method, layer_method, max_bytes):
     backbone, pixels, calls = recorded
     aggregation = _aggregation(heads=head_method, layers=layer_method)
-    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation), max_bytes)
+    statistics = AttentionStatistics(aggregation, plan_layers(backbone, aggregation), max_bytes)
     seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics)
     token_maps, weights = _expected(backbone, calls, aggregation)
     torch.testing.assert_close(seen.token_maps, token_maps, rtol=1e-4, atol=1e-6)
@@ -80,7 +81,7 @@ def test_layer_weights_for_coarser_and_finer_references(recorded, options, refer
     aggregation = _aggregation(reference=reference, **options)
     if not any(fnmatch(name, reference) for name in calls):
         pytest.skip("this UNet has no attention there")
-    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan_layers(backbone, aggregation)))
     _, weights = _expected(backbone, calls, aggregation)
     for name, weight in weights.items():
         torch.testing.assert_close(seen.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
@@ -91,7 +92,9 @@ def test_all_rows_sampled_is_exact_and_few_are_close(recorded):
     weights = {}
     for rows in (None, 10_000, 128):
         aggregation = _aggregation(rows=rows)
-        seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+        seen = backbone.observe(
+            pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan_layers(backbone, aggregation))
+        )
         weights[rows] = torch.stack(list(seen.layer_weights.values()))
     torch.testing.assert_close(weights[10_000], weights[None])
     assert (weights[128] - weights[None]).abs().max() < 0.05
@@ -104,7 +107,7 @@ def test_observing_changes_no_bit_and_leaves_nothing_behind(recorded):
     conditioning = backbone.conditioning(TEXTS)
     with torch.inference_mode():
         plain = backbone.denoise(latents, conditioning)
-        plan = backbone.plan(aggregation)
+        plan = plan_layers(backbone, aggregation)
         statistics = AttentionStatistics(aggregation, plan)
         modules = {name: backbone.attention_modules[name] for name in plan.observed}
         with AttentionTap(modules, lambda raw: statistics.observe(backbone.canonical(raw, latents.shape[-2:]))):
@@ -118,7 +121,7 @@ def test_observing_changes_no_bit_and_leaves_nothing_behind(recorded):
 def test_an_image_sees_the_same_alone_and_in_a_batch(recorded):
     backbone, pixels, _ = recorded
     aggregation = _aggregation()
-    plan = backbone.plan(aggregation)
+    plan = plan_layers(backbone, aggregation)
     together = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan))
     for i, (text, image_id) in enumerate(zip(TEXTS, "ab", strict=True)):
         alone = backbone.observe(pixels[i : i + 1], [text], [image_id], 0, AttentionStatistics(aggregation, plan))
@@ -128,7 +131,7 @@ def test_an_image_sees_the_same_alone_and_in_a_batch(recorded):
 def test_token_maps_share_out_every_pixel(recorded):
     backbone, pixels, _ = recorded
     aggregation = _aggregation()
-    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, backbone.plan(aggregation)))
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan_layers(backbone, aggregation)))
     assert seen.token_maps.min() >= 0
     torch.testing.assert_close(seen.token_maps.sum(1), torch.ones(2, 16, 16))
 
@@ -150,7 +153,7 @@ def test_nothing_of_size_heads_times_pixels_squared_is_kept(recorded):
                 type(self).largest = max(type(self).largest, out.numel() * 4)
             return out
 
-    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation), max_bytes=budget)
+    statistics = AttentionStatistics(aggregation, plan_layers(backbone, aggregation), max_bytes=budget)
     latents = backbone.encode_image(pixels)
     calls = []
     modules = {name: backbone.attention_modules[name] for name in statistics.plan.observed}
@@ -171,7 +174,7 @@ def test_self_attention_for_refinements_is_that_of_the_model(recorded, max_bytes
         pytest.skip("this UNet has no attention there")
     names = tuple(name for name in backbone.attention_modules if name.endswith("attn1"))
     aggregation = _aggregation(reference=reference)
-    plan = backbone.plan(aggregation, self_attention=names)
+    plan = plan_layers(backbone, aggregation, self_attention=names)
     seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan, max_bytes))
     assert bool(seen.known_rows) == (max_bytes == 2**28)
     for image in range(2):

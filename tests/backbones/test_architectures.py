@@ -7,6 +7,7 @@ from goca.backbones.loading import architectures
 from goca.backbones.loading.memory import parameters, weights_memory
 from goca.backbones.observable import observable_layers
 from goca.backbones.registry import ADAPTERS, find_adapter
+from goca.method import plan_layers
 from goca.paths import CONF
 from tests.conftest import ROOT
 
@@ -50,7 +51,7 @@ def test_every_layer_name_resolves_in_the_full_size_model(model):
     assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6) == millions
     for aggregation in ("goca", "manual"):
         chosen = config.build(config.compose([f"model={model}", f"aggregation={aggregation}"]), "aggregation")
-        plan = backbone.plan(chosen, backbone.layers.affinity, [backbone.layers.reference])
+        plan = plan_layers(backbone, chosen, backbone.layers.affinity, [backbone.layers.reference])
         assert len(plan.self_attention) >= 1
         if aggregation == "goca":
             assert len(plan.cross) == count
@@ -71,13 +72,13 @@ def test_every_layer_name_resolves_in_the_full_size_model(model):
 )
 def test_the_layers_are_those_the_paper_counts(model, paper):
     cfg = config.compose([f"model={model}"])
-    plan = config.build(cfg, "model").sketch().plan(config.build(cfg, "aggregation"))
+    plan = plan_layers(config.build(cfg, "model").sketch(), config.build(cfg, "aggregation"))
     assert {start: sum(name.startswith(start + ".") for name in plan.cross) for start in paper} == paper
 
 
 def test_large_variants_of_sd3_are_taken_by_its_config():
     cfg = config.compose(["model=sd35", "model.checkpoint=stabilityai/stable-diffusion-3.5-large"])
-    assert len(config.build(cfg, "model").sketch().plan(config.build(cfg, "aggregation")).cross) == 38
+    assert len(plan_layers(config.build(cfg, "model").sketch(), config.build(cfg, "aggregation")).cross) == 38
 
 
 def test_every_published_pipeline_has_an_adapter():

@@ -15,7 +15,7 @@ from goca.backbones.flux import FluxBackbone
 from goca.errors import ConfigError, ModelError
 from goca.layers import show
 from goca.paths import CONF
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from tests.helpers.tiny_pipelines import FAMILIES, tiny_pipeline
 
 

@@ -8,9 +8,9 @@ from goca import config
 from goca.attention.call import probabilities
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
-from goca.data.classes import ClassTable
+from goca.method import plan_layers
 from goca.prompts import from_text
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from goca.segmentor import Segmentor
 from tests.helpers.oracle import attention_maps
 from tests.helpers.saved_pipeline import goca_aggregation
@@ -50,7 +50,7 @@ def forward(backbone, pixels):
 
 def _statistics(backbone):
     aggregation = goca_aggregation(backbone)
-    return AttentionStatistics(aggregation, backbone.plan(aggregation, backbone.layers.affinity))
+    return AttentionStatistics(aggregation, plan_layers(backbone, aggregation, backbone.layers.affinity))
 
 
 def _text_length(backbone):
@@ -218,7 +218,7 @@ def test_the_main_job_ends_with_a_number(saved, tmp_path):
 def test_an_image_of_odd_size_is_segmented_by_words(saved):
     family, folder = saved
     cfg = config.compose(family_overrides(family, folder))
-    segmentor = Segmentor.from_components(cfg, ClassTable.from_names(["object"]), has_background=False)
+    segmentor = Segmentor.build(cfg)
     segmentor.backbone.load()
     image = np.random.default_rng(0).integers(0, 255, (37, 51, 3), dtype=np.uint8)
     result = segmentor.segment(image, ["circle", "grass"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from goca import config
 from goca.backbones.auto import propose
 from goca.errors import ModelError
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from goca.runs.provenance import checkpoint_identity
 from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone
 

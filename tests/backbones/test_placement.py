@@ -10,7 +10,7 @@ from goca import config
 from goca.backbones.loading import pipelines
 from goca.errors import DataError
 from goca.prompts.sources import Classes
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from goca.runs.folder import RunFolder
 from tests.helpers.saved_pipeline import TEXTS, backbone, seen
 from tests.helpers.tiny_pipelines import family_overrides

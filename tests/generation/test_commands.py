@@ -72,7 +72,7 @@ def test_shards_make_the_same_pictures(made, tmp_path):
 def test_every_guidance_with_every_model_builds(guidance, model):
     generator = generate.build(config.compose([f"guidance={guidance}", f"model={model}"], "generate"))
     assert generator.guidance.name == guidance
-    heads = generator.segmentation.aggregation.heads
+    heads = generator.method.aggregation.heads
     assert heads == ("average" if guidance == "scfg" else "dot_product")
 
 

@@ -8,11 +8,11 @@ import torch
 
 from goca.errors import ConfigError, ModelError
 from goca.generation import guidance as module
-from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Segmentation
+from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, check_method
 from goca.generation.pipeline import Generator, Request
 from goca.generation.roles import token_roles
 from goca.method.refinement import PAMR, Refinements
-from tests.helpers.generation_families import FAMILIES, drawing_backbone, segmentation
+from tests.helpers.generation_families import FAMILIES, drawing_backbone, region_method
 from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
 REQUESTS = [Request("a", "moon, grass", 1), Request("b", "star, brick, sky", 2)]
@@ -20,7 +20,7 @@ STEPS = 2
 
 
 def draw(backbone, guidance, requests=REQUESTS, watch=None, **options):
-    generator = Generator(backbone, guidance, segmentation(backbone), **{"steps": STEPS, **options})
+    generator = Generator(backbone, guidance, region_method(backbone), **{"steps": STEPS, **options})
     generator.prepare()
     return [np.asarray(image) for image in generator(requests, watch)]
 
@@ -66,7 +66,7 @@ def test_the_pipeline_ends_up_with_rate_times_scale(family):
     handle = backbone.denoiser.register_forward_hook(lambda module, args, output: seen.append(output[0]))
     scheduler = backbone.pipeline.scheduler
     step, given = type(scheduler).step, []
-    generator = Generator(backbone, RegionGuidance("goca", 3.0), segmentation(backbone), steps=1, scheduler="own")
+    generator = Generator(backbone, RegionGuidance("goca", 3.0), region_method(backbone), steps=1, scheduler="own")
     generator.prepare()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -131,7 +131,7 @@ def test_a_scheduler_of_second_order_makes_more_calls(scheduled):
     draw(
         scheduled, RegionGuidance("goca", 3.0), watch=lambda _, step: seen.append(step.index), scheduler="HeunDiscreteScheduler"
     )
-    generator = Generator(scheduled, PlainGuidance("cfg", 3.0), segmentation(scheduled), steps=STEPS, scheduler="own")
+    generator = Generator(scheduled, PlainGuidance("cfg", 3.0), region_method(scheduled), steps=STEPS, scheduler="own")
     assert STEPS <= max(seen) < generator.calls == 2 * STEPS
 
 
@@ -150,7 +150,7 @@ def test_oblong_pictures_and_a_negative_prompt_for_each(family):
 def test_what_cannot_be_guided_by_regions_is_refused(sd):
     flux = tiny_backbone("flux_dev").load(tiny_pipeline("flux_dev"))
     with pytest.raises(ModelError, match=r"FluxPipeline.*distilled"):
-        Generator(flux, RegionGuidance("goca", 3.0), segmentation(flux)).prepare()
+        Generator(flux, RegionGuidance("goca", 3.0), region_method(flux)).prepare()
     with pytest.raises(ValueError, match="scale above 1"):
         RegionGuidance("goca", 1.0)
     with pytest.raises(ConfigError, match="multiples of"):
@@ -168,13 +168,12 @@ def test_what_cannot_be_guided_by_regions_is_refused(sd):
 
 
 def test_refinements_that_need_the_image_are_refused(sd):
-    parts = segmentation(sd)
     with pytest.raises(ConfigError, match="no image"):
-        Segmentation(parts.aggregation, parts.calibration, Refinements((PAMR(),))).check(sd)
+        check_method(replace(region_method(sd), refinement=Refinements((PAMR(),))), sd)
 
 
 def test_a_pipeline_without_two_halves_is_named(sd):
-    guide = RegionGuide(sd, segmentation(sd), RegionGuidance("goca", 3.0), [token_roles("moon", sd.text_segments)])
+    guide = RegionGuide(sd, region_method(sd), RegionGuidance("goca", 3.0), [token_roles("moon", sd.text_segments)])
     with guide, pytest.raises(ModelError, match="both halves"):
         sd.denoiser(torch.zeros(1, 4, 16, 16), 0, encoder_hidden_states=torch.zeros(1, 20, 16))
     assert not sd.denoiser._forward_hooks

@@ -6,7 +6,7 @@ import diffusers
 import torch
 
 from goca.backbones.base import Backbone
-from goca.generation.guidance import Segmentation
+from goca.method import Method
 from goca.method.aggregation import Aggregation
 from goca.method.calibration import Calibration
 from goca.method.refinement import Affinity, Refinements
@@ -33,8 +33,8 @@ def drawing_backbone(family: str, **options: Any) -> Backbone:
     return tiny_backbone(family, **{"size": 64, **options}).load(drawing_pipeline(family))
 
 
-def segmentation(backbone: Backbone, goca: bool = True) -> Segmentation:
-    """GoCA's parts, or plain ones."""
+def region_method(backbone: Backbone, goca: bool = True) -> Method:
+    """GoCA's method of finding regions, or a plain one."""
     layers = backbone.layers
     aggregation = Aggregation(
         heads="dot_product" if goca else "average",
@@ -44,4 +44,4 @@ def segmentation(backbone: Backbone, goca: bool = True) -> Segmentation:
         feature_size=16,
     )
     calibration = Calibration(("per_pixel", "minmax") if goca else ("minmax",))
-    return Segmentation(aggregation, calibration, Refinements((Affinity(layers=layers.affinity, order=2),)))
+    return Method(aggregation, calibration, Refinements((Affinity(layers=layers.affinity, order=2),)))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")  # a fresh process per run, without importing torch each time
-CONTEXT.set_forkserver_preload(["goca.run", "pyarrow.parquet", "matplotlib.pyplot"])
+CONTEXT.set_forkserver_preload(["goca.runs.evaluation", "pyarrow.parquet", "matplotlib.pyplot"])
 # What two equal runs may differ in: times, memory, and the commit, while somebody works on the checkout.
 TIMES = ("seconds_per_image", "seconds_by_stage", "peak_memory_bytes", "commit")
 
@@ -35,10 +35,10 @@ class Outcome:
 def run(overrides: Sequence[str], folder: Path, tear: int | None = None) -> None:
     """One run in this process; with `tear`, it dies while it writes that record."""
     from goca import config
-    from goca.run import evaluate, quiet
     from goca.runs import journal
+    from goca.runs.evaluation import evaluate
 
-    quiet()
+    config.quiet()
     if tear is not None:
         whole, count = journal.Journal.append, [0]
 

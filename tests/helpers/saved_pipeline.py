@@ -7,6 +7,7 @@ import torch
 from goca.attention.statistics import AttentionStatistics
 from goca.backbones.base import Backbone
 from goca.layer_names import LayerNames
+from goca.method import plan_layers
 from goca.method.aggregation import Aggregation
 from tests.helpers.tiny_pipelines import tiny_backbone
 
@@ -33,7 +34,7 @@ def seen(backbone: Backbone) -> torch.Tensor:
     """Token maps of two fixed images and prompts."""
     aggregation = goca_aggregation(backbone)
     pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    statistics = AttentionStatistics(aggregation, backbone.plan(aggregation))
+    statistics = AttentionStatistics(aggregation, plan_layers(backbone, aggregation))
     return backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics).token_maps
 
 

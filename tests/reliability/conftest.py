@@ -8,7 +8,7 @@ import pytest
 from omegaconf import DictConfig
 
 from goca import config
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from tests.helpers.kills import numbers
 
 Run = Callable[..., dict[str, Any]]

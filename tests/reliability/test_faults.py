@@ -16,10 +16,11 @@ from goca.backbones.unet import UNetBackbone
 from goca.data.base import Sample
 from goca.errors import DataError, Interrupted, OutputError
 from goca.prediction import Failure, Prediction
-from goca.run import evaluate
 from goca.runs.callbacks import Recorder
+from goca.runs.evaluation import evaluate
+from goca.runs.evaluator import Evaluator, is_out_of_memory
 from goca.runs.folder import RunFolder
-from goca.segmentor import Segmentor, is_out_of_memory
+from goca.segmentor import Segmentor
 from tests.helpers.kills import numbers
 
 OWN = ["dataset=folder", "dataset.class_names=[red, green, blue]", "limit=null"]
@@ -148,13 +149,13 @@ def test_a_bug_is_not_taken_for_a_bad_image(run, tmp_path: Path, monkeypatch) ->
 def test_a_signal_stops_behind_the_batch_and_says_how_to_continue(
     run, undisturbed: Path, tmp_path: Path, monkeypatch, signum: int
 ) -> None:
-    original, handlers = Segmentor.predict_step, [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    original, handlers = Evaluator.predict_step, [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
     def interrupted(self, batch, batch_idx=0):
         os.kill(os.getpid(), signum)
         return original(self, batch, batch_idx)
 
-    monkeypatch.setattr(Segmentor, "predict_step", interrupted)
+    monkeypatch.setattr(Evaluator, "predict_step", interrupted)
     with pytest.raises(Interrupted) as caught:
         run(tmp_path)
     monkeypatch.undo()
@@ -201,12 +202,13 @@ def test_a_full_disk_is_a_clean_stop(run, undisturbed: Path, tmp_path: Path, mon
 def test_failures_stand_where_predictions_would(checkpoint: Path, compose) -> None:
     from goca.data.classes import ClassTable
     from goca.data.datamodule import Unreadable, to_pixels
+    from goca.prompts import Classes
 
-    segmentor = Segmentor.from_components(compose(), ClassTable.load("scenes"), has_background=False)
-    segmentor.backbone.load()
+    evaluator = Evaluator(Segmentor.build(compose()), Classes(), ClassTable.load("scenes"), has_background=False)
+    evaluator.prepare([])
     image = np.zeros((32, 32, 3), np.uint8)
     good = Sample("good", image, np.ones((32, 32), np.uint8), (1,), pixels=to_pixels(image, 32))
-    results = segmentor.predict_step([Unreadable("first", "gone"), good, Unreadable("last", "broken")])
+    results = evaluator.predict_step([Unreadable("first", "gone"), good, Unreadable("last", "broken")])
     assert [type(result) for result in results] == [Failure, Prediction, Failure]
     assert [result.image_id for result in results] == ["first", "good", "last"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from goca.errors import ConfigError
 from goca.loggers import Logger, NoLogger, Report, WandbLogger, base
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 from tests.helpers.fake_runs import report
 
 

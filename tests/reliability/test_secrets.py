@@ -13,7 +13,7 @@ from goca.data.classes import ClassTable
 from goca.errors import ConfigError
 from goca.loggers import CsvLogger, Report, base
 from goca.redact import HIDDEN, redact
-from goca.run import evaluate
+from goca.runs.evaluation import evaluate
 
 CANARY = "sk-canary-4f9a77c1e2"
 

@@ -1,0 +1,85 @@
+"""Which layers a method observes: names and globs of the configuration resolved against a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from goca.layer_names import LayerNames, resolve
+from goca.method.aggregation import Aggregation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layers give what; the names are resolved, and layers that nobody asked for are not observed.
+
+    Args:
+        cross: layers whose text attention is aggregated, each with the self-attention layer of its block.
+        reference: layer of the reference affinity, if layer weights need one.
+        self_attention: layers whose self-attention a refinement uses.
+        features: layers whose dense feature a refinement uses.
+        feature_kind: `query` (the layer's image queries) or `output` (its attention output before the projection).
+    """
+
+    cross: Mapping[str, str]
+    reference: str | None = None
+    self_attention: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    feature_kind: str = "query"
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Every layer that has to be observed, each once."""
+        paired = tuple(self.cross.values()) if self.reference else ()
+        reference = (self.reference,) if self.reference else ()
+        return tuple(dict.fromkeys((*self.cross, *paired, *reference, *self.self_attention, *self.features)))
+
+
+class Layered(Protocol):
+    """What planning asks of a backbone."""
+
+    layers: LayerNames
+
+    @property
+    def attention_modules(self) -> Mapping[str, Any]:
+        """Attention modules of the denoiser by name, in the order of the model."""
+        ...
+
+    def is_text_layer(self, layer: str) -> bool:
+        """Whether image queries attend to text in this layer."""
+        ...
+
+    def paired_self_attention(self, layer: str) -> str:
+        """The self-attention layer of the same block; for joint attention the layer itself."""
+        ...
+
+
+def plan_layers(
+    backbone: Layered, aggregation: Aggregation, self_attention: Sequence[str] = (), features: Sequence[str] = ()
+) -> Plan:
+    """Resolve the layer names that an aggregation and a refinement ask for.
+
+    Args:
+        backbone: inspected or loaded.
+        aggregation: names the cross-attention layers and the reference.
+        self_attention, features: names or globs that the refinement needs.
+
+    Raises:
+        ModelError: a name or glob that matches no layer, or none of the right kind.
+    """
+    names = list(backbone.attention_modules)
+    text = [name for name in names if backbone.is_text_layer(name)]
+    paired = {backbone.paired_self_attention(name) for name in text}
+    image = [name for name in names if name in paired or name not in text]
+    reference = None
+    if aggregation.weighs_layers and aggregation.reference is not None:
+        (reference,) = resolve([aggregation.reference], names, "aggregation.reference")[:1]
+    cross = resolve(aggregation.cross_layers, text, "aggregation.cross_layers")
+    return Plan(
+        cross={name: backbone.paired_self_attention(name) for name in cross},
+        reference=reference,
+        self_attention=resolve(self_attention, image, "self-attention layers of the refinement"),
+        features=resolve(features, names, "feature layers of the refinement"),
+        feature_kind=backbone.layers.feature,
+    )

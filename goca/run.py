@@ -20,6 +20,7 @@ def main(cfg: DictConfig) -> float | None:
     with config.job(cfg):
         from goca.runs.evaluation import evaluate, show_finished  # torch loads only when there is something to compute
 
+        config.quiet()  # also the libraries that this import has brought
         folder = Path(HydraConfig.get().runtime.output_dir)
         if not cfg.resume:
             return evaluate(cfg, folder)["miou"]

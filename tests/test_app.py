@@ -13,7 +13,7 @@ from PIL import Image
 gradio = pytest.importorskip("gradio", reason="the extra app is not installed")
 
 from goca import config  # noqa: E402
-from goca.app import Setting, Studio, launch, legend, shown  # noqa: E402
+from goca.app import Setting, Studio, differing, launch, legend, shown  # noqa: E402
 from goca.errors import ConfigError, GocaError  # noqa: E402
 from goca.paths import CONF  # noqa: E402
 from tests.helpers.browser import DESKTOP, PHONE, WAIT, Page  # noqa: E402
@@ -117,7 +117,7 @@ def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: s
     assert "<i>grass" in window.inner_text("#legend-A")
     window.locator("#map-A").scroll_into_view_if_needed()
     window.locator("#map-A img").wait_for(timeout=WAIT)
-    overlay.click(position={"x": 20, "y": 20})
+    overlay.click()
     window.locator("#scores-A", has_text="%").wait_for(timeout=WAIT)
     before = window.get_attribute("#map-A img", "src")
     window.locator("#words-A label", has_text="grass").click()
@@ -128,6 +128,42 @@ def test_a_person_segments_clicks_a_pixel_and_compares(chromium: Any, address: s
     window.locator("#overlay-B").scroll_into_view_if_needed()  # pictures further down are loaded when they come into view
     window.locator("#overlay-B img").wait_for(timeout=WAIT)
     assert own_errors(page) == []
+
+
+def test_the_result_is_in_view_beside_the_picture(chromium: Any, address: str, picture: Path) -> None:
+    page = Page(chromium, address, {"width": 1400, "height": 900})
+    window = page.page
+    window.set_input_files("#picture input[type=file]", str(picture))
+    window.locator("#picture img").wait_for(timeout=WAIT)
+    window.fill("#prompt textarea, #prompt input", "circle, grass")
+    window.check("#both input")
+    window.click("#run")
+    window.locator("#difference", has_text="% of the pixels").wait_for(timeout=WAIT)
+    boxes = [window.locator(f"#{name}").bounding_box() for name in ("picture", "overlay-A", "overlay-B", "difference")]
+    assert all(box["y"] + box["height"] <= 900 for box in boxes)
+    assert boxes[0]["y"] == boxes[1]["y"] == boxes[2]["y"]
+    assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+
+
+def test_a_file_that_is_no_picture_is_one_message_on_the_page(chromium: Any, address: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    page = Page(chromium, address)
+    page.page.set_input_files("#picture input[type=file]", str(tmp_path / "bad.png"))
+    page.page.fill("#prompt textarea, #prompt input", "circle")
+    page.page.wait_for_timeout(1000)  # the upload shows nothing: there is no picture
+    page.page.click("#run")
+    page.page.get_by_text("cannot read the image").first.wait_for(timeout=WAIT)
+
+
+def test_what_differs_is_judged_by_the_words(tiny_model: list[str], picture: Path) -> None:
+    studio = Studio(tiny_model)
+    one = studio.view(picture, "circle, grass", SETTING)
+    other = studio.view(picture, "grass, circle", SETTING)
+    labels = [np.array(view.classes.names)[view.prediction.labels[0].numpy()] for view in (one, other)]
+    drawn, said = differing(one, other)
+    share = float((labels[0] != labels[1]).mean())
+    assert f"{100 * share:.1f} %" in said
+    assert (np.asarray(drawn) > 0).mean() == pytest.approx(share)
 
 
 def test_a_mistake_is_shown_on_the_page(chromium: Any, address: str) -> None:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 MAP_COLOURS = "viridis"  # perceptually uniform
 BAR_COLOUR = "#31688e"  # of the same palette
-_OPACITY = 0.6
+_OPACITY = 0.7
+_LUMINANCE = np.array([0.299, 0.587, 0.114])
+_PIXELS_BY_LINE = 500  # of the image's longer side, for one pixel more on either side of an outline
 _VOID = (128, 128, 128)
 
 
@@ -33,10 +35,40 @@ def colourize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> np.ndarray:
-    """The image with its classes laid over; background pixels stay as they are."""
+    """The image in grey with its classes laid over in their colours, and outlined in exactly these: (H, W, 3) uint8.
+
+    Over a coloured image a colour would become another one, which no legend shows. Background pixels are grey alone.
+    """
+    grey = (image @ _LUMINANCE)[..., None]  # (H, W, 1)
     colours = colourize(label, classes)
-    mixed = _OPACITY * colours + (1 - _OPACITY) * image
-    return np.where((label == 0)[..., None], image, mixed).round().astype(np.uint8)
+    mixed = _OPACITY * colours + (1 - _OPACITY) * (64 + grey / 2)  # of middle brightness: dark and light areas show the colour
+    mixed = np.where(_outline(label)[..., None], colours, mixed)
+    return np.where((label == 0)[..., None], grey, mixed).round().astype(np.uint8)
+
+
+def enlarged(pixels: np.ndarray, side: int = 448) -> np.ndarray:
+    """(H, W, ...) with every pixel repeated, as often as the longer side fits `side`: outlines of small pictures stay thin."""
+    factor = max(1, side // max(pixels.shape[:2]))
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
+def _outline(label: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) at the edge of their area, in lines of a width that suits the image's size."""
+    edge = np.zeros(label.shape, bool)
+    for axis in (0, 1):
+        before, after = [slice(None)] * 2, [slice(None)] * 2
+        before[axis], after[axis] = slice(None, -1), slice(1, None)
+        differs = label[tuple(before)] != label[tuple(after)]
+        edge[tuple(before)] |= differs
+        edge[tuple(after)] |= differs
+    for _ in range(max(label.shape) // _PIXELS_BY_LINE):
+        wider = edge.copy()
+        wider[1:] |= edge[:-1]
+        wider[:-1] |= edge[1:]
+        wider[:, 1:] |= edge[:, :-1]
+        wider[:, :-1] |= edge[:, 1:]
+        edge = wider
+    return edge
 
 
 @text.figure
@@ -46,7 +78,7 @@ def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) ->
     tall = min(max(height / width, 0.1), 2.5)  # a picture of one column would make a figure of gigabytes
     figure = Figure(figsize=(4.5, 4.5 * tall + 0.7), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(overlay(image, label, classes), interpolation="nearest")
+    axes.imshow(overlay(enlarged(image), enlarged(label), classes), interpolation="nearest")
     axes.axis("off")
     _legend(figure, classes, np.unique(label))
     return render(figure)
@@ -63,8 +95,9 @@ def overview(
     seen: set[int] = set()
     for axes, sample, prediction in zip(grid, samples, predictions, strict=True):
         label = prediction.labels[min(threshold, len(prediction.labels) - 1)].cpu().numpy()
-        shown = [sample.image, None if sample.label is None else overlay(sample.image, sample.label, classes)]
-        shown.append(overlay(sample.image, label, classes))
+        image, truth = enlarged(sample.image), None if sample.label is None else enlarged(sample.label)
+        shown = [image, None if truth is None else overlay(image, truth, classes)]
+        shown.append(overlay(image, enlarged(label), classes))
         seen.update(np.unique(label).tolist(), [] if sample.label is None else np.unique(sample.label).tolist())
         for axis, picture in zip(axes, shown, strict=True):
             axis.axis("off")

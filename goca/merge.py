@@ -2,7 +2,7 @@
 
 python -m goca.merge outputs/default/2026-01-31_12-00-00 --out outputs/default/whole
 
-The folders are run folders, or folders that hold run folders, such as that of a sweep over `data.shard`. The result is a run
+The folders are run folders, or folders that hold run folders, such as that of a sweep over `shard`. The result is a run
 folder like that of a single run over all images: the same records, the same summary.
 """
 

@@ -24,10 +24,10 @@ def main(cfg: DictConfig) -> float | None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if not cfg.resume:
             return evaluate(cfg, folder)["miou"]
-        plain, experiment = redact(config.plain(cfg)), Path(cfg.paths.output, str(cfg.experiment))
+        plain, group = redact(config.plain(cfg)), Path(cfg.paths.output, str(cfg.group))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return sweeps.job(plain, folder, experiment, lambda: evaluate(cfg, folder))["miou"]
-        finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(experiment, sweeps.config_hash(plain))
+            return sweeps.job(plain, folder, group, lambda: evaluate(cfg, folder))["miou"]
+        finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(group, sweeps.config_hash(plain))
         return (evaluate(cfg, folder) if finished is None else show_finished(finished))["miou"]
     return None
 

@@ -125,3 +125,25 @@ def test_an_unknown_logger_is_named_beside_the_choices() -> None:
         config.build(config.compose(["logger=several", "logger.use=[csw]"]), "logger")
     with pytest.raises(ConfigError, match="'auto', 'online' or 'offline'"):
         config.build(config.compose(["logger.mode=on"]), "logger")
+
+
+@pytest.mark.parametrize(
+    ("mode", "variable", "offline"),
+    [
+        ("auto", None, True),
+        ("auto", "online", False),
+        ("auto", "offline", True),
+        ("online", "offline", False),
+        ("auto", "disabled", None),
+    ],
+)
+def test_wandb_uploads_only_where_it_is_asked_to(made_up, monkeypatch, mode, variable, offline) -> None:
+    """A key on this machine is no order to upload."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    asked: list[bool] = []
+    monkeypatch.setattr(WandbLogger, "_log", lambda self, report, offline: asked.append(offline))
+    WandbLogger(mode=mode).log(made_up)
+    assert asked == ([] if offline is None else [offline])

@@ -14,11 +14,9 @@ from goca.compare.runs import Kind, Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
 from goca.figures.thumbnails import disagreement
+from goca.runs.identity import FREE_UNREAD, group_of, is_free
 from goca.runs.tables import Cell, Table, threshold_index
 
-# Settings that change where and how fast, but no number.
-_NO_METHOD = ("paths", "logger", "figures", "trainer", "experiment", "save_predictions", "hydra", "resume", "attention")
-_NO_METHOD_KEYS = ("data.batch_size", "data.num_workers")
 _COLUMNS_OF_ABLATION = 8
 
 
@@ -105,17 +103,17 @@ class Comparison:
         )
 
     def ablations(self, members: Sequence[Run]) -> dict[str, Table]:
-        """By model, and by experiment where there are several: the settings in which runs differ, and their differences in mIoU
+        """By model, and by group where there are several: the settings in which runs differ, and their differences in mIoU
         to the baseline, whose row has none."""
         groups: dict[tuple[str, str], list[Run]] = {}
         for run in members:
-            groups.setdefault((str(run.config.get("experiment", "default")), run.summary["model"]), []).append(run)
-        several = len({experiment for experiment, _ in groups}) > 1
+            groups.setdefault((group_of(run.config), run.summary["model"]), []).append(run)
+        several = len({group for group, _ in groups}) > 1
         tables = {}
-        for (experiment, model), runs in sorted(groups.items()):
+        for (group, model), runs in sorted(groups.items()):
             if len(runs) < 2:
                 continue
-            title = f"{experiment}, {model}" if several else model
+            title = f"{group}, {model}" if several else model
             base = self.baseline(runs)
             flat = [_flatten(run.config) for run in runs]
             keys = sorted({key for settings in flat for key in settings})
@@ -242,7 +240,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Cell]:
     flat: dict[str, Cell] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if name in _NO_METHOD or name in _NO_METHOD_KEYS:
+        if is_free(name, FREE_UNREAD):
             continue
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{name}.")

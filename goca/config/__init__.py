@@ -12,13 +12,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import omegaconf
-from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException
@@ -27,42 +25,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from goca.config.folders import folders, remember_folders, use_folders
+from goca.config.folders import options as options
 from goca.config.settings import SETTINGS, keys, problems
 from goca.errors import ConfigError, GocaError, Interrupted
-from goca.paths import BUNDLED, CONF
+from goca.paths import CONF
 from goca.redact import redact
-
-OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
-
-
-def _resolver(name: str, function: str, **options: bool) -> None:
-    """Let `${name:...}` in a configuration call a function, whose module is imported only when a value needs it."""
-    module, _, attribute = function.rpartition(".")
-    OmegaConf.register_new_resolver(
-        name, lambda *arguments: getattr(import_module(module), attribute)(*arguments), replace=True, **options
-    )
-
-
-_resolver("run_folder", "goca.runs.sweeps.run_folder", use_cache=True)
-_resolver("auto_model", "goca.backbones.auto.setting")
-_folders: tuple[Path, ...] = (CONF,)  # of the configuration composed last
-
-
-def folders() -> tuple[Path, ...]:
-    """Where the configuration in use comes from, in Hydra's order: `--config-dir`, conf, `hydra.searchpath`."""
-    if HydraConfig.initialized():
-        return _sources(HydraConfig.get())
-    return _folders
-
-
-def options(group: str) -> list[str]:
-    """The options of a configuration group, those in a user's folders included, sorted."""
-    return sorted({file.stem for folder in folders() for file in (folder / group).glob("*.yaml")})
-
-
-def _sources(hydra_config: Any) -> tuple[Path, ...]:
-    found = [Path(source.path) for source in hydra_config.runtime.config_sources if source.schema == "file"]
-    return tuple(dict.fromkeys(found))
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
@@ -73,15 +41,14 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictC
     Raises:
         ConfigError: an override that does not fit; the message names the key and the choices.
     """
-    global _folders
     wanted = folders() if HydraConfig.initialized() else (CONF,)
     running = GlobalHydra.instance().hydra  # of a command that composes further configurations, such as the app
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            _use_folders(wanted)
+            use_folders(wanted)
             cfg = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=True)
-            _folders = _sources(cfg.hydra)
+            remember_folders(cfg.hydra)
             with open_dict(cfg):
                 del cfg["hydra"]
     except (HydraException, OmegaConfBaseException, *_STRAY) as error:
@@ -111,17 +78,6 @@ def check(cfg: DictConfig, config_name: str = "config") -> None:
             raise ConfigError(f"{key}: {_first_line(error)}") from error
     if lines := problems(values, config_name):
         raise ConfigError("\n".join(lines))
-
-
-def _use_folders(wanted: Sequence[Path]) -> None:
-    """Have the Hydra that has just been initialized look in these folders, of which `conf` is one, in this order."""
-    loader: Any = GlobalHydra.instance().config_loader()
-    elements = loader.get_search_path().get_path()
-    (main,) = (number for number, element in enumerate(elements) if element.provider == "main")
-    elements[main : main + 1] = [
-        SearchPathElement("main" if path == CONF else "command-line", f"file://{path}") for path in wanted
-    ]
-    loader.repository.initialize_sources(loader.get_search_path())
 
 
 def build(cfg: Any, key: str, **arguments: Any) -> Any:
@@ -275,10 +231,17 @@ _QUIET = {
 }
 
 
+_RENAMED = {
+    "experiment": "what runs are grouped by is group=NAME now, and a ready-made sweep is +experiment=NAME",
+}
+
+
 def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:
     """One line or two for what Hydra raises, with the valid keys where a key is unknown."""
     text = str(error)
     unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and unknown.group(1) in _RENAMED:
+        return f"there is no key '{unknown.group(1)}' any more: {_RENAMED[unknown.group(1)]}"
     if unknown:
         groups = [override for override in overrides if re.fullmatch(r"[\w/@]+=[\w/]+", override)]
         return _unknown_key(unknown.group(1), config_name, [group for group in groups if (CONF / group.split("=")[0]).is_dir()])

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-# Hydra reads `experiment=3` as a number, and a folder may have that name.
+# Hydra reads `group=3` as a number, and a folder may have that name.
 Name = Annotated[str, BeforeValidator(lambda value: str(value) if type(value) in (int, float) else value), Field(min_length=1)]
 Pixel = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 
@@ -49,7 +49,9 @@ class Run(Section):
     split: Name | None
     limit: PositiveInt | None
     indices: list[NonNegativeInt] | None
-    experiment: Name
+    shard: Name | None
+    batch_size: PositiveInt
+    group: Name
     resume: bool
     run: RunSection
     paths: Paths
@@ -69,6 +71,7 @@ class Observe(Section):
     save: Literal["figures", "tensors"]
     seed: Seed
     output: Name
+    paths: Paths
     attention: Attention
 
 
@@ -110,7 +113,7 @@ class Generate(Section):
     shard: Name | None
     save_maps: list[NonNegativeInt]
     progress: bool
-    experiment: Name
+    group: Name
     attention: Attention
     figures: Figures
     paths: Paths
@@ -146,6 +149,7 @@ class Train(Section):
     latents: Name
     output: Name
     wandb: bool
+    paths: Paths
 
 
 class TrainClassifier(Section):
@@ -157,6 +161,7 @@ class TrainClassifier(Section):
     batch_size: PositiveInt
     learning_rate: Annotated[FiniteFloat, Field(gt=0)]
     output: Name
+    paths: Paths
 
 
 class TrainDecoder(Section):
@@ -169,6 +174,7 @@ class TrainDecoder(Section):
     steps: PositiveInt
     batch_size: PositiveInt
     learning_rate: Annotated[FiniteFloat, Field(gt=0)]
+    paths: Paths
 
 
 class Dashboard(Section):

@@ -16,6 +16,7 @@ from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.figures import plots
 from goca.loggers.base import CONFIG, Example, Logger, Report
+from goca.runs.identity import group_of
 
 if TYPE_CHECKING:
     import wandb
@@ -26,10 +27,10 @@ _LOCAL_START = 90.0  # seconds until W&B's own process has started, on a busy ma
 
 @dataclass(frozen=True, config=CONFIG)
 class WandbLogger(Logger):
-    """Weights & Biases; the run's group is the experiment.
+    """Weights & Biases; the run's group is `group`.
 
     Args:
-        mode: `auto` is online where this machine is logged in and offline elsewhere.
+        mode: `auto` follows the variable WANDB_MODE and is offline without it, so that nothing is uploaded unasked.
         project, entity, tags: as in `wandb.init`; data set, model, protocol, method and its parts become tags too.
         init_timeout, finish_timeout: seconds to wait for the service at the start, and for the upload. What has not arrived by
             then stays in the run folder.
@@ -43,7 +44,8 @@ class WandbLogger(Logger):
     finish_timeout: PositiveFloat = 300.0
 
     def log(self, report: Report) -> str | None:
-        return self._log(report, offline=self.mode == "offline" or (self.mode == "auto" and not logged_in()))
+        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE", "offline")
+        return None if mode == "disabled" else self._log(report, offline=mode != "online")
 
     def keep(self, report: Report) -> str | None:
         """The service is away: an offline run, which waits in the run folder."""
@@ -59,7 +61,7 @@ class WandbLogger(Logger):
             name=f"{report.summary['model']} {report.summary['dataset']} {report.summary['method']}"[:128],
             mode="offline" if offline else "online",
             config=dict(report.config),
-            group=str(report.config.get("experiment", "default")),
+            group=group_of(report.config),
             job_type="evaluate",
             tags=list(dict.fromkeys([*self.tags, *_labels(report)])),
             settings=wandb.Settings(

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Where things lie, what is shown and how the work is spread. `data.dataset` repeats `dataset`; a checkpoint is compared by its
-# hash; the batch size moves results by less than docs/reliability.md says.
+# Where things lie, what is shown and how the work is spread. `data` repeats keys of the root and the section `dataset`; a
+# checkpoint is compared by its hash; the batch size moves results by less than docs/reliability.md says.
 FREE = (
-    "run", "resume", "logger", "trainer", "figures", "paths", "experiment", "save_predictions", "attention", "hydra",
-    "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
+    "run", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "attention", "hydra",
+    "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
     "model.checkpoint", "model.device", "model.placement", "model.prompt_cache", "model.text_encoders",
     "model.allow_pickle",
 )  # fmt: skip
+# The same where no checkpoint has been read, so that it is known by its name alone.
+FREE_UNREAD = tuple(name for name in FREE if name != "model.checkpoint")
 SHARD = ("data.shard",)
+# Settings that were added later, and what runs begun before did: such a run and one with this value are the same. A new
+# setting whose default is not null belongs here; positions in lists are left out of the names.
+ADDED: Mapping[str, Any] = {
+    "dataset.orientation": "auto",
+    "dataset.palette": "colours",
+    "views._target_": "Views",
+    "views.views": 1,
+}
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[str, tuple[Any, Any]]:
@@ -21,25 +32,58 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[st
 
     >>> difference({"seed": 0, "limit": 3, "logger": {"mode": "auto"}}, {"seed": 1, "limit": 3, "logger": {"mode": "off"}})
     {'seed': (0, 1)}
+    >>> difference({"dataset": {}}, {"dataset": {"palette": "colours"}}), difference({}, {"dataset": {"palette": "index"}})
+    ({}, {'dataset.palette': ('colours', 'index')})
     """
     old, new = decisive(before, free), decisive(now, free)
-    return {key: (old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)}
+    return {
+        key: (old.get(key, _added(key)), new.get(key, _added(key)))
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
+    }
 
 
 def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[str, Any]:
-    """Settings by dotted name, without those that are free.
+    """Settings by dotted name, without those that are free, those that are null, and those that do what was done before them.
 
-    >>> decisive({"seed": 0, "logger": {"mode": "auto"}})
+    >>> decisive({"seed": 0, "logger": {"mode": "auto"}, "limit": None, "dataset": {"orientation": "auto"}})
     {'seed': 0}
     """
-    return {key: value for key, value in _flat(config) if not any(key == name or key.startswith(f"{name}.") for name in free)}
+    return {
+        key: value
+        for key, value in _flat(config)
+        if not is_free(key, free) and value is not None and not (value == _added(key) and type(value) is type(_added(key)))
+    }
+
+
+def is_free(key: str, free: tuple[str, ...] = FREE) -> bool:
+    """Whether no number depends on the setting of that dotted name.
+
+    >>> is_free("logger.mode"), is_free("dataset.name")
+    (True, False)
+    """
+    return any(key == name or key.startswith(f"{name}.") for name in free)
+
+
+def group_of(config: Mapping[str, Any]) -> str:
+    """The group of runs that a run belongs to; the setting was called `experiment` once."""
+    return str(config.get("group", config.get("experiment", "default")))
+
+
+def _added(key: str) -> Any:
+    return ADDED.get(re.sub(r"\.\d+(?=\.|$)", "", key))
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted name. A list of sections, such as the steps of a refinement, gives its length and `name.0.key`..."""
     for key, value in section.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}.")
+        elif isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) for item in value):
+            yield name, len(value)
+            for number, item in enumerate(value):
+                yield from _flat(item, f"{name}.{number}.")
         else:
             yield name, class_name(value) if key == "_target_" else list(value) if isinstance(value, tuple) else value
 

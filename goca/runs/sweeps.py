@@ -10,12 +10,10 @@ from typing import Any
 
 import yaml
 
-from goca.runs.identity import FREE, decisive
+from goca.runs.identity import FREE_UNREAD, decisive
 
 FINISHED = "finished.json"  # in the folder of a job that another folder holds the results of
 ERROR = "error.txt"
-# Before anything is loaded a checkpoint is known by its name alone.
-_FREE = tuple(name for name in FREE if name != "model.checkpoint")
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -26,19 +24,19 @@ def config_hash(config: Mapping[str, Any]) -> str:
     >>> config_hash({"seed": 0}) == config_hash({"seed": 1})
     False
     """
-    return hashlib.sha256(json.dumps(decisive(config, _FREE), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(decisive(config, FREE_UNREAD), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def job(config: Mapping[str, Any], folder: Path, experiment: Path, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The summary of one job of a sweep: that of a finished run of the same configuration, else computed now.
 
     Args:
         config: the job's configuration, as plain data.
         folder: the job's own folder.
-        experiment: folder in whose runs a finished one is looked for.
+        group: folder in whose runs a finished one is looked for.
         evaluate: computes the job.
     """
-    found = find_finished(experiment, config_hash(config))
+    found = find_finished(group, config_hash(config))
     if found is None or found == folder:
         return evaluate()
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,9 +45,9 @@ def job(config: Mapping[str, Any], folder: Path, experiment: Path, evaluate: Cal
     return json.loads((found / "summary.json").read_text(encoding="utf-8"))
 
 
-def find_finished(experiment: Path, wanted: str) -> Path | None:
-    """The run under `experiment` that is complete and has this configuration hash; the last one of several."""
-    for summary in sorted(experiment.rglob("summary.json"), reverse=True):
+def find_finished(group: Path, wanted: str) -> Path | None:
+    """The run under `group` that is complete and has this configuration hash; the last one of several."""
+    for summary in sorted(group.rglob("summary.json"), reverse=True):
         try:
             config = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
             facts = json.loads(summary.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from goca.data.base import SegmentationDataset
-from goca.paths import CONF
+from tests.helpers.options import option
 
 Build = Callable[..., SegmentationDataset]
 
@@ -19,8 +19,8 @@ def build_dataset(name: str, root: Path | str = "nowhere", protocol: str = "stan
         {
             "paths": {"data": str(root)},
             "split": None,
-            "protocol": OmegaConf.load(CONF / "protocol" / f"{protocol}.yaml"),
-            "dataset": OmegaConf.load(CONF / "dataset" / f"{name}.yaml"),
+            "protocol": option("protocol", protocol),
+            "dataset": option("dataset", name),
         }
     )
     config.dataset.update(overrides)

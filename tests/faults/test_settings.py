@@ -62,7 +62,7 @@ def test_no_key_is_left_unchecked(program: str) -> None:
         ("config", "attention.max_bytes=0", ["attention.max_bytes", "greater than 0"]),
         ("config", "run.max_failed=-1", ["run.max_failed", "-1"]),
         ("config", "run.max_failed=abc", ["run.max_failed", "whole number"]),
-        ("config", "experiment=null", ["experiment"]),
+        ("config", "group=null", ["group"]),
         ("config", "trainer.enable_progress_bar=maybe", ["trainer.enable_progress_bar", "true or false"]),
         ("config", "indices=[a]", ["indices", "whole number"]),
         ("observe", "save=xyz", ["save", "figures", "tensors"]),
@@ -106,13 +106,13 @@ def test_every_whole_number_is_a_seed(value: int) -> None:
     assert problems({"seed": value}, "config") == []
 
 
-def test_an_experiment_may_be_called_by_a_number() -> None:
-    assert config.compose(["experiment=3"]).experiment == 3
+def test_a_group_may_be_called_by_a_number() -> None:
+    assert config.compose(["group=3"]).group == 3
 
 
 def test_a_setting_that_is_a_reference_is_checked_by_its_value() -> None:
     with pytest.raises(ConfigError, match="seed: should be a whole number"):
-        config.compose(["seed=${experiment}"])
+        config.compose(["seed=${group}"])
 
 
 def test_a_missing_package_is_named_as_it_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def run_folder(path: Path, noise: float = 0.2, images: int = 6, seed: int = 0, *
     for image in range(images):
         folder.append(record(image, noise, seed))
     folder.close()
-    config = {"experiment": "made up", "seed": 0, "aggregation": {"heads": "average"}, **summary.pop("config", {})}
+    config = {"group": "made up", "seed": 0, "aggregation": {"heads": "average"}, **summary.pop("config", {})}
     OmegaConf.save(OmegaConf.create(config), path / "config.yaml")
     facts = {
         "dataset": "made up",
@@ -99,5 +99,5 @@ def report(folder: Path) -> Report:
 
     run_folder(folder)
     summary = json.loads((folder / "summary.json").read_text())
-    config = {"experiment": "made up", "aggregation": {"heads": "dot_product"}, "model": {"name": "tiny", "size": 32}}
+    config = {"group": "made up", "aggregation": {"heads": "dot_product"}, "model": {"name": "tiny", "size": 32}}
     return Report(folder, config, summary, CLASSES, {}, [example(0), example(1)])

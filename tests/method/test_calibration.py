@@ -7,13 +7,13 @@ import torch
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from goca.errors import ConfigError
 from goca.method.calibration import STEPS, Calibration, calibration_step
 from goca.ops import gaussian_blur, minmax
 from goca.paths import CONF
+from tests.helpers.options import option
 
 
 @dataclass
@@ -68,7 +68,7 @@ def test_rescaling_does_not_see_the_mass_of_special_tokens(seed, mass):
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from(["goca", "vanilla", "per_pixel_max", "compound", "max"]))
 def test_range_and_order_of_classes(seed, name):
-    calibration = instantiate(OmegaConf.load(CONF / "calibration" / f"{name}.yaml"))
+    calibration = instantiate(option("calibration", name))
     maps = token_maps(seed)
     result = calibration(maps, PROMPT)
     assert result.stack().amin() >= 0
@@ -80,7 +80,7 @@ def test_range_and_order_of_classes(seed, name):
 
 @pytest.mark.parametrize("name", ["goca", "per_pixel", "per_pixel_max", "compound"])
 def test_one_content_group_is_not_divided_by_itself(name):
-    calibration = instantiate(OmegaConf.load(CONF / "calibration" / f"{name}.yaml"))
+    calibration = instantiate(option("calibration", name))
     result = calibration(token_maps(), Groups({7: (1, 2)}))
     assert result.scores.std() > 0
     assert result.warnings == ()
@@ -163,6 +163,6 @@ def test_wrong_names_say_what_is_right():
 
 @pytest.mark.parametrize("path", sorted((CONF / "calibration").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_gives_finite_maps(path):
-    result = instantiate(OmegaConf.load(path))(token_maps(), PROMPT)
+    result = instantiate(option("calibration", path.stem))(token_maps(), PROMPT)
     assert result.stack().isfinite().all()
     assert result.size == (8, 8)

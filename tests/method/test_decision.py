@@ -5,7 +5,6 @@ import torch
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +13,7 @@ from goca.errors import ConfigError, DataError
 from goca.method.calibration import ClassMaps
 from goca.method.decision import Decision, Hungarian, match_clusters, upsampled_bands
 from goca.paths import CONF
+from tests.helpers.options import option
 
 TAUS = (-0.4, 0.0, 0.35)
 
@@ -141,7 +141,7 @@ def test_hungarian_from_class_maps():
 
 @pytest.mark.parametrize("path", sorted((CONF / "decision").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_decides(path):
-    decision = instantiate(OmegaConf.load(path))
+    decision = instantiate(option("decision", path.stem))
     labels = decision(class_maps((1, 2), (4, 4)), (6, 5), 3, label=torch.zeros(6, 5, dtype=torch.uint8))
     assert labels.shape == (len(decision.taus(True)), 6, 5)
 

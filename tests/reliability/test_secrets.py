@@ -34,7 +34,7 @@ def test_a_run_writes_no_secret(compose, canary: str, tmp_path: Path, monkeypatc
     seen: list[Mapping] = []
     monkeypatch.setattr(CsvLogger, "log", lambda self, report: seen.append(report.config))
     cfg = compose(
-        "logger=csv", "experiment=${oc.env:OPENAI_API_KEY}", "+trainer.default_root_dir=/tmp/${oc.env:DB_PASSWORD}",
+        "logger=csv", "group=${oc.env:OPENAI_API_KEY}", "+trainer.default_root_dir=/tmp/${oc.env:DB_PASSWORD}",
         f"paths.data=https://me:{canary[:5]}hunter2@host/x",
     )  # fmt: skip
     evaluate(cfg, tmp_path / "run")
@@ -50,7 +50,7 @@ def test_weights_and_biases_and_the_comparison_page_hold_no_secret(compose, cana
     """What W&B would send is in its file; the last word before the canary shows that the file can be searched."""
     pytest.importorskip("plotly", reason="plotly is not installed")
     cfg = compose(
-        "logger=wandb", "logger.mode=offline", "logger.tags=[searchable-tag]", "experiment=${oc.env:OPENAI_API_KEY}",
+        "logger=wandb", "logger.mode=offline", "logger.tags=[searchable-tag]", "group=${oc.env:OPENAI_API_KEY}",
         "figures.gallery=2", f"paths.data=https://me:{canary[:5]}hunter2@host/x",
     )  # fmt: skip
     evaluate(cfg, tmp_path / "run")

@@ -13,6 +13,7 @@ from goca.method.refinement.pamr import median_filter, pamr
 from goca.method.refinement.prototype import assign_to_prototypes
 from goca.paths import CONF
 from tests.helpers.explicit_attention import ExplicitAttention, class_maps, random_maps
+from tests.helpers.options import option
 
 MODEL = {"layers": {"affinity": ["up.*"], "reference": "up.0"}, "affinity_order": 2}
 
@@ -24,7 +25,7 @@ def _halves(size: int = 8) -> torch.Tensor:
 
 @pytest.mark.parametrize("path", sorted((CONF / "refinement").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_refines(path: Path):
-    config = OmegaConf.create({"model": MODEL, "refinement": OmegaConf.load(path)})
+    config = OmegaConf.create({"model": MODEL, "refinement": option("refinement", path.stem)})
     if "CRF" in str(config.refinement) and not crf.available():
         pytest.skip("pydensecrf2 is not installed")
     refinements = instantiate(config.refinement)

@@ -219,7 +219,7 @@ def _controls(name: str, models: Sequence[str], aggregation: str, calibration: s
         for group, value in (("aggregation", aggregation), ("calibration", calibration), ("refinement", "affinity")):
             controls.append(gr.Dropdown(_choices(group), value=value, label=group, elem_id=f"{group}-{name}"))
         controls.append(gr.Checkbox(False, label="background competes", elem_id=f"background-{name}"))
-        controls.append(gr.Slider(-0.4, 0.9, value=0.0, step=0.05, label="background threshold (one word alone: try 0.5)"))
+        controls.append(gr.Slider(0, 1, value=0.7, step=0.05, label="background threshold (one word alone: 0.5)"))
     return controls
 
 

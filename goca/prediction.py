@@ -12,7 +12,7 @@ from goca.method.calibration import ClassMaps
 from goca.prompts.prompt import Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Prediction:
     """What the segmentor says about one image.
 
@@ -38,6 +38,9 @@ class Prediction:
     head_weights: dict[str, list[float]]
     warnings: tuple[str, ...]
     counts: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.image_id!r}, labels {tuple(self.labels.shape)}, classes {self.maps.ids})"
 
 
 @dataclass(frozen=True)

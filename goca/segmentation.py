@@ -12,7 +12,7 @@ from goca.figures.plots import overlay_figure
 from goca.prediction import Prediction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """An image with its predicted classes, as `Segmentor.segment` returns it; shows itself as a picture in a notebook."""
 
@@ -24,6 +24,24 @@ class Segmentation:
     def label_map(self) -> np.ndarray:
         """(H, W) ids into `classes.names`; 0 is background."""
         return self.prediction.labels[0].cpu().numpy()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know about this result: words that were not looked for, how the words were read, or a picture turned."""
+        notes = [*self.prediction.warnings]
+        if len(self.classes) == 2 and (self.label_map == 1).all():
+            notes.append(
+                f"every pixel is '{self.classes.names[1]}', as nothing competes with it: give more words, or background=True"
+            )
+        return tuple(dict.fromkeys(notes))
+
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        ids, counts = np.unique(self.label_map, return_counts=True)
+        names = (self.classes.names[i] for i in ids)
+        shares = [f"{name} {100 * count / counts.sum():.0f} %" for name, count in zip(names, counts, strict=True)]
+        noted = f"; {len(self.warnings)} warnings" if self.warnings else ""
+        return f"Segmentation({width} x {height} pixels: {', '.join(shares)}{noted})"
 
     @property
     def class_maps(self) -> dict[str, np.ndarray]:

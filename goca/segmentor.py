@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import OmegaConf
@@ -26,6 +28,10 @@ from goca.prompts.prompt import Prompt
 from goca.segmentation import Segmentation
 from goca.timing import StageTimer
 
+log = logging.getLogger(__name__)
+# On 30 bundled scenes, words of which the rest of the picture has none: mean IoU of one word alone 37.5 (without: 25.9), of two
+# words and the background 56.2 (without: 50.2), of three 57.5 (without: 55.7).
+BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL = 0.5, 0.7
 Asked = tuple[Sample, tuple[Prompt, ...]]  # an image and what to look for in it
 
 
@@ -118,17 +124,21 @@ class Segmentor:
         return cls(config.build(cfg, "model"), Method.from_config(cfg), cfg.seed, cfg.attention.max_bytes)
 
     # ------------------------------------------------------------------------------------------------------- one image
-    def segment(self, image: ImageSource, words: str | Sequence[str], background: float | None = None) -> Segmentation:
+    def segment(self, image: ImageSource, words: str | Sequence[str], background: float | bool | None = None) -> Segmentation:
         """Segment one image by words.
 
         Args:
             image: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 array.
-            words: class names, or a caption in the form "(person, clothes), dog, grass" whose entities become classes.
-            background: threshold tau of the configured background rule; None lets every pixel belong to a class.
+            words: class names; or a caption in the form "(person, clothes), dog, grass" whose entities become classes; or a
+                sentence, whose content words do.
+            background: how high a word has to score to beat the background, id 0: 0 (no background) ... 1 (nothing else) under
+                the default method. True takes what is best on bundled scenes: 0.5 for one word alone, 0.7 for several. None or
+                False lets every pixel belong to a word.
 
         Raises:
-            ConfigError: no content word. DataError: an image that cannot be read.
+            ConfigError: no content word, or a background that is no threshold. DataError: an image that cannot be read.
         """
+        tau = threshold(background)
         segments = self.backbone.text_segments
         if isinstance(words, str):
             table, prompts = sources.from_text(words, segments)
@@ -139,8 +149,17 @@ class Segmentor:
         picture = read_picture(image)
         pixels = to_pixels(picture.pixels, self.backbone.size)
         sample = Sample("image", picture.pixels, None, (), pixels=pixels, notes=picture.notes)
-        (prediction,) = self.predict([(sample, prompts)], len(table), background is not None, background)
-        return Segmentation(picture.pixels, table, prediction)
+        if tau is True:
+            tau = BACKGROUND_OF_ONE if len(table) == 2 else BACKGROUND_OF_SEVERAL
+        (prediction,) = self.predict([(sample, prompts)], len(table), tau is not None, tau)
+        result = Segmentation(picture.pixels, table, prediction)
+        for warning in result.warnings:
+            log.warning("%s", warning)
+        return result
+
+    def __repr__(self) -> str:
+        backbone, stages = self.backbone, (self.method.aggregation, self.method.calibration, self.method.decision)
+        return f"Segmentor({backbone.name} from {backbone.checkpoint}, {', '.join(map(repr, stages))}, seed={self.seed})"
 
     # ------------------------------------------------------------------------------------------------------ the stages
     @torch.inference_mode()
@@ -266,3 +285,21 @@ def _without_references(section: dict[Any, Any]) -> dict[Any, Any]:
         elif not (isinstance(value, str) and value.startswith("${auto_model:")):
             kept[key] = value
     return kept
+
+
+def threshold(background: Any) -> float | Literal[True] | None:
+    """The threshold that a user gave; True for the usual one, None for no background.
+
+    Raises:
+        ConfigError: it is none of these.
+
+    >>> threshold(0), threshold(True), threshold(False), threshold(None)
+    (0.0, True, None, None)
+    """
+    if background is None or background is False:
+        return None
+    if background is True:
+        return True
+    if not isinstance(background, (int, float)) or not math.isfinite(background):
+        raise ConfigError(f"background is a threshold such as 0.2, True for a usual one, or None for none; got {background!r}")
+    return float(background)

@@ -27,7 +27,7 @@ from goca.prediction import Prediction
 from goca.prompts import Prompt
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionView:
     """What one forward showed about one image and one prompt. Maps are float32 on the CPU."""
 
@@ -37,6 +37,10 @@ class AttentionView:
     observation: Observation
     prediction: Prediction
     head_maps: dict[str, Tensor]  # layer -> (H, tokens of the content, h, w)
+
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"AttentionView({width} x {height} pixels, {self.prompt.text!r}, {len(self.observation.layer_maps)} layers)"
 
     # -------------------------------------------------------------------------------------------------------- questions
     @cached_property

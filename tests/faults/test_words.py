@@ -1,14 +1,16 @@
 """What a person types as words: split, understood, or refused with one message; nothing is lost without a word."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from goca.errors import ConfigError, GocaError
-from goca.observe import read_prompt
+from goca.observe import read_image, read_prompt
 from goca.prompts import TextSegment, from_names, from_text
 from goca.prompts.caption import split, tidy
 from goca.scenes.tokenizer import small_clip_tokenizer
+from goca.segmentor import Segmentor
 
 AXIS = (TextSegment(small_clip_tokenizer(), 77),)
 
@@ -108,3 +110,52 @@ def test_any_text_is_understood_or_one_error(text: str) -> None:
         parts = [part.strip() for part in tidy(text).removesuffix(".").lower().split(",")]
         assert set(table.names[1:]) == {part for part in parts if part} == set(split(tidy(text).removesuffix(".").lower()))
     assert len(prompt.class_tokens) + len(prompt.lost_classes) == len(table) - 1
+
+
+@pytest.fixture(scope="module")
+def segmentor() -> Segmentor:
+    return Segmentor.from_config("scenes_unet_tiny")
+
+
+SCENE = read_image("scenes:3").pixels
+
+
+@pytest.mark.slow
+def test_one_word_alone_has_a_usual_threshold_and_is_told_of_it(segmentor: Segmentor, caplog: pytest.LogCaptureFixture) -> None:
+    whole = segmentor.segment(SCENE, ["circle"])
+    assert (whole.label_map == 1).all()
+    assert "background=True" in whole.warnings[-1]
+    assert whole.warnings[-1] in caplog.text
+    part = segmentor.segment(SCENE, ["circle"], background=True)
+    assert 0 < (part.label_map == 1).mean() < 0.9
+    assert part.warnings == ()
+    shares = [(segmentor.segment(SCENE, ["circle"], background=tau).label_map == 1).mean() for tau in (0, 0.5, 1)]
+    assert shares[0] > 0.99 >= shares[1] == (part.label_map == 1).mean() >= shares[2]
+
+
+@pytest.mark.slow
+def test_results_show_themselves_in_a_line_and_can_be_compared(segmentor: Segmentor) -> None:
+    one, other = (segmentor.segment(SCENE, "circle, grass") for _ in range(2))
+    assert repr(one).startswith("Segmentation(64 x 64 pixels: ")
+    assert "circle" in repr(one)
+    assert "\n" not in repr(one) + repr(one.prediction) + repr(segmentor)
+    assert max(map(len, (repr(one), repr(one.prediction)))) < 200
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+    assert "scenes_unet_tiny" in repr(segmentor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("background", ["a", float("nan"), float("inf"), [0.1]])
+def test_a_background_that_is_no_threshold_is_one_message(segmentor: Segmentor, background: object) -> None:
+    with pytest.raises(ConfigError, match="background is a threshold such as"):
+        segmentor.segment(SCENE, "circle, grass", background=background)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("image", [None, 3, np.zeros((0, 0, 3), np.uint8), [], object()])
+def test_what_is_no_picture_is_one_message(segmentor: Segmentor, image: object) -> None:
+    with pytest.raises(GocaError) as caught:
+        segmentor.segment(image, "circle, grass")  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

@@ -18,8 +18,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: install
 	$(BIN)/python -m goca.run -m preset=vanilla,goca
 
-# One thread for each of the processes among which the tests are shared out.
+# One thread for each of the processes among which the tests are shared out; where there are more threads than cores, those that
+# wait do not spin.
 test test-fast test-machines: export OMP_NUM_THREADS ?= 1
+test test-fast test-machines: export OMP_WAIT_POLICY ?= PASSIVE
 
 test: install
 	$(BIN)/python -m pytest -n auto

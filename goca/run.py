@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import hydra
@@ -18,6 +19,8 @@ from goca.runs import sweeps
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(cfg: DictConfig) -> float | None:
     with config.job(cfg):
+        if cfg.trainer.devices != 1:  # processes that share cores: a thread that waits must not keep another from its core
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         from goca.runs.evaluation import evaluate, show_finished  # torch loads only when there is something to compute
 
         config.quiet()  # also the libraries that this import has brought

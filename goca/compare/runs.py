@@ -15,6 +15,7 @@ from goca.compare.statistics import ImageCounts
 from goca.errors import DataError, GocaError
 from goca.figures.thumbnails import Thumbnails, read
 from goca.runs.folder import Record, RunFolder
+from goca.runs.machine import difference
 from goca.runs.tables import threshold_index
 
 # What the summary of a finished run holds; without these it comes from another version.
@@ -109,7 +110,7 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         why = "\n".join(["", *problems]) if problems else "; `python -m goca.run` makes one"
         raise DataError(f"no run to compare under {where}{why}")
     failed = [f"{run.name}: {count} images failed and do not count" for run in runs if (count := run.summary.get("failed"))]
-    return runs, problems + failed + _class_sets(runs)
+    return runs, problems + failed + _class_sets(runs) + _machines(runs)
 
 
 def _folders(path: Path) -> set[Path]:
@@ -161,4 +162,18 @@ def _class_sets(runs: Sequence[Run]) -> list[str]:
             apart.setdefault(f"{rule} background, unlike other runs on {kind.dataset}", []).append(run.name)
         elif kind.image_ids != other.image_ids:
             apart.setdefault(f"other images than other runs on {kind.dataset} ({kind.split})", []).append(run.name)
-    return [f"{', '.join(names)}: {difference}; ranked apart" for difference, names in apart.items()]
+    return [f"{', '.join(names)}: {what}; ranked apart" for what, names in apart.items()]
+
+
+def _machines(runs: Sequence[Run]) -> list[str]:
+    """Which runs another machine computed than the first one, for their sums round differently."""
+    known = [run for run in runs if isinstance(run.summary.get("machine"), dict)]
+    apart: dict[str, list[str]] = {}
+    for run in known[1:]:
+        if changed := difference(run.summary["machine"], known[0].summary["machine"]):
+            apart.setdefault(", ".join(changed), []).append(run.name)
+    return [
+        f"{', '.join(names)}: computed on another machine than {known[0].name} ({changed}); mIoU may differ by rounding, "
+        "see docs/reliability.md"
+        for changed, names in apart.items()
+    ]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from goca import config
+from goca.backbones.loading.pipelines import choose_device
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
@@ -21,6 +22,7 @@ from goca.redact import redact
 from goca.runs.callbacks import Figures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly, total_counts
+from goca.runs.machine import keep_threads
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures
 from goca.runs.signals import StopOnSignal
@@ -69,6 +71,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         if not recorded.issuperset(data.image_ids):
             # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
             data.done = recorded.difference(data.image_ids[: cfg.figures.count])
+            begun = output.facts() if (folder / "run.json").is_file() else {}
+            keep_threads(choose_device(cfg.model.device), trainer.world_size, begun.get("machine"))
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
             data.size = segmentor.backbone.size
             if trainer.is_global_zero:

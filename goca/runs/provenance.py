@@ -14,6 +14,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from goca.backbones.loading.checkpoints import PICKLES
 from goca.paths import PACKAGE
+from goca.runs.machine import machine
 
 TRAINING = "training.json"  # in the folder of a bundled backbone: how it was trained, and how well
 _PACKAGES = ("goca", "torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
@@ -24,7 +25,7 @@ def environment() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}},
         "commit": _commit(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(),
     }
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Read by the processes: threads that wait leave the core to others instead of spinning.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 CONTEXT = multiprocessing.get_context("forkserver")  # a fresh process per run, without importing torch each time
 CONTEXT.set_forkserver_preload(["goca.runs.evaluation", "pyarrow.parquet", "matplotlib.pyplot"])
 # What two equal runs may differ in: times, memory, and the commit, while somebody works on the checkout.

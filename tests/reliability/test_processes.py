@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,21 @@ def _records(folder: Path) -> list[dict]:
     ]
 
 
+THREADS = 2  # in which one process computes; Lightning would give each of two processes on two cores one
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
 def _process(rank: int, port: int, work, *arguments) -> None:
-    """`work` as one of two processes, as torchrun or SLURM would start it."""
+    """`work` as one of two processes, as SLURM would start it, on a machine where nobody set a number of threads."""
+    os.environ.pop("OMP_NUM_THREADS", None)
+    torch.set_num_threads(THREADS)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank), "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     work(*arguments)
@@ -42,18 +56,19 @@ def _two_processes(work, *arguments) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("limit", [7, 1])
-def test_two_processes(tiny: list[str], run, tmp_path: Path, limit: int) -> None:
+def test_two_processes(tiny: list[str], run, two_threads, tmp_path: Path, limit: int) -> None:
     """With one image, the second process has nothing to do."""
     overrides = ["trainer=ddp", "trainer.enable_progress_bar=false", f"limit={limit}"]
     _two_processes(run_here, [*tiny, *overrides], tmp_path / "two")
     expected = run(tmp_path / "one", f"limit={limit}")
     assert numbers(json.loads((tmp_path / "two" / "summary.json").read_text())) == expected
     assert expected["images"] == limit
+    assert expected["machine"]["threads"] == THREADS
     assert _records(tmp_path / "two") == _records(tmp_path / "one")
     per_process = [len(path.read_text().splitlines()) for path in sorted((tmp_path / "two").glob("records*.jsonl"))]
     assert sorted(per_process) == ([3, 4] if limit == 7 else [1])

@@ -124,7 +124,7 @@ def _generic(backbone: Backbone) -> dict[str, Any]:
     """All layers, a middle one as reference, those around it for affinity: nothing tells better before somebody measures."""
     denoiser: Any = backbone.denoiser
     sample = denoiser.config.get("sample_size")
-    backbone.size = sample * backbone.pipeline.vae_scale_factor if sample else backbone.size
+    backbone.size = sample * backbone.compression if sample else backbone.size
     layers = observable_layers(backbone)
     text = [layer for layer in layers if layer.tokens and layer.grid]
     finest = max(layer.grid for layer in text if layer.grid)

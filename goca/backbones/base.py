@@ -86,9 +86,15 @@ class Backbone(Pretrained):
         return self.pipeline.transformer.config.patch_size
 
     @property
+    def compression(self) -> int:
+        """How many pixels a latent pixel is wide."""
+        factor: int = self.pipeline.vae_scale_factor
+        return factor
+
+    @property
     def size_multiple(self) -> int:
         """Image sides must be a multiple of this many pixels."""
-        return self.pipeline.vae_scale_factor * self.patch
+        return self.compression * self.patch
 
     def token_grid(self, latent_grid: tuple[int, int]) -> tuple[int, int]:
         """The grid of image tokens."""
@@ -97,7 +103,7 @@ class Backbone(Pretrained):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of what `encode_image` makes of one image of `size`."""
-        config, side = self.pipeline.vae.config, self.size // self.pipeline.vae_scale_factor
+        config, side = self.pipeline.vae.config, self.size // self.compression
         return config.get("latent_channels") or config.z_dim, side, side
 
     @property

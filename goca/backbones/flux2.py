@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu, format_input
@@ -21,6 +21,13 @@ from goca.backbones.text import chat_segment, user_message
 from goca.prompts.prompt import TextSegment
 
 _STEPS = 50  # the pipelines' default: their noise schedule depends on the number of steps
+
+
+def packed_latents(vae: Any, pixels: Tensor, eps: float) -> Tensor:
+    """Normalised latents with four latent pixels in each: (B, 3, H, W) -> (B, 4 C, H / 16, W / 16)."""
+    latents = pixel_unshuffle(vae.encode(pixels.to(vae.dtype)).latent_dist.mode(), 2)
+    mean, variance = (values.view(1, -1, 1, 1).to(latents) for values in (vae.bn.running_mean, vae.bn.running_var))
+    return (latents - mean) / torch.sqrt(variance + eps)
 
 
 @backbone
@@ -57,10 +64,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Four latent pixels are normalised together, each of their channels by the autoencoder's running statistics."""
         vae = self.pipeline.vae
-        latents = pixel_unshuffle(vae.encode(pixels.to(vae.dtype)).latent_dist.mode(), 2)
-        mean, variance = (values.view(1, -1, 1, 1).to(latents) for values in (vae.bn.running_mean, vae.bn.running_var))
-        latents = (latents - mean) / torch.sqrt(variance + vae.config.batch_norm_eps)
-        return pixel_shuffle(latents, 2).to(self.torch_dtype)
+        return pixel_shuffle(packed_latents(vae, pixels, vae.config.batch_norm_eps), 2).to(self.torch_dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         embeddings, _ = self.pipeline.encode_prompt(list(texts), device=self.torch_device, max_sequence_length=self.text_length)

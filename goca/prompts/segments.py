@@ -67,7 +67,9 @@ class TextSegment:
         return {}
 
     def _encode(self, text: str, length: int) -> Iterator[_Row]:
-        options = {"padding": "max_length", "truncation": True, "max_length": length, **self._options}
+        return self._encoded(text, {"padding": "max_length", "truncation": True, "max_length": length, **self._options})
+
+    def _encoded(self, text: str, options: dict[str, Any]) -> Iterator[_Row]:
         encodings = self.tokenizer(text, **options).encodings
         if encodings is None:
             name = type(self.tokenizer).__name__
@@ -106,6 +108,7 @@ class TemplateSegment(TextSegment):
         compact: the pipeline takes real tokens alone, so that padding, wherever it was, comes after them.
         bare: the tokenizer adds no special tokens of its own, as the template writes them.
         lower: the pipeline lower-cases the prompt, and it alone.
+        left: the pipeline pads on the left, whatever side is the tokenizer's own.
 
     >>> import string
     >>> from goca.scenes.tokenizer import small_t5_tokenizer
@@ -120,6 +123,7 @@ class TemplateSegment(TextSegment):
     compact: bool = False
     bare: bool = False
     lower: bool = False
+    left: bool = False
 
     def tokens(self, text: str) -> list[Token]:
         if self.lower:  # lower case can have more letters
@@ -144,7 +148,8 @@ class TemplateSegment(TextSegment):
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"add_special_tokens": False} if self.bare else {}
+        side = {"padding_side": "left"} if self.left else {}
+        return {**side, "add_special_tokens": False} if self.bare else side
 
     @property
     def _padded(self) -> int:
@@ -181,3 +186,37 @@ def _moved(token: Token, places: Sequence[int], text: str) -> dict[str, Any]:
         return {}
     start, end = places[token.start], places[token.end - 1] + 1
     return {"start": start, "end": end, "label": text[start:end]}
+
+
+@dataclass(frozen=True)
+class PiecesSegment(TextSegment):
+    """A stretch whose text the pipeline cuts into pieces that are tokenized one by one, such as quoted words by letter.
+
+    Args:
+        split: prompt -> its pieces, which joined are the prompt.
+    """
+
+    split: Callable[[str], Sequence[str]] = lambda text: [text]
+
+    def tokens(self, text: str) -> list[Token]:
+        rows = self._rows(text)[: self.length]
+        padding = [Token(0, 0, str(self.tokenizer.pad_token), "padding")] * (self.length - len(rows))
+        words = [self._token(row, text, 0) for row in rows]
+        return [*padding, *words] if self.tokenizer.padding_side == "left" else [*words, *padding]
+
+    def ids(self, text: str) -> list[int]:
+        rows = [row.token_id for row in self._rows(text)[: self.length]]
+        padding = [self.tokenizer.pad_token_id] * (self.length - len(rows))
+        return [*padding, *rows] if self.tokenizer.padding_side == "left" else [*rows, *padding]
+
+    def count(self, text: str) -> int:
+        return len(self._rows(text))
+
+    def _rows(self, text: str) -> list[_Row]:
+        rows: list[_Row] = []
+        first = 0
+        for piece in self.split(text):
+            for row in self._encoded(piece, {"add_special_tokens": False}):
+                rows.append(row._replace(start=row.start + first, end=row.end + first))
+            first += len(piece)
+        return rows

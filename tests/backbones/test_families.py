@@ -109,7 +109,8 @@ def test_head_contributions_add_up_to_the_output_projection(backbone, forward):
         flat = call.output.transpose(1, 2).flatten(2)
         module = backbone.attention_modules[layer]
         # Single-stream blocks of Flux share the output layer with their MLP: attention's columns come first.
-        linear = getattr(module, "to_out", None) or backbone.denoiser.get_submodule(layer.rpartition(".")[0]).proj_out
+        linear = getattr(module, "to_out", None) or getattr(module, "out_layer", None)
+        linear = linear or backbone.denoiser.get_submodule(layer.rpartition(".")[0]).proj_out
         linear = linear if isinstance(linear, torch.nn.Linear) else linear[0]
         padded = torch.cat([flat, flat.new_zeros(*flat.shape[:2], linear.in_features - flat.shape[-1])], dim=-1)
         expected = linear(padded) - (0 if linear.bias is None else linear.bias)
@@ -160,7 +161,9 @@ def test_the_prompt_is_aligned_on_the_tokens_that_the_encoders_get(backbone):
     }
     rows = [[i for i in ids[0].tolist() if i not in padding] for ids in entered.values()]
     for segment in backbone.text_segments:
-        assert [i for i in segment.ids(text) if i not in padding] in rows
+        expected = [i for i in segment.ids(text) if i not in padding]
+        # A template's ends may be tokenized apart, and its tokens stand around the prompt's then.
+        assert any(expected == row[first : first + len(expected)] for row in rows for first in range(len(row)))
 
 
 def test_a_word_of_the_prompt_begins_where_its_embedding_does(backbone):

@@ -11,16 +11,13 @@ from goca.backbones.flux2 import Flux2Backbone
 from goca.backbones.prx import PRXBackbone
 from goca.backbones.sana import SanaBackbone
 from goca.backbones.z_image import ZImageBackbone
-from goca.layer_names import LayerNames
-from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, Family, flow, vae
+from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, SMALL, Family, blocks, flow, vae
 from tests.helpers.tiny_unet import VAE
 from tests.helpers.tokenizers import small_chat_tokenizer, small_gemma_tokenizer, small_mistral_tokenizer
 
-_SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-
 
 def qwen3(tokenizer: Any, layers: int = 2) -> Any:
-    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=layers, **_SMALL)
+    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=layers, **SMALL)
     return transformers.Qwen3ForCausalLM(config)
 
 
@@ -46,7 +43,7 @@ def tiny_flux2() -> Any:
     tokenizer = small_mistral_tokenizer()  # the published pipeline has a processor around it, which needs torchvision
     # The published layers are numbers 10, 20 and 30: the small encoder is as deep.
     config = transformers.Mistral3Config(
-        text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 30, **_SMALL},
+        text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 30, **SMALL},
         vision_config={"model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
         image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
     )
@@ -82,7 +79,7 @@ def tiny_z_image() -> Any:
 
 def tiny_sana() -> Any:
     tokenizer = small_gemma_tokenizer()
-    config = transformers.Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, pad_token_id=0, **_SMALL)
+    config = transformers.Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, pad_token_id=0, **SMALL)
     transformer = diffusers.SanaTransformer2DModel(
         in_channels=4,
         out_channels=4,
@@ -120,7 +117,7 @@ def tiny_sana() -> Any:
 
 def tiny_prx() -> Any:
     tokenizer = small_gemma_tokenizer()
-    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, **_SMALL}
+    sizes = {"vocab_size": len(tokenizer), "num_hidden_layers": 2, **SMALL}
     config = transformers.T5GemmaConfig(encoder=sizes, decoder=sizes, is_encoder_decoder=False)
     encoder: Any = T5GemmaEncoder(config.encoder)
 
@@ -137,23 +134,17 @@ def tiny_prx() -> Any:
     )
 
 
-def _blocks(pattern: str) -> LayerNames:
-    """Every layer that a pattern with one star names, the second of them as reference."""
-    first, second = pattern.replace("*", "0"), pattern.replace("*", "1")
-    return LayerNames(cross=(pattern,), manual=(second,), reference=second, affinity=(first, second))
-
-
 FAMILIES: dict[str, Family] = {
     "flux2_dev": Family(Flux2Backbone, tiny_flux2, DOUBLE_AND_SINGLE, {"text_length": 160}, causal=True),
     "flux2_klein": Family(Flux2Backbone, tiny_flux2_klein, DOUBLE_AND_SINGLE, {"text_length": 64}, causal=True),
     "z_image": Family(
         ZImageBackbone,
         tiny_z_image,
-        _blocks("layers.*.attention"),
+        blocks("layers.*.attention"),
         {"text_length": 64},
         causal=True,
         refined=("noise_refiner", "context_refiner"),
     ),
     "sana": Family(SanaBackbone, tiny_sana, CROSS, {"text_length": 40}, masked=True, causal=True),
-    "prx": Family(PRXBackbone, tiny_prx, _blocks("blocks.*.attention"), {"text_length": 24}, masked=True),
+    "prx": Family(PRXBackbone, tiny_prx, blocks("blocks.*.attention"), {"text_length": 24}, masked=True),
 }

@@ -18,31 +18,10 @@ from goca.backbones.sd3 import SD3Backbone
 from goca.backbones.unet import UNetBackbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
-from tests.helpers import newer_pipelines
-from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, flow, vae
+from tests.helpers import chat_pipelines, newer_pipelines
+from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, clip, flow, qwen25_vl, t5, vae
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl
 from tests.helpers.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
-
-
-def _t5(width: int = 16) -> transformers.T5EncoderModel:
-    sizes = {"d_model": width, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-    return transformers.T5EncoderModel(transformers.T5Config(vocab_size=len(small_t5_tokenizer()), **sizes)).eval()
-
-
-def _clip(projected: bool, tokens: int = 77) -> Any:
-    tokenizer = small_clip_tokenizer(max_length=tokens)
-    config = transformers.CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        max_position_embeddings=tokens,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        projection_dim=16,
-    )
-    return (transformers.CLIPTextModelWithProjection if projected else transformers.CLIPTextModel)(config)
 
 
 def tiny_pixart(sigma: bool = False) -> Any:
@@ -61,7 +40,7 @@ def tiny_pixart(sigma: bool = False) -> Any:
     kind = diffusers.PixArtSigmaPipeline if sigma else diffusers.PixArtAlphaPipeline
     return kind(
         tokenizer=small_t5_tokenizer(),
-        text_encoder=_t5(),
+        text_encoder=t5(),
         vae=vae(),
         transformer=transformer,
         scheduler=diffusers.DPMSolverMultistepScheduler(),
@@ -96,7 +75,7 @@ def tiny_hunyuan() -> Any:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-        text_encoder_2=_t5(),
+        text_encoder_2=t5(),
         tokenizer_2=small_t5_tokenizer(),
     )
 
@@ -116,9 +95,9 @@ def tiny_flux(guidance: bool = True) -> Any:
     return diffusers.FluxPipeline(
         scheduler=flow(shift=3.0, use_dynamic_shifting=guidance),
         vae=vae(shift_factor=0.1, scaling_factor=0.4),
-        text_encoder=_clip(projected=False),
+        text_encoder=clip(projected=False),
         tokenizer=small_clip_tokenizer(),
-        text_encoder_2=_t5(),
+        text_encoder_2=t5(),
         tokenizer_2=small_t5_tokenizer(),
         transformer=transformer,
     )
@@ -144,11 +123,11 @@ def tiny_sd3(dual: tuple[int, ...] = (), t5: bool = True) -> Any:
         transformer=transformer,
         scheduler=flow(shift=3.0),
         vae=vae(shift_factor=0.1),
-        text_encoder=_clip(projected=True),
+        text_encoder=clip(projected=True),
         tokenizer=small_clip_tokenizer(),
-        text_encoder_2=_clip(projected=True),
+        text_encoder_2=clip(projected=True),
         tokenizer_2=small_clip_tokenizer(),
-        text_encoder_3=_t5(32) if t5 else None,
+        text_encoder_3=t5(32) if t5 else None,
         tokenizer_3=small_t5_tokenizer() if t5 else None,
     )
 
@@ -167,7 +146,7 @@ def tiny_chroma() -> Any:
         approximator_layers=1,
     )
     return diffusers.ChromaPipeline(
-        scheduler=flow(), vae=vae(), text_encoder=_t5(), tokenizer=small_t5_tokenizer(), transformer=transformer
+        scheduler=flow(), vae=vae(), text_encoder=t5(), tokenizer=small_t5_tokenizer(), transformer=transformer
     )
 
 
@@ -198,19 +177,7 @@ def tiny_aura_flow() -> Any:
 
 def tiny_qwen_image() -> Any:
     tokenizer = small_qwen_tokenizer()
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
-        "vocab_size": len(tokenizer),
-    }
-    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
-    encoder = transformers.Qwen2_5_VLForConditionalGeneration(
-        transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision, vocab_size=len(tokenizer))
-    )
+    encoder = qwen25_vl(tokenizer)
     autoencoder = diffusers.AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=4,
@@ -256,6 +223,7 @@ FAMILIES: dict[str, Family] = {
     "aura_flow": Family(AuraFlowBackbone, tiny_aura_flow, DOUBLE_AND_SINGLE, {"text_length": 40}),
     "qwen_image": Family(QwenImageBackbone, tiny_qwen_image, JOINT, {"text_length": 64}, masked=True, causal=True),
     **newer_pipelines.FAMILIES,
+    **chat_pipelines.FAMILIES,
 }
 
 
@@ -299,6 +267,6 @@ def family_overrides(family: str, checkpoint: Any) -> list[str]:
     layers, settings, model = row.layers, row.settings, row.model or family
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(layers).items()}
     values = {"checkpoint": checkpoint, "size": 32, "feature_size": 16, "variant": "null", "device": "cpu", **settings}
-    changed = [f"model.{key}={value}" for key, value in values.items()]
+    changed = [f"{'+' if model == 'auto' and key in settings else ''}model.{key}={value}" for key, value in values.items()]
     changed += [f"model.layers.{key}={str(value).replace(' ', '')}" for key, value in lists.items()]
     return [f"model={model}", *changed, "logger=none", "limit=2", "data.batch_size=2"]

@@ -1,0 +1,195 @@
+"""More small pipelines of families whose text encoder is a language model, and of those in Flux's blocks."""
+
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import Kandinsky5T2IPipeline
+
+from goca.backbones.cogview4 import CogView4Backbone
+from goca.backbones.ernie_image import ErnieImageBackbone
+from goca.backbones.flux_like import BriaBackbone, LongCatImageBackbone, OvisImageBackbone
+from goca.backbones.kandinsky5 import Kandinsky5Backbone
+from goca.backbones.lumina2 import Lumina2Backbone
+from goca.layer_names import LayerNames
+from goca.scenes.tokenizer import small_t5_tokenizer
+from tests.helpers.families import DEPTH, DOUBLE_AND_SINGLE, SMALL, Family, blocks, clip, flow, qwen25_vl, t5, vae
+from tests.helpers.tiny_unet import VAE
+from tests.helpers.tokenizers import small_chat_tokenizer, small_clip_tokenizer, small_gemma_tokenizer, small_qwen_tokenizer
+
+_FLUX = {
+    "in_channels": 16,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 16,
+    "axes_dims_rope": (4, 6, 6),
+}
+
+
+def tiny_cogview4() -> Any:
+    tokenizer = small_qwen_tokenizer()
+    config = transformers.GlmConfig(vocab_size=len(tokenizer), num_hidden_layers=2, pad_token_id=0, **SMALL)
+    transformer = diffusers.CogView4Transformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_layers=DEPTH,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=8,
+        condition_dim=4,
+    )
+    return diffusers.CogView4Pipeline(
+        tokenizer=tokenizer,
+        text_encoder=transformers.GlmModel(config),
+        vae=vae(),
+        transformer=transformer,
+        scheduler=flow(use_dynamic_shifting=True, base_shift=0.25, max_shift=0.75, time_shift_type="linear"),
+    )
+
+
+def tiny_lumina2() -> Any:
+    tokenizer = small_gemma_tokenizer()
+    config = transformers.Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, pad_token_id=0, **SMALL)
+    transformer = diffusers.Lumina2Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        hidden_size=24,
+        num_layers=DEPTH,
+        num_refiner_layers=1,
+        num_attention_heads=2,
+        num_kv_heads=1,
+        multiple_of=8,
+        axes_dim_rope=(4, 4, 4),
+        axes_lens=(300, 32, 32),
+        cap_feat_dim=16,
+    )
+    return diffusers.Lumina2Pipeline(
+        transformer=transformer,
+        scheduler=flow(shift=6.0),
+        vae=vae(shift_factor=0.1),
+        text_encoder=transformers.Gemma2Model(config),
+        tokenizer=tokenizer,
+    )
+
+
+def tiny_kandinsky5() -> Any:
+    tokenizer = small_qwen_tokenizer()
+    transformer = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=16,
+        time_dim=16,
+        out_visual_dim=4,
+        model_dim=32,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=DEPTH,
+        axes_dims=(4, 6, 6),
+    )
+    pipeline = Kandinsky5T2IPipeline(
+        transformer=transformer,
+        vae=vae(),
+        text_encoder=qwen25_vl(tokenizer),
+        tokenizer=tokenizer,  # published inside a processor, which needs torchvision
+        text_encoder_2=clip(projected=False),
+        tokenizer_2=small_clip_tokenizer(),
+        scheduler=flow(shift=5.0),
+    )
+    pipeline.vae_scale_factor_spatial = 2
+    return pipeline
+
+
+def tiny_ovis_image() -> Any:
+    tokenizer = small_chat_tokenizer()
+    config = transformers.Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=2, **SMALL)
+    return diffusers.OvisImagePipeline(
+        scheduler=flow(shift=3.0, use_dynamic_shifting=True),
+        vae=vae(shift_factor=0.1),
+        text_encoder=transformers.Qwen3Model(config),
+        tokenizer=tokenizer,
+        transformer=diffusers.OvisImageTransformer2DModel(out_channels=16, **_FLUX),
+    )
+
+
+def tiny_longcat_image() -> Any:
+    tokenizer = small_qwen_tokenizer()
+    return diffusers.LongCatImagePipeline(
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=vae(shift_factor=0.1),
+        text_encoder=qwen25_vl(tokenizer),
+        tokenizer=tokenizer,
+        text_processor=None,
+        transformer=diffusers.LongCatImageTransformer2DModel(pooled_projection_dim=16, **_FLUX),
+    )
+
+
+def tiny_bria() -> Any:
+    return diffusers.BriaPipeline(
+        transformer=diffusers.BriaTransformer2DModel(**_FLUX),
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=vae(shift_factor=0),
+        text_encoder=t5(),
+        tokenizer=small_t5_tokenizer(),
+    )
+
+
+def tiny_ernie_image() -> Any:
+    tokenizer = small_qwen_tokenizer()
+    config = transformers.Mistral3Config(
+        text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 2, **SMALL},
+        vision_config={"model_type": "pixtral", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )
+    transformer = diffusers.ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=DEPTH,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(4, 6, 6),
+    )
+    autoencoder = diffusers.AutoencoderKLFlux2(**{**VAE, "latent_channels": 4})
+    autoencoder.bn.running_var.copy_(torch.linspace(0.5, 2.0, 16))
+    return diffusers.ErnieImagePipeline(
+        transformer=transformer,
+        vae=autoencoder,
+        text_encoder=transformers.Mistral3Model(config),
+        tokenizer=tokenizer,
+        scheduler=flow(shift=3.0),
+    )
+
+
+_KANDINSKY = LayerNames(
+    cross=("*cross_attention",),
+    manual=("*.1.cross_attention",),
+    reference="*.1.cross_attention",
+    affinity=("*.0.self_attention", "*.1.self_attention"),
+)
+_LENGTH = {"text_length": 64}
+
+FAMILIES: dict[str, Family] = {
+    "cogview4": Family(CogView4Backbone, tiny_cogview4, blocks("transformer_blocks.*.attn1"), {"text_length": 48}, causal=True),
+    "lumina2": Family(
+        Lumina2Backbone,
+        tiny_lumina2,
+        blocks("layers.*.attn"),
+        {"text_length": 256},
+        masked=True,
+        causal=True,
+        refined=("noise_refiner", "context_refiner"),
+    ),
+    "kandinsky5": Family(
+        Kandinsky5Backbone, tiny_kandinsky5, _KANDINSKY, _LENGTH, causal=True, refined=("text_transformer_blocks",)
+    ),
+    "ovis_image": Family(OvisImageBackbone, tiny_ovis_image, DOUBLE_AND_SINGLE, _LENGTH, causal=True),
+    "longcat_image": Family(LongCatImageBackbone, tiny_longcat_image, DOUBLE_AND_SINGLE, _LENGTH, causal=True),
+    "bria": Family(BriaBackbone, tiny_bria, DOUBLE_AND_SINGLE, {"text_length": 24}, model="auto"),
+    "ernie_image": Family(
+        ErnieImageBackbone, tiny_ernie_image, blocks("layers.*.self_attention"), _LENGTH, masked=True, causal=True
+    ),
+}

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.app", "app")
+
 import functools
 import html
 import os
@@ -13,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 from omegaconf import DictConfig
 from PIL import Image
@@ -27,7 +31,6 @@ from goca.figures import plots
 from goca.figures.attention_view import AttentionView
 from goca.method import Method
 from goca.observe import observe, read_image
-from goca.paths import CONF
 from goca.segmentor import Segmentor
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -306,11 +309,7 @@ def _check_port(host: str, port: int) -> None:
             raise ConfigError(f"port {port} of {host} cannot be used ({error.strerror}); set port to another one") from error
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="app")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "app"):
         launch(cfg)
-
-
-if __name__ == "__main__":
-    config.command(main, "app")

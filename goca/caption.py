@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.caption", "caption")
+
 import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
@@ -20,7 +24,6 @@ from transformers import AutoTokenizer
 from goca import config
 from goca.data.base import Sample, SegmentationDataset
 from goca.errors import DataError, Interrupted, ModelError
-from goca.paths import CONF
 from goca.prompts import Captions, Prompt, PromptSource, TextSegment
 from goca.prompts.asked import Asked, ask_all
 from goca.prompts.coverage import Coverage
@@ -124,15 +127,11 @@ def _terminate(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="caption")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     signal.signal(signal.SIGTERM, _terminate)
     with config.job(cfg, "caption"):
         try:
             run(cfg, Path(HydraConfig.get().runtime.output_dir))
         except KeyboardInterrupt:
             raise Interrupted("interrupted; every answer so far is kept, the same command continues", signal.SIGINT) from None
-
-
-if __name__ == "__main__":
-    config.command(main, "caption")

@@ -6,10 +6,14 @@ comparable.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.dashboard", "dashboard")
+
 from collections.abc import Sequence
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -18,7 +22,6 @@ from rich.console import Console
 from goca import config
 from goca.errors import ConfigError, require
 from goca.loggers.weights_and_biases import logged_in
-from goca.paths import CONF
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -125,11 +128,7 @@ def run(dashboard: Dashboard, offline: bool, console: Console | None = None) -> 
     return lines
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="dashboard")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "dashboard"):
         run(config.build(cfg, "dashboard"), cfg.offline or not logged_in())
-
-
-if __name__ == "__main__":
-    config.command(main, "dashboard")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.evaluate_generation", "evaluate_generation")
+
 import glob
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -31,7 +35,6 @@ from goca.generation.reports import GenerationReport
 from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
 from goca.generation.show import load_maps, side_by_side
 from goca.loggers import Logger
-from goca.paths import CONF
 from goca.redact import redact, write_config
 from goca.runs.provenance import environment
 
@@ -245,11 +248,7 @@ def show(rows: Sequence[dict[str, Any]], measures: Sequence[str]) -> None:
     console.print(grid)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="evaluate_generation")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "evaluate_generation"):
         evaluate(cfg, Path(HydraConfig.get().runtime.output_dir))
-
-
-if __name__ == "__main__":
-    config.command(main, "evaluate_generation")

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import re
 import sys
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    # `prompts=FILE` names a file here, where Hydra would look for an option of goca.run's group `prompts`.
+    sys.argv[1:] = [re.sub(r"^prompts=", "prompts.source=", argument) for argument in sys.argv[1:]]
+    start("goca.generate", "generate")
+
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
@@ -30,7 +37,6 @@ from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.loggers import Logger
 from goca.method import Method
-from goca.paths import CONF
 from goca.redact import redact, write_config
 from goca.runs.provenance import environment
 from goca.runs.tables import Table
@@ -197,17 +203,7 @@ def _row(record: dict[str, Any]) -> tuple[str, str, int, float | None]:
     return record["image_id"], record["prompt"], record["seed"], record["seconds"]
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="generate")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "generate"):
         generate(cfg, Path(HydraConfig.get().runtime.output_dir))
-
-
-def command() -> None:
-    """The entry point. `prompts=FILE` names a file here, where Hydra would look for an option of goca.run's group `prompts`."""
-    sys.argv[1:] = [re.sub(r"^prompts=", "prompts.source=", argument) for argument in sys.argv[1:]]
-    config.command(main, "generate")
-
-
-if __name__ == "__main__":
-    command()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.layers", "layers")
+
 from typing import Any
 
-import hydra
 import yaml
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,7 +21,6 @@ from goca.backbones.loading import architectures
 from goca.backbones.loading.memory import parameters, weights_memory
 from goca.backbones.observable import Layer, observable_layers
 from goca.layer_names import resolve
-from goca.paths import CONF
 
 
 def layer_table(backbone: Backbone, layers: list[Layer]) -> Table:
@@ -69,13 +72,9 @@ def show(cfg: DictConfig, console: Console) -> None:
         console.print(yaml.safe_dump(body, sort_keys=False), highlight=False, markup=False, soft_wrap=True)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="layers")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "layers"):
         console = Console()
         console.width = max(console.width, 150)  # names are long; a narrow terminal wraps lines instead of losing them
         show(cfg, console)
-
-
-if __name__ == "__main__":
-    config.command(main, "layers")

@@ -12,15 +12,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from goca.errors import ConfigError, DataError, GocaError
 from goca.redact import redact
-from goca.runs.folder import Record, RunFolder, stops_cleanly
 from goca.runs.identity import FREE, SHARD, difference
-from goca.runs.terminal import print_summary
+
+if TYPE_CHECKING:
+    from goca.runs.folder import Record, RunFolder
 
 _SAME = ("checkpoint_hash", "dtype", "classes", "thresholds", "unseen_classes", "has_background", "total_images")
 
@@ -32,6 +33,8 @@ def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
         ConfigError: the shards are of different runs, or `out` holds something else.
         DataError: an image is missing, or in two shards; a folder that is no run folder.
     """
+    from goca.runs.folder import RunFolder, stops_cleanly  # imports torch, which --help should not wait for
+
     shards = [RunFolder(path) for path in _run_folders(folders, out)]
     first = shards[0]
     facts, config = first.facts(), first.config()
@@ -48,6 +51,8 @@ def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     merged = RunFolder(out)
     with stops_cleanly(out):
         config["data"] = {**config["data"], "shard": None}
+        if "shard" in config:
+            config["shard"] = None
         merged.claim(config)
         merged.begin(facts)
         present = {record["image_id"] for record in merged.records()}
@@ -96,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         summary = merge(options.folders, options.out)
+        from goca.runs.terminal import print_summary
     except GocaError as error:
         print(f"error: {redact(str(error))}", file=sys.stderr)
         return error.exit_code

@@ -6,10 +6,17 @@ In a notebook: `observe(Segmentor.from_config("sd15"), "cat.jpg", "a cat on gras
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.arguments import literal
+    from goca.config.start import start
+
+    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt"))
+    start("goca.observe", "observe")
+
 from collections.abc import Sequence
 from pathlib import Path
 
-import hydra
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
@@ -29,7 +36,6 @@ from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
 from goca.figures.attention_view import AttentionView
 from goca.layer_names import resolve
-from goca.paths import CONF
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
@@ -122,8 +128,8 @@ def read_prompt(prompt: str, words: Sequence[str], segments: Sequence[TextSegmen
     return table, aligned
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="observe")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "observe"):
         show(cfg, Console(emoji=False))
 
@@ -144,8 +150,3 @@ def show(cfg: DictConfig, console: Console) -> None:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     for path in paths:
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
-
-
-if __name__ == "__main__":
-    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt"))
-    config.command(main, "observe")

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.arguments import folders_first
+    from goca.config.start import start
+
+    sys.argv[1:] = folders_first(sys.argv[1:])
+    start("goca.compare.__main__", "compare")
+
 from pathlib import Path
 
-import hydra
 import rich.table
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,7 +24,6 @@ from goca.compare.page import markdown, write_page, write_tables
 from goca.compare.runs import load
 from goca.config.arguments import folders_first
 from goca.errors import ConfigError
-from goca.paths import CONF
 from goca.runs.tables import Table
 
 
@@ -61,12 +67,7 @@ def _ranking(board: Table, title: str) -> rich.table.Table:
     return grid
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="compare")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "compare"):
         compare(cfg)
-
-
-if __name__ == "__main__":
-    sys.argv[1:] = folders_first(sys.argv[1:])
-    config.command(main, "compare")

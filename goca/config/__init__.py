@@ -33,15 +33,22 @@ from goca.paths import CONF
 from goca.redact import redact
 
 
-def compose(overrides: Sequence[str] = (), config_name: str = "config") -> DictConfig:
+def compose(overrides: Sequence[str] = (), config_name: str = "config", folder: str | Path | None = None) -> DictConfig:
     """The configuration that `python -m goca.run` would see with these overrides.
 
-    Folders of one's own are given as `hydra.searchpath=[DIR]`; those of a running command are used as well.
+    Args:
+        overrides: as on the command line; `hydra.searchpath=[DIR]` adds a folder behind `conf`.
+        config_name: a primary configuration.
+        folder: one's own configurations, before `conf`, as `--config-dir`; those of a running command are used as well.
 
     Raises:
-        ConfigError: an override that does not fit; the message names the key and the choices.
+        ConfigError: an override that does not fit; the message names the key and the choices. Or there is no such folder.
     """
     wanted = folders() if HydraConfig.initialized() else (CONF,)
+    if folder is not None:
+        if not Path(folder).is_dir():
+            raise ConfigError(f"there is no folder {folder} with configurations")
+        wanted = (Path(folder).resolve(), *wanted)
     running = GlobalHydra.instance().hydra  # of a command that composes further configurations, such as the app
     GlobalHydra.instance().clear()
     try:

@@ -11,16 +11,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import Progress
 
 from goca import config
-from goca.data.base import SegmentationDataset
-from goca.data.check import Report, check
-from goca.data.download import archives_of, get
 from goca.errors import GocaError
+
+if TYPE_CHECKING:
+    from goca.data.base import SegmentationDataset
+    from goca.data.check import Report
 
 _SHOWN = 20  # problems printed per split
 
@@ -30,12 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m goca.data", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("command", choices=("get", "check"))
     parser.add_argument("overrides", nargs="+", help="dataset=<name> and any other setting, such as paths.data=<folder>")
+    parser.add_argument("--config-dir", metavar="DIR", help="a folder of your own with data sets, as for goca.run")
     parser.add_argument("--mirror", help="get: folder of another server with archives of the same names")
     parser.add_argument("--workers", type=int, default=0, help="check: processes that read images")
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True, highlight=False, markup=False)
     try:
-        cfg = config.compose(options.overrides)
+        cfg = config.compose(options.overrides, folder=options.config_dir)
         dataset: SegmentationDataset = config.build(cfg, "dataset")
         split = OmegaConf.select(cfg, "dataset.split")  # null: all of them
         if options.command == "get":
@@ -50,6 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, console: Console) -> int:
+    from goca.data.download import archives_of, get
+
     archives = archives_of(dataset.name, split)
     if not archives:
         console.print(f"{dataset.name} cannot be fetched by a program.\nSource: {dataset.SOURCE}")
@@ -64,6 +69,8 @@ def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, co
 
 
 def _check(dataset: SegmentationDataset, split: str | None, workers: int, console: Console) -> int:
+    from goca.data.check import check
+
     reports = []
     with Progress(console=console, transient=True) as progress:
         for name in [split] if split else dataset.SPLITS:

@@ -6,6 +6,11 @@ folder in float16. Interrupted training continues from its last checkpoint when 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.scenes.train", "train")
+
 import copy
 import json
 import logging
@@ -27,7 +32,6 @@ from torch.utils.data import DataLoader
 
 from goca import config
 from goca.errors import ConfigError
-from goca.paths import CONF
 from goca.scenes.architectures import denoiser_of, text_encoders_of
 from goca.scenes.datasets import CachedLatents, ScenePixels, encode_latents
 from goca.scenes.objectives import Objective
@@ -202,11 +206,7 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
     log.info("saved %s: %s", folder, report)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "train"):
         train(cfg)
-
-
-if __name__ == "__main__":
-    config.command(main, "train")

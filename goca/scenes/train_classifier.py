@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.scenes.train_classifier", "train_classifier")
+
 import json
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -17,7 +21,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from goca import config
 from goca.ops import gaussian_blur
-from goca.paths import CONF
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
 from goca.scenes.generator import TEST_SEEDS, TRAIN_SEEDS, scene
 
@@ -86,11 +89,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return report
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_classifier")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "train_classifier"):
         print(train(cfg))
-
-
-if __name__ == "__main__":
-    config.command(main, "train_classifier")

@@ -6,11 +6,15 @@ The pipeline's folder is updated in place.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that take seconds
+    from goca.config.start import start
+
+    start("goca.scenes.train_decoder", "train_decoder")
+
 import json
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytorch_lightning as pl
 import torch
 from diffusers import AutoencoderKL
@@ -21,7 +25,6 @@ from torch.utils.data import DataLoader
 
 from goca import config
 from goca.errors import ModelError
-from goca.paths import CONF
 from goca.scenes.datasets import ScenePixels, to_pixels
 from goca.scenes.generator import TEST_SEEDS, scene
 
@@ -82,11 +85,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     return report
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="train_decoder")
 def main(cfg: DictConfig) -> None:
+    """What the command does with its composed configuration."""
     with config.job(cfg, "train_decoder"):
         print(train(cfg))
-
-
-if __name__ == "__main__":
-    config.command(main, "train_decoder")

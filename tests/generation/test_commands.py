@@ -1,6 +1,7 @@
 """The two commands from configuration to files, on the bundled backbone."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
@@ -178,12 +179,19 @@ def test_wandb_gets_pictures_maps_and_the_table_over_scales(made, tmp_path, untr
     assert [row[:4] for row in judged.table("runs")] == [["cfg", "cfg", 3.0, 3], ["goca", "goca", 3.0, 3]]
 
 
+def run_command():
+    """`python -m goca.generate` in this process."""
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("goca.generate", run_name="__main__")
+    assert not stopped.value.code
+
+
 def test_a_sweep_over_guidance_and_scales(tmp_path, monkeypatch, hydra_restore_singletons):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the command, and taken back behind the test
     overrides = ["guidance=cfg,goca", "guidance.scale=2,7.5", f"paths.output={tmp_path}", *SMALL, "limit=1", "steps=1"]
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     monkeypatch.setattr("sys.argv", ["generate", "-m", *overrides, *quiet])
-    generate.command()
+    run_command()
     folders = sorted(path.parent.name for path in tmp_path.glob("generation/*/images"))
     assert folders == [f"scenes_unet_{guidance}_{scale}" for guidance in ("cfg", "goca") for scale in (2, 7.5)]
 
@@ -195,5 +203,5 @@ def test_prompts_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(generate, "generate", lambda cfg, folder: seen.append(cfg.prompts.source))
     for value in (str(tmp_path / "two.csv"), "[moon,a star]"):
         monkeypatch.setattr("sys.argv", ["generate", f"prompts={value}", f"paths.output={tmp_path}"])
-        generate.command()
+        run_command()
     assert seen == [str(tmp_path / "two.csv"), ["moon", "a star"]]

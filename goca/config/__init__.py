@@ -19,12 +19,13 @@ import hydra
 import omegaconf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from goca.config.arguments import quote
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
 from goca.config.settings import SETTINGS, keys, problems
@@ -246,6 +247,14 @@ _RENAMED = {
 def explain(error: BaseException, config_name: str = "config", overrides: Sequence[str] = ()) -> str:
     """One line or two for what Hydra raises, with the valid keys where a key is unknown."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        return _explain_grammar(error)
+    if ambiguous := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'\n", text, re.DOTALL):
+        key, value = ambiguous.groups()
+        return (
+            f"{key}={value} holds a comma. As one value it needs quotes that Hydra sees, inside the shell's own: "
+            f"'{key}={quote(value)}'; as a list, brackets: '{key}=[{value}]'; to sweep over the values, add -m"
+        )
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and unknown.group(1) in _RENAMED:
         return f"there is no key '{unknown.group(1)}' any more: {_RENAMED[unknown.group(1)]}"
@@ -257,6 +266,19 @@ def explain(error: BaseException, config_name: str = "config", overrides: Sequen
     ]
     return "\n".join(
         line for line in lines if "hydra.searchpath" not in line and not line.startswith(("Config search path", "provider="))
+    )
+
+
+def _explain_grammar(error: OverrideParseException) -> str:
+    """How to write a value that Hydra's grammar does not take as it is."""
+    override = str(error.override)
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override!r} is no setting: settings are written key=value"
+    reason = _first_line(error)
+    return (
+        f"cannot read {override!r} ({reason})\nSpaces, commas, brackets, braces, quotes, ':', '=' and other signs need quotes "
+        f"that Hydra sees, inside the shell's own: '{key}={quote(value.strip(chr(34) + chr(39)))}'"
     )
 
 

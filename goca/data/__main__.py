@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -56,6 +57,9 @@ def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, co
     from goca.data.download import archives_of, get
 
     archives = archives_of(dataset.name, split)
+    if not dataset.TREE:
+        console.print(f"{dataset.name} needs no files: its pictures are generated when they are read")
+        return 0
     if not archives:
         console.print(f"{dataset.name} cannot be fetched by a program.\nSource: {dataset.SOURCE}")
         console.print(f"Unpack it under {dataset.root} so that it looks like this:\n{dataset.TREE}")
@@ -71,6 +75,7 @@ def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, co
 def _check(dataset: SegmentationDataset, split: str | None, workers: int, console: Console) -> int:
     from goca.data.check import check
 
+    logging.getLogger("goca.data.base").setLevel(logging.ERROR)  # what it would say stands in the report
     reports = []
     with Progress(console=console, transient=True) as progress:
         for name in [split] if split else dataset.SPLITS:
@@ -91,6 +96,11 @@ def _print(report: Report, dataset: SegmentationDataset, console: Console) -> No
     count = len(report.problems)
     verdict = "complete" if report.complete else f"{count} problem{'s' * (count > 1)}" if count else "incomplete"
     console.print(f"{dataset.name} {report.split}: {report.images}{official} images{seen}: {verdict}")
+    if report.images:
+        failed = report.images - report.read
+        console.print(f"  read {report.read} pictures, {report.masks} of them with a mask; {failed} could not be read")
+    for note in report.notes:
+        console.print(f"  {note}")
     for problem in report.problems[:_SHOWN]:
         console.print(f"  {problem.splitlines()[0]}")  # what follows the first line is printed once, at the end
     if len(report.problems) > _SHOWN:

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
+NOTHING_SCORED = "the mask holds nothing that is scored, only no class or void"
+
+
 @dataclasses.dataclass(eq=False)  # not frozen: Lightning moves batches to the device by rebuilding dataclasses
 class Sample:
     """One image of a data set.
@@ -248,7 +251,8 @@ class SegmentationDataset(Dataset[Sample]):
                     f"{self._label_name(image_id)} has the value {value}, which cannot occur in {self.name}: {cause}"
                 )
         label = self.to_classes(raw, image_id)
-        return Sample(image_id, image, label, present_classes(label), notes=picture.notes)
+        notes = picture.notes if (label != IGNORE).any() else (*picture.notes, NOTHING_SCORED)
+        return Sample(image_id, image, label, present_classes(label), notes=notes)
 
     def _label_name(self, image_id: str) -> str:
         path = self.label_path(image_id)

@@ -114,10 +114,12 @@ def _decode(source: Any, max_pixels: int) -> _Decoded:
             if picture.width * picture.height > max_pixels:
                 size = f"{picture.width} x {picture.height}"
                 raise DataError(f"{name} has {size} pixels, more than the limit of {max_pixels:,} (max_pixels)")
+            if not picture.width * picture.height:
+                raise DataError(f"{name} is empty: it has no pixels")
             tag = _orientation(picture)
-            picture.load()
             # Further frames of an MPO are the camera's own business; an image that is at hand shows the frame meant.
             several = not isinstance(source, Image.Image) and picture.format != "MPO" and getattr(picture, "is_animated", False)
+            picture.load()
             return _Decoded(picture, tag, _orientation(picture) != tag, several)
     except BROKEN as error:
         raise _unreadable(name, error) from error
@@ -201,8 +203,10 @@ def _to_rgb(picture: Image.Image, name: str) -> tuple[np.ndarray, tuple[str, ...
     mode = picture.mode
     if mode == "F":
         return _repeated(_from_floats(np.asarray(picture), name)), ("floats from 0 to 1 were scaled to 0 ... 255",)
-    if mode.startswith("I"):
-        deep = _sixteen_bits(np.asarray(picture).astype(np.int64), name, declared=mode != "I")
+    if mode == "I":
+        raise DataError(f"{name} holds 32-bit integers, which have no agreed range as a picture; save it with 8 or 16 bits")
+    if mode.startswith("I;16"):  # PIL would clip 16 bits to 8 rather than scale them
+        deep = np.asarray(picture)
         dark = 0 < int(deep.max()) < _DARK
         note = (f"16-bit values that end below {_DARK}: nearly black, unless they are scaled to 65535",) if dark else ()
         return _repeated((deep >> 8).astype(np.uint8)), note
@@ -227,13 +231,3 @@ def _from_floats(values: np.ndarray, name: str) -> np.ndarray:
             f"{name} holds floats from {low:g} to {high:g}; only 0 ... 1 has an agreed meaning: scale it, or save 8 or 16 bits"
         )
     return (values * 255.0).round().astype(np.uint8)
-
-
-def _sixteen_bits(values: np.ndarray, name: str, declared: bool) -> np.ndarray:
-    """Values of a 16-bit picture; 32-bit integers are one if their range can be no other."""
-    low, high = int(values.min()), int(values.max())
-    if not declared and not (255 < high < 65536 and low >= 0) and (low, high) != (0, 0):
-        raise DataError(
-            f"{name} holds 32-bit integers from {low} to {high}, which may be 8 or 16 bits or none; save it with 8 or 16 bits"
-        )
-    return values

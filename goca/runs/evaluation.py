@@ -124,6 +124,7 @@ def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule) 
         "unseen_classes": dataset.protocol.unseen_classes,
         "has_background": dataset.has_background,
         "total_images": data.total,
+        "left_out": {reason: len(names) for reason, names in dataset.left_out.items()},
         "seed": cfg.seed,
         "device": str(backbone.torch_device),
         "dtype": str(backbone.torch_dtype).removeprefix("torch."),

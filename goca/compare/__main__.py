@@ -47,7 +47,7 @@ def compare(cfg: DictConfig) -> Path:
     except OSError as error:
         raise ConfigError(f"cannot write to {error.filename or folder} ({error.strerror}); set output") from error
     for kind, members in comparison.kinds.items():
-        console.print(_ranking(comparison.leaderboard(members), kind.title))
+        console.print(_ranking(comparison.leaderboard(members), comparison.titles[kind]))
     for note in notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     for what, path in (("page", page), ("Markdown", text), *(("table", path) for path in tables)):
@@ -58,7 +58,7 @@ def compare(cfg: DictConfig) -> Path:
 def _ranking(board: Table, title: str) -> rich.table.Table:
     """The leaderboard of one kind, as far as it fits on a terminal."""
     grid = rich.table.Table(title=escape(title), title_justify="left")
-    shown = ("rank", "run", "model", "method", "mIoU", "low", "high", "s / image")
+    shown = ("rank", "mIoU", "method", "model", "run", "low", "high", "s / image")
     for name in shown:
         grid.add_column(name, justify="left" if name in ("run", "model", "method") else "right", overflow="fold")
     for row in board.rows:

@@ -5,36 +5,43 @@ from __future__ import annotations
 import base64
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic.dataclasses import dataclass
 
+from goca.compare.names import kind_titles
 from goca.compare.runs import Kind, Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
+from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
+from goca.runs.folder import total_counts
 from goca.runs.identity import FREE_UNREAD, group_of, is_free
 from goca.runs.tables import Cell, Table, threshold_index
 
 _COLUMNS_OF_ABLATION = 8
 
 
-@dataclass(frozen=True)
+_MATRIX_CLASSES = 40  # of a confusion matrix on the page, those with the most pixels
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Settings:
     """How runs are compared.
 
     Args:
         samples, seed, level: of the bootstrap.
-        baseline: method that differences are taken from; without one, the lowest run.
+        baseline: method that differences are taken from; None takes vanilla, or the lowest run where there is none.
         generative_power: quantities that say how well models generate, by the names that runs know them by.
     """
 
-    samples: int
-    seed: int
-    level: float
-    baseline: str
-    generative_power: Mapping[str, Scale]
+    samples: PositiveInt
+    seed: NonNegativeInt
+    level: Annotated[float, Field(gt=0, lt=1)]
+    baseline: str | None
+    generative_power: dict[str, Scale]
 
 
 class Comparison:
@@ -52,6 +59,11 @@ class Comparison:
             self.kinds.setdefault(run.kind, []).append(run)
         for members in self.kinds.values():
             members.sort(key=lambda run: -run.summary["miou"])
+        methods = sorted({run.summary["method"] for run in runs})
+        if settings.baseline is not None and settings.baseline not in methods:
+            raise ConfigError(f"settings.baseline: no run has the method '{settings.baseline}'; there are {'; '.join(methods)}")
+        self.baseline_name = settings.baseline or "vanilla"
+        self.titles = kind_titles(list(self.kinds))
         self._resampled = {run.path: bootstrap(run.counts, settings.samples, settings.seed) for run in runs}
 
     def interval(self, run: Run) -> tuple[float, float]:
@@ -65,14 +77,14 @@ class Comparison:
 
     def baseline(self, members: Sequence[Run]) -> Run:
         """The run that others of its kind and model are measured against."""
-        named = [run for run in members if run.summary["method"] == self.settings.baseline]
+        named = [run for run in members if run.summary["method"] == self.baseline_name]
         return named[0] if named else min(members, key=lambda run: run.summary["miou"])
 
     # ----------------------------------------------------------------------------------------------------------- tables
     def leaderboard(self, members: Sequence[Run]) -> Table:
         """Runs of one kind, best first; the protocol stands beside every number."""
         columns = (
-            *("rank", "run", "model", "method", "mIoU", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
+            *("rank", "mIoU", "method", "model", "run", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
             *("threshold", "threshold choice", "pixel accuracy", "s / image", "peak GiB", "warnings"),
         )
         return Table(columns, tuple(self._row(rank, run) for rank, run in enumerate(members, start=1)))
@@ -83,10 +95,10 @@ class Comparison:
         memory = summary.get("peak_memory_bytes")
         return (
             rank,
-            run.name,
-            summary["model"],
-            summary["method"],
             float(summary["miou"]),
+            summary["method"],
+            summary["model"],
+            run.name,
             round(low, 4),
             round(high, 4),
             kind.protocol,
@@ -126,8 +138,8 @@ class Comparison:
                 values = (settings.get(key) for key in differing)
                 change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
                 method = (methods[run.path],) if any(methods.values()) else ()
-                rows.append((*method, *values, float(run.summary["miou"]), *change))
-            columns = (*(("method",) if any(methods.values()) else ()), *differing, "mIoU", "difference", "low", "high")
+                rows.append((*method, float(run.summary["miou"]), *change, *values))
+            columns = (*(("method",) if any(methods.values()) else ()), "mIoU", "difference", "low", "high", *differing)
             tables[title] = Table(columns, tuple(rows))
         return tables
 
@@ -140,17 +152,27 @@ class Comparison:
         ]
         return Table(("class", *(run.name for run in members)), tuple(rows))
 
+    def images(self) -> Table:
+        """mIoU of every image by every run, over the classes seen in it; runs in the order of the leaderboard."""
+        rows = []
+        for kind, members in self.kinds.items():
+            values = [run.counts.miou_by_image() for run in members]
+            for place, image_id in enumerate(kind.image_ids):
+                for run, miou in zip(members, values, strict=True):
+                    rows.append((self.titles[kind], image_id, run.name, run.summary["method"], number(miou[place])))
+        return Table(("group", "image", "run", "method", "mIoU"), tuple(rows))
+
     # ------------------------------------------------------------------------------------------------------------- page
     def page_data(self) -> dict[str, Any]:
         """Everything the page shows; text is data here and is never read as HTML."""
         ordered = [run for members in self.kinds.values() for run in members]
-        number = {run.path: index for index, run in enumerate(ordered)}
+        index = {run.path: place for place, run in enumerate(ordered)}
         return {
             "level": self.settings.level,
-            "baseline": self.settings.baseline,
+            "baseline": self.baseline_name,
             "scales": {name: vars(scale) for name, scale in self.settings.generative_power.items()},
             "runs": [self._page_run(run) for run in ordered],
-            "kinds": [self._page_kind(kind, members, number) for kind, members in self.kinds.items()],
+            "kinds": [self._page_kind(kind, members, index) for kind, members in self.kinds.items()],
         }
 
     def _page_run(self, run: Run) -> dict[str, Any]:
@@ -166,29 +188,66 @@ class Comparison:
             "power": generative_power(run, self.settings.generative_power),
             "thresholds": summary["miou_by_threshold"],
             "classes": summary["iou_by_class"],
-            "images": dict(zip(run.kind.image_ids, np.round(run.counts.miou_by_image(), 2).tolist(), strict=True)),
+            "images": dict(zip(run.kind.image_ids, map(number, run.counts.miou_by_image()), strict=True)),
+            "confusion": _confusion(run),
         }
 
-    def _page_kind(self, kind: Kind, members: Sequence[Run], number: Mapping[Any, int]) -> dict[str, Any]:
+    def _page_kind(self, kind: Kind, members: Sequence[Run], index: Mapping[Any, int]) -> dict[str, Any]:
         leaderboard = self.leaderboard(members)
         pairs = {}
         for one, other in itertools.combinations(members, 2):
-            pairs[f"{number[one.path]},{number[other.path]}"] = [round(value, 3) for value in self.difference(one, other)]
+            pairs[f"{index[one.path]},{index[other.path]}"] = [round(value, 3) for value in self.difference(one, other)]
         return {
-            "title": kind.title,
+            "title": self.titles[kind],
             "dataset": kind.dataset,
             "protocol": kind.protocol,
-            "runs": [number[run.path] for run in members],
+            "runs": [index[run.path] for run in members],
             "columns": leaderboard.columns,
             "rows": leaderboard.rows,
             "pairs": pairs,
             "ablations": [{"model": model, **vars(table)} for model, table in self.ablations(members).items()],
-            "gallery": _gallery(members, number),
+            "repeats": vars(repeats(members)),
+            "gallery": _gallery(members, index),
             "colours": _colours(members),
         }
 
 
-def _gallery(members: Sequence[Run], number: Mapping[Any, int]) -> list[dict[str, Any]]:
+def number(value: float) -> float | None:
+    """An mIoU in per cent for JSON and CSV, which know no NaN."""
+    return None if np.isnan(value) else round(float(value), 2)
+
+
+def repeats(members: Sequence[Run]) -> Table:
+    """Mean and deviation of runs that differ in their seed alone, best mean first; empty where none is repeated."""
+    groups: dict[str, list[Run]] = {}
+    for run in members:
+        settings = {key: value for key, value in _flatten(run.config).items() if key != "seed"}
+        groups.setdefault(repr((run.summary["model"], run.summary["method"], sorted(settings.items()))), []).append(run)
+    rows = []
+    for runs in groups.values():
+        seeds = {run.config.get("seed") for run in runs}
+        if len(seeds) > 1 and len(seeds) == len(runs):
+            miou = np.array([run.summary["miou"] for run in runs])
+            first = runs[0].summary
+            spread = (number(miou.mean()), number(miou.std(ddof=1)), number(miou.min()), number(miou.max()))
+            rows.append((first["method"], first["model"], *spread, len(runs)))
+    rows.sort(key=lambda row: -row[2])
+    return Table(("method", "model", "mean mIoU", "deviation", "lowest", "highest", "seeds"), tuple(rows))
+
+
+def _confusion(run: Run) -> dict[str, Any]:
+    """Shares in per cent of each class's pixels by what they were predicted as: the classes with the most pixels."""
+    names = run.summary["classes"]
+    first = 0 if run.summary["has_background"] else 1
+    matrix = total_counts(run.records, len(names))[threshold_index(run.summary)].double().numpy()  # type: ignore[index]
+    pixels = matrix.sum(1)
+    kept = sorted(sorted(range(first, len(names)), key=lambda i: -pixels[i])[:_MATRIX_CLASSES])
+    kept = [i for i in kept if pixels[i]]
+    shares = 100 * matrix[np.ix_(kept, kept)] / pixels[kept][:, None] if kept else np.zeros((0, 0))
+    return {"names": [names[i] for i in kept], "shares": np.round(shares, 1).tolist()}
+
+
+def _gallery(members: Sequence[Run], index: Mapping[Any, int]) -> list[dict[str, Any]]:
     """Per image that at least one run has thumbnails of: pictures, and how much each pair of runs disagrees."""
     by_image: dict[str, list[Run]] = {}
     for run in members:
@@ -205,9 +264,9 @@ def _gallery(members: Sequence[Run], number: Mapping[Any, int]) -> list[dict[str
                 "image": image_id,
                 "picture": _data_uri("jpeg", first.image),
                 "truth": _data_uri("png", first.png(0)),
-                "labels": {number[run.path]: _data_uri("png", run.thumbnails[image_id].png(chosen[run.path])) for run in runs},
+                "labels": {index[run.path]: _data_uri("png", run.thumbnails[image_id].png(chosen[run.path])) for run in runs},
                 "disagreement": {
-                    f"{number[one]},{number[other]}": round(disagreement(label[one], label[other], truth), 4)
+                    f"{index[one]},{index[other]}": round(disagreement(label[one], label[other], truth), 4)
                     for one, other in itertools.combinations(label, 2)
                     if label[one].shape == label[other].shape
                 },

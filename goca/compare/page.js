@@ -22,7 +22,7 @@ function element(name, attributes = {}, ...children) {
   return node;
 }
 
-const DIGITS = { "mIoU": 2, "low": 2, "high": 2, "pixel accuracy": 1, "s / image": 3, "peak GiB": 2 };
+const DIGITS = { "mIoU": 2, "mean mIoU": 2, "deviation": 2, "lowest": 2, "highest": 2, "difference": 2, "low": 2, "high": 2, "pixel accuracy": 1, "s / image": 3, "peak GiB": 2 };
 function shown(value, column) {
   if (value === null || value === undefined) return "-";
   if (typeof value !== "number") return String(value);
@@ -49,6 +49,10 @@ function filters() {
     $("filters").append(element("label", { text: `${name} ` }, select));
   }
   $("filter").addEventListener("input", board);
+  $("no-filter").addEventListener("click", () => {
+    for (const field of $("filters").querySelectorAll("input, select")) field.value = "";
+    board();
+  });
 }
 
 function passes(row) {
@@ -70,6 +74,7 @@ function board() {
   });
   const table = $("board");
   table.replaceChildren(element("thead", {}, head));
+  $("no-rows").hidden = data.kinds.some((kind) => kind.rows.some(passes));
   for (const kind of data.kinds) {
     const rows = kind.rows.filter(passes);
     if (!rows.length) continue;
@@ -108,6 +113,7 @@ function choices() {
   $("kind").replaceChildren(...data.kinds.map((entry, index) => new Option(entry.title, index)));
   $("kind").addEventListener("change", () => { state.kind = Number($("kind").value); chooseRuns(); chooseScale(); detail(); });
   for (const id of ["run-a", "run-b"]) $(id).addEventListener("change", detail);
+  $("order").addEventListener("change", gallery);
   $("scale").addEventListener("change", scaling);
   $("all-runs").addEventListener("change", gallery);
   $("opacity").addEventListener("input", () => document.body.style.setProperty("--opacity", $("opacity").value / 100));
@@ -119,7 +125,7 @@ function chooseRuns() {
   for (const id of ["run-a", "run-b"]) $(id).replaceChildren(...runs.map((run) => new Option(label(run), run.index)));
   const base = runs.find((run) => run.method === data.baseline) || runs[runs.length - 1];
   $("run-a").value = runs[0].index;
-  $("run-b").value = base.index;
+  $("run-b").value = base.index === runs[0].index && runs.length > 1 ? runs[1].index : base.index;
 }
 
 // One quantity at a time is on the axis; the one that is known for most runs comes first.
@@ -132,7 +138,7 @@ function chooseScale() {
 
 function detail() {
   state.shown = PAGE;
-  pair(); scaling(); ablations(); classes(); curves(); gallery();
+  pair(); scaling(); repeats(); ablations(); classes(); confusion(); curves(); gallery();
 }
 
 function pairValue(table, a, b) {
@@ -144,7 +150,11 @@ function pairValue(table, a, b) {
 function pair() {
   const a = runA(), b = runB();
   const level = `${+(100 * data.level).toFixed(1)} % interval over images`;
-  if (a === b) { $("pair").textContent = "A and B are the same run."; return; }
+  $("difference").hidden = a === b;
+  if (a === b) {
+    $("pair").textContent = members().length > 1 ? "A and B are the same run." : "There is one run in this group, and none to compare it with.";
+    return;
+  }
   const [change, low, high] = pairValue(kind().pairs, a, b);
   const sure = low > 0 || high < 0 ? "" : "; the interval includes no difference";
   $("pair").textContent = `A less B: ${signed(change)} mIoU, ${level} ${signed(low)} to ${signed(high)} (paired)${sure}.`;
@@ -184,18 +194,37 @@ function scaling() {
       error_y: { type: "data", symmetric: false, array: points.map((run) => run.high - run.miou), arrayminus: points.map((run) => run.miou - run.low) } };
   }).filter((trace) => trace.x.length);
   // Better models stand to the right.
-  const axis = { title: { text: plain(`${scale.label} (${scale.better} is better)`) }, automargin: true, autorange: scale.better === "lower" ? "reversed" : true };
+  const axis = { title: { text: plain(`${scale.label} (${scale.better} is better)`) }, automargin: true, range: span(runs.map((run) => run.power[name]), scale.better === "lower") };
   draw("scaling", traces, { height: 380, xaxis: axis, yaxis: { title: { text: "mIoU" } } });
+}
+
+// Room on both sides of the points, one alone among them: a tenth of their spread, or of the value where there is none.
+function span(values, reversed) {
+  const low = Math.min(...values), high = Math.max(...values);
+  const room = 0.1 * (high > low ? high - low : Math.abs(high) || 1);
+  return reversed ? [high + room, low - room] : [low - room, high + room];
+}
+
+// Head and body of a table whose numbers stand to the right.
+function parts(table) {
+  const numeric = table.columns.map((_, place) => table.rows.every((row) => row[place] === null || typeof row[place] === "number"));
+  const head = element("tr", {}, ...table.columns.map((name, place) => element("th", { scope: "col", class: numeric[place] ? "number" : "", text: name })));
+  const rows = table.rows.map((row) => element("tr", {}, ...row.map((value, place) => {
+    const strong = table.columns[place].endsWith("mIoU") ? " strong" : "";
+    return element("td", { class: (numeric[place] ? "number" : "text") + strong, title: String(value ?? ""), text: shown(value, table.columns[place]) });
+  })));
+  return [element("thead", {}, head), element("tbody", {}, ...rows)];
+}
+
+function repeats() {
+  $("seeds").replaceChildren(...parts(kind().repeats));
+  $("repeats").hidden = !kind().repeats.rows.length;
 }
 
 function ablations() {
   $("ablations").replaceChildren();
   for (const table of kind().ablations) {
-    const numeric = table.columns.map((_, place) => table.rows.every((row) => row[place] === null || typeof row[place] === "number"));
-    const head = element("tr", {}, ...table.columns.map((name, place) => element("th", { scope: "col", class: numeric[place] ? "number" : "", text: name })));
-    const rows = table.rows.map((row) => element("tr", {}, ...row.map((value, place) =>
-      element("td", { class: numeric[place] ? "number" : "text", title: String(value ?? ""), text: shown(value, table.columns[place]) }))));
-    const grid = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
+    const grid = element("table", {}, ...parts(table));
     $("ablations").append(element("p", { class: "hint", text: table.model }), element("div", { class: "scroll" }, grid));
   }
   $("ablation").hidden = !kind().ablations.length;
@@ -214,6 +243,16 @@ function classes() {
   draw("differences", [bars], { height: 340, xaxis: axis, yaxis: { title: { text: "IoU of A less IoU of B" } } });
 }
 
+function confusion() {
+  const { names, shares } = data.runs[runA()].confusion;
+  if (!names.length) { clear("confusion"); return; }
+  const labels = names.map(plain);
+  const map = { type: "heatmap", x: labels, y: labels, z: shares, zmin: 0, zmax: 100, colorscale: "Viridis", hovertemplate: "%{y} labelled as %{x}: %{z} %<extra></extra>",
+    texttemplate: names.length < 16 ? "%{z:.0f}" : "", colorbar: { thickness: 12 } };
+  const axis = { type: "category", automargin: true, title: { text: "prediction" }, tickangle: -45 };
+  draw("confusion", [map], { height: Math.max(360, 120 + 22 * names.length), xaxis: axis, yaxis: { type: "category", automargin: true, autorange: "reversed", title: { text: "ground truth" } } });
+}
+
 function curves() {
   const runs = members().filter((run) => Object.keys(run.thresholds).length > 1);
   $("curves-note").textContent = runs.length ? "" : "These runs compare no class with a background: there is no threshold.";
@@ -226,7 +265,7 @@ function curves() {
 // -------------------------------------------------------------------------------------------------------------- gallery
 function tile(entry, picture, mask, caption) {
   const images = [picture, mask].filter(Boolean).map((source) => element("img", { src: source, alt: `${entry.image}: ${caption}` }));
-  return element("figure", {}, element("div", { class: "stack" }, ...images), element("figcaption", { text: caption }));
+  return element("figure", {}, element("div", { class: mask ? "stack masked" : "stack" }, ...images), element("figcaption", { text: caption }));
 }
 
 function gallery() {
@@ -234,7 +273,10 @@ function gallery() {
   const runs = members().filter((run) => $("all-runs").checked || run.index === a || run.index === b);
   const differs = (entry) => (a === b ? 0 : pairValue(entry.disagreement, a, b));
   const usable = kind().gallery.filter((entry) => a in entry.labels && b in entry.labels);
-  usable.sort((x, y) => differs(y) - differs(x) || x.image.localeCompare(y.image));
+  const score = (entry) => data.runs[a].images[entry.image] ?? Infinity; // without a class to judge: behind all others
+  const orders = { differs: (x, y) => differs(y) - differs(x), worst: (x, y) => score(x) - score(y),
+    best: (x, y) => (score(y) === Infinity ? -1 : score(y)) - (score(x) === Infinity ? -1 : score(x)) };
+  usable.sort((x, y) => orders[$("order").value](x, y) || x.image.localeCompare(y.image));
   const entries = usable.slice(0, state.shown).map((entry) => {
     const share = a === b ? "" : ` ${(100 * differs(entry)).toFixed(1)} % of pixels differ`;
     const tiles = [tile(entry, entry.picture, null, "image"), tile(entry, entry.picture, entry.truth, "ground truth")];
@@ -256,6 +298,7 @@ function gallery() {
   $("more").hidden = usable.length <= state.shown;
 }
 
-$("lead").textContent = `${data.runs.length} runs in ${data.kinds.length} ${data.kinds.length === 1 ? "group" : "groups"} that can be ranked.`;
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+$("lead").textContent = `${count(data.runs.length, "run")} in ${count(data.kinds.length, "group")}${data.kinds.length === 1 ? "" : ", each ranked by itself"}.`;
 $("notes").append(...data.notes.map((note) => element("li", { text: note })));
 filters(); choices(); board(); chooseRuns(); chooseScale(); detail();

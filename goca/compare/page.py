@@ -9,15 +9,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from goca.compare.content import Comparison
+from goca.compare.content import Comparison, repeats
 from goca.runs.tables import Table, markdown_text
 
 _LEADERBOARD_IN_MARKDOWN = (
     "rank",
-    "run",
-    "model",
-    "method",
     "mIoU",
+    "method",
+    "model",
+    "run",
     "low",
     "high",
     "protocol",
@@ -53,10 +53,15 @@ def _script_json(data: Any) -> str:
 
 
 def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """leaderboard.csv over all kinds (ranks are within a kind), and IoU by class per kind."""
+    """leaderboard.csv over all kinds (ranks are within a kind), images.csv, seeds.csv where runs are repeated, and IoU by class
+    per kind."""
     kinds = list(comparison.kinds.values())
     boards = [comparison.leaderboard(members) for members in kinds]
     tables = {"leaderboard": Table(boards[0].columns, tuple(row for board in boards for row in board.rows))}
+    tables["images"] = comparison.images()
+    repeated = [repeats(members) for members in kinds]
+    if any(table.rows for table in repeated):
+        tables["seeds"] = Table(repeated[0].columns, tuple(row for table in repeated for row in table.rows))
     for index, members in enumerate(kinds, start=1):
         tables["iou_by_class" if len(kinds) == 1 else f"iou_by_class_{index}"] = comparison.classes(members)
     paths = [folder / f"{name}.csv" for name in tables]
@@ -78,7 +83,9 @@ def markdown(comparison: Comparison, notes: Sequence[str], title: str) -> str:
         board = comparison.leaderboard(members)
         places = [board.columns.index(column) for column in _LEADERBOARD_IN_MARKDOWN]
         rows = tuple(tuple(row[place] for place in places) for row in board.rows)
-        lines += ["", f"## {kind.title}", "", Table(_LEADERBOARD_IN_MARKDOWN, rows).markdown()]
+        lines += ["", f"## {markdown_text(comparison.titles[kind])}", "", Table(_LEADERBOARD_IN_MARKDOWN, rows).markdown()]
+        if (again := repeats(members)).rows:
+            lines += ["", "### Over seeds", "", again.markdown()]
         for model, table in comparison.ablations(members).items():
             lines += ["", f"### {model}: what each setting changes", "", table.markdown()]
     if notes:

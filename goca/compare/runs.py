@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from goca.compare.names import run_names
 from goca.compare.statistics import ImageCounts
 from goca.errors import DataError, GocaError
 from goca.figures.thumbnails import Thumbnails, read
@@ -99,7 +100,7 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
             raise DataError(f"there is no folder {path}; give run folders, or a folder that holds some")
     folders = sorted({folder for path in paths for folder in _folders(path)})
     runs, problems = [], []
-    names = _names(folders)
+    names = run_names(folders)
     for folder in folders:
         try:
             runs.append(_load(folder, names[folder]))
@@ -109,23 +110,17 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         where = ", ".join(map(str, paths)) or "(no folder given)"
         why = "\n".join(["", *problems]) if problems else "; `python -m goca.run` makes one"
         raise DataError(f"no run to compare under {where}{why}")
-    failed = [f"{run.name}: {count} images failed and do not count" for run in runs if (count := run.summary.get("failed"))]
+    failed = [_failed(run.name, count) for run in runs if (count := run.summary.get("failed"))]
     return runs, problems + failed + _class_sets(runs) + _machines(runs)
+
+
+def _failed(name: str, count: int) -> str:
+    return f"{name}: {count} images failed and do not count" if count > 1 else f"{name}: 1 image failed and does not count"
 
 
 def _folders(path: Path) -> set[Path]:
     found = {file.parent.resolve() for name in ("summary.json", "records.jsonl") for file in path.rglob(name)}
     return {folder for folder in found if "wandb" not in folder.relative_to(path.resolve()).parts}
-
-
-def _names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest names that tell the folders apart, of one kind for all: job; experiment/job; longer and longer endings."""
-    endings = [slice(-1, None), slice(-3, None, 2), *(slice(-length, None) for length in range(2, 12))]
-    for ending in endings:
-        names = {folder: "/".join(folder.parts[ending]) for folder in folders}
-        if len(set(names.values())) == len(folders):
-            return names
-    return {folder: str(folder) for folder in folders}
 
 
 def _load(folder: Path, name: str) -> Run:

@@ -113,18 +113,30 @@ def _head_weights(images: Sequence[Mapping[str, Sequence[float]]]) -> Table:
 
 
 def _images(records: Sequence[Record], summary: Mapping[str, Any]) -> Table:
-    """One row per image: its share of correct pixels where it has ground truth, the time it took and what went wrong."""
+    """One row per image: mIoU over the classes seen in it, share of correct pixels, the time it took and what went wrong."""
     chosen = None if summary["miou"] is None else threshold_index(summary)
     rows = [
         (
             str(record["image_id"]),
+            None
+            if chosen is None or record.get("confusion") is None
+            else _miou(record["confusion"][chosen], summary.get("has_background", True)),
             None if chosen is None or record.get("confusion") is None else _accuracy(record["confusion"][chosen]),
             round(sum(record.get("seconds", {}).values()), 5),
             "; ".join(filter(None, (record.get("error"), *record.get("warnings", ())))),
         )
         for record in records
     ]
-    return Table(("image", "pixel accuracy", "seconds", "warnings"), tuple(rows))
+    return Table(("image", "mIoU", "pixel accuracy", "seconds", "warnings"), tuple(rows))
+
+
+def _miou(flat: Sequence[int], has_background: bool) -> float | None:
+    """Mean IoU in per cent over the classes of one compact confusion matrix."""
+    truth, predicted, count = np.array(flat, dtype=np.int64).reshape(-1, 3).T
+    classes = [i for i in np.union1d(truth, predicted) if i or has_background]
+    hits = [count[(truth == i) & (predicted == i)].sum() for i in classes]
+    unions = [count[(truth == i) | (predicted == i)].sum() for i in classes]
+    return round(100 * float(np.mean(np.divide(hits, unions))), 4) if classes else None
 
 
 def _accuracy(flat: Sequence[int]) -> float | None:

@@ -2,23 +2,23 @@
 
 import csv
 import json
+import statistics
 from pathlib import Path
 
 import pytest
 
 from goca import config
 from goca.compare.__main__ import compare
-from goca.compare.content import Comparison, Settings
+from goca.compare.content import Comparison, Settings, repeats
 from goca.compare.page import markdown
 from goca.compare.runs import load
 from goca.compare.scaling import Scale, generative_power
 from goca.config.arguments import folders_first
-from goca.errors import DataError
+from goca.errors import ConfigError, DataError
+from goca.runs.folder import RunFolder, expand
 from tests.helpers.fake_runs import run_folder
 
-SETTINGS = Settings(
-    200, 0, 0.95, "vanilla", {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})}
-)
+SETTINGS = Settings(200, 0, 0.95, None, {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})})
 
 
 def test_only_runs_of_one_protocol_are_ranked_together(outputs: Path) -> None:
@@ -37,12 +37,12 @@ def test_ablation_shows_what_differs_and_by_how_much(outputs: Path) -> None:
     runs, _ = load([outputs / "sd15_goca", outputs / "sd15_vanilla"])
     (members,) = Comparison(runs, SETTINGS).kinds.values()
     table = Comparison(runs, SETTINGS).ablations(members)["sd15"]
-    assert table.columns == ("method", "aggregation.heads", "mIoU", "difference", "low", "high")
+    assert table.columns == ("method", "mIoU", "difference", "low", "high", "aggregation.heads")
     base, goca = table.rows
-    assert base[:2] == ("vanilla", "average")
-    assert base[3] is None
-    assert goca[3] == pytest.approx(goca[2] - base[2], abs=1e-3)
-    assert goca[4] < goca[3] < goca[5]
+    assert (base[0], base[-1]) == ("vanilla", "average")
+    assert base[2] is None
+    assert goca[2] == pytest.approx(goca[1] - base[1], abs=1e-3)
+    assert goca[3] < goca[2] < goca[4]
 
 
 def test_runs_on_other_images_or_classes_are_named_and_ranked_apart(tmp_path: Path) -> None:
@@ -89,8 +89,55 @@ def test_a_damaged_run_is_left_out_with_the_reason(tmp_path: Path, damage: objec
 def test_images_that_failed_do_not_count_and_are_named(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", failed=1, images=5)
     runs, (note,) = load([folder])
-    assert note == "a: 1 images failed and do not count"
+    assert note == "a: 1 image failed and does not count"
     assert len(runs[0].kind.image_ids) == 5
+
+
+def test_runs_that_differ_in_their_seed_have_a_mean_and_a_deviation(tmp_path: Path) -> None:
+    for seed in range(3):
+        run_folder(tmp_path / f"g{seed}", 0.1 + 0.05 * seed, seed=seed, config={"seed": seed})
+    run_folder(tmp_path / "other", method="vanilla", config={"aggregation": {"heads": "max"}})
+    runs, _ = load([tmp_path])
+    ((method, model, mean, deviation, low, high, seeds),) = repeats(runs).rows
+    miou = [run.summary["miou"] for run in runs if run.name != "other"]
+    assert (method, model, seeds) == ("goca", "tiny", 3)
+    assert (mean, deviation) == pytest.approx((statistics.mean(miou), statistics.stdev(miou)), abs=0.006)
+    assert (low, high) == pytest.approx((min(miou), max(miou)), abs=0.006)
+
+
+def test_images_have_their_own_miou_in_a_csv(outputs: Path, tmp_path: Path) -> None:
+    compare(config.compose([f"runs=[{outputs}]", f"output={tmp_path}", "settings.samples=10"], "compare"))
+    rows = list(csv.DictReader((tmp_path / "images.csv").open(encoding="utf-8")))
+    assert len(rows) == 5 * 6
+    row = next(row for row in rows if (row["image"], row["run"]) == ("image 2", "sd15_goca"))
+    counts = expand(RunFolder(outputs / "sd15_goca").records()[2]["confusion"], 4)[1].double()
+    iou = counts.diagonal() / (counts.sum(0) + counts.sum(1) - counts.diagonal())
+    assert float(row["mIoU"]) == pytest.approx(100 * float(iou.nanmean()), abs=0.006)
+
+
+def test_groups_of_the_same_title_say_what_sets_them_apart(tmp_path: Path) -> None:
+    run_folder(tmp_path / "a", classes=["background", "x", "y", "z"])
+    run_folder(tmp_path / "b", classes=["background", "x", "y", "w"])
+    titles = list(Comparison(load([tmp_path])[0], SETTINGS).titles.values())
+    assert len(set(titles)) == 2
+    assert all(f"set {number}: classes x ... " in title for number, title in enumerate(titles, start=1))
+
+
+def test_a_baseline_that_no_run_has_is_one_message(outputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no run has the method 'nope'; there are .*goca; vanilla"):
+        compare(config.compose([f"runs=[{outputs}]", f"output={tmp_path}", "settings.baseline=nope"], "compare"))
+    with pytest.raises(ConfigError, match=r"settings\.samples"):
+        compare(config.compose([f"runs=[{outputs}]", f"output={tmp_path}", "settings.samples=0"], "compare"))
+
+
+def test_an_image_without_a_class_to_judge_has_no_miou(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "a")
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    lines[0]["confusion"] = [[] for _ in lines[0]["confusion"]]
+    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    compare(config.compose([f"runs=[{folder}]", f"output={tmp_path / 'out'}", "settings.samples=10"], "compare"))
+    rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open(encoding="utf-8")))
+    assert [row["mIoU"] == "" for row in rows] == [True, *[False] * 5]
 
 
 def test_no_runs_at_all_is_one_message(tmp_path: Path) -> None:
@@ -116,7 +163,7 @@ def test_the_command_writes_page_csv_and_markdown(outputs: Path, tmp_path: Path)
     ]
     summary = json.loads((outputs / "sdxl_goca" / "summary.json").read_text())
     assert float(rows[0]["mIoU"]) == summary["miou"]
-    assert "| 1 | sdxl_goca | sdxl | goca |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert f"| 1 | {summary['miou']:.2f} | goca | sdxl | sdxl_goca |" in (tmp_path / "results.md").read_text(encoding="utf-8")
 
 
 def test_markdown_shows_text_of_runs_as_text(outputs: Path) -> None:

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from goca import config
 from goca.compare.__main__ import compare
+from goca.compare.runs import load
+from goca.runs.folder import expand
 from tests.compare.conftest import HOSTILE
 from tests.helpers.browser import DESKTOP, PHONE, Page
 
@@ -27,7 +30,7 @@ def page(chromium: Any, address: str) -> Page:
 
 
 def names(page: Page) -> list[str]:
-    return page.texts("#board tbody td:nth-child(2)")
+    return page.texts("#board tbody td:nth-child(5)")
 
 
 def test_it_opens_without_an_error_and_asks_for_nothing_else(page: Page, address: str) -> None:
@@ -39,7 +42,7 @@ def test_it_opens_without_an_error_and_asks_for_nothing_else(page: Page, address
 
 
 def test_text_of_runs_stays_text(page: Page) -> None:
-    assert HOSTILE in page.texts("#board tbody td:nth-child(4)")
+    assert HOSTILE in page.texts("#board tbody td:nth-child(3)")
     assert page.page.locator("#board img").count() == 0
 
 
@@ -78,6 +81,7 @@ def test_one_quantity_at_a_time_is_on_the_axis_of_the_scaling_plot(page: Page) -
 
 
 def test_the_gallery_shows_pictures_sorted_by_disagreement(page: Page) -> None:
+    page.page.select_option("#order", "differs")
     shares = [float(text.split(" %")[0]) for text in page.texts("#images h4 small")]
     assert len(shares) == 6
     assert shares == sorted(shares, reverse=True)
@@ -96,9 +100,59 @@ def test_choosing_runs_changes_difference_and_gallery(page: Page) -> None:
     assert before != after
     assert after[0].startswith("A less B: +")
     page.page.select_option("#kind", index=1)
-    assert page.texts("#pair") == ["A and B are the same run."]
+    assert page.texts("#pair") == ["There is one run in this group, and none to compare it with."]
+    assert not page.page.locator("#difference").is_visible()
     page.page.select_option("#kind", index=0)
     assert page.errors == []
+
+
+def test_the_gallery_begins_with_the_worst_image_of_run_a(page: Page) -> None:
+    def scores() -> list[float]:
+        captions = page.texts("#images figcaption")
+        return [float(text.rsplit("mIoU ", 1)[1]) for text in captions if text.startswith("A: ")]
+
+    page.page.select_option("#order", "worst")
+    worst = scores()
+    assert len(worst) == 6
+    assert worst == sorted(worst)
+    page.page.select_option("#order", "best")
+    assert scores() == worst[::-1]
+
+
+def test_a_filter_without_hits_says_so(page: Page) -> None:
+    page.page.fill("#filter", "nothing is called so")
+    assert page.page.locator("#no-rows").is_visible()
+    page.page.click("#no-filter")
+    assert not page.page.locator("#no-rows").is_visible()
+    assert len(names(page)) == 5
+
+
+def test_the_confusion_matrix_is_that_of_run_a(page: Page, outputs: Path) -> None:
+    page.page.wait_for_selector("#confusion svg.main-svg", state="attached")
+    drawn = page.page.evaluate("document.getElementById('confusion').data[0]")
+    assert drawn["x"] == ["background", "cat", "grass &lt;b&gt;", "$ky|"]
+    chosen = next(run for run in load([outputs])[0] if run.name == "sdxl_goca")  # the best one
+    counts = sum(expand(record["confusion"], 4)[1].numpy() for record in chosen.records)
+    np.testing.assert_allclose(drawn["z"], 100 * counts / counts.sum(1, keepdims=True), atol=0.06)
+
+
+def test_one_point_alone_has_room_around_it(page: Page) -> None:
+    page.page.select_option("#scale", "held_out_loss_noise")
+    page.page.wait_for_function("document.getElementById('scaling').layout.xaxis.range[0] < 1")
+    low, high = sorted(page.page.evaluate("document.getElementById('scaling').layout.xaxis.range"))
+    assert (low, high) == pytest.approx((0.036, 0.044))
+    page.page.select_option("#scale", "geneval")
+
+
+@pytest.mark.parametrize("width", [1400, 400])
+def test_miou_is_seen_without_scrolling(chromium: Any, address: str, width: int) -> None:
+    page = Page(chromium, address, {"width": width, "height": 900})
+    for selector in ("#board th:nth-child(2)", "#ablations tbody td:nth-child(2)"):
+        box = page.page.locator(selector).first.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width
+    assert page.texts("#board th:nth-child(2)") == ["mIoU"]
+    assert page.texts("#ablations thead th:nth-child(2)")[0] == "mIoU"
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])

@@ -33,7 +33,7 @@ CONFIG = [
     ("a word for a number", ["model.size=big"], ["model.size", "integer"]),
     ("a batch of none", ["data.batch_size=0"], ["batch_size", "1"]),
     ("a negative number of workers", ["data.num_workers=-1"], ["num_workers", "0"]),
-    ("a limit of none", ["limit=0"], ["limit", "1"]),
+    ("a limit of none", ["limit=0"], ["limit", "greater than 0"]),
     ("an impossible shard", ["data.shard=4/3"], ["k/n", "4/3"]),
     ("a shard that is no shard", ["data.shard=third"], ["k/n", "third"]),
     ("an index beyond the data", ["indices=[5000]"], ["5000", "100 images"]),
@@ -54,6 +54,7 @@ CONFIG = [
     ("an output that is a file", ["run.dir={here}/file"], ["cannot write", "file"]),
     ("an output nobody can write", ["run.dir=/sys/kernel/goca"], ["/sys/kernel/goca"]),
 ]  # fmt: skip
+VOCABULARY = ("dataset=folder", "dataset.class_names=[a]", "prompts=vocabulary")
 DATA = [
     ("no data set there", ["dataset=voc", "paths.data={here}"], ["VOCdevkit", "Source"]),
     ("no folder at all", ["dataset=cityscapes", "paths.data=/nowhere"], ["/nowhere", "Source"]),
@@ -66,10 +67,11 @@ DATA = [
     ("no classes", ["dataset=folder", "paths.data={here}/mine"], ["classes.txt"]),
     ("an empty class list", ["dataset=folder", "paths.data={here}/mine", "dataset.class_names=[]"], ["empty"]),
     ("a class twice", ["dataset=folder", "paths.data={here}/mine", "dataset.class_names=[a,a]"], ["a"]),
+    ("no masks at all", ["dataset=folder", "paths.data={here}/mine", "dataset.class_names=[a]"], ["prompts=vocabulary"]),
     ("a missing mask", ["dataset=folder", "paths.data={here}/unmasked", "dataset.class_names=[a]"], ["lacks the masks of 1"]),
     ("images that lead outside", ["dataset=folder", "dataset.images=../x", "dataset.class_names=[a]"], ["leads out"]),
-    ("a truncated image, not kept", ["dataset=folder", "paths.data={here}/cut", "dataset.class_names=[a]"], ["cut.png"]),
-    ("an image bomb", ["dataset=folder", "paths.data={here}/bomb", "dataset.class_names=[a]"], ["bomb.png", "limit"]),
+    ("a truncated image, not kept", [*VOCABULARY, "paths.data={here}/cut"], ["cut.png"]),
+    ("an image bomb", [*VOCABULARY, "paths.data={here}/bomb"], ["bomb.png", "limit"]),
 ]  # fmt: skip
 CAPTIONS = [
     ("no caption file", ["prompts=published", "prompts.path={here}/no.json"], ["no.json"]),

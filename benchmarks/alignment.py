@@ -2,7 +2,8 @@
 
     python -m benchmarks.alignment ../shared/captions ../shared/clip/bpe_simple_vocab_16e6.txt.gz
 
-The released captioner needs about nine minutes for the same captions. Each run adds a line to benchmarks/alignment.jsonl.
+The released captioner needs about nine minutes for the same captions. Each run adds a line to
+outputs/benchmarks/alignment.jsonl.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import machine
 from goca.data.classes import ClassTable
 from goca.prompts import Published, TextSegment
 from goca.prompts.align import align
@@ -53,8 +55,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     print(json.dumps(result))
-    with (Path(__file__).parent / "alignment.jsonl").open("a") as log:
-        log.write(json.dumps(result) + "\n")
+    machine.append(result, machine.RESULTS.with_name("alignment.jsonl"))
 
 
 if __name__ == "__main__":

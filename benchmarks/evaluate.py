@@ -1,6 +1,7 @@
 """Images per second of the whole evaluation, split by stage: `python -m benchmarks.evaluate limit=200 data.batch_size=8`.
 
-Arguments are those of `python -m goca.run`; the default is the default job. One line is appended to benchmarks/results.jsonl.
+Arguments are those of `python -m goca.run`; the default is the default job. One line is appended to
+outputs/benchmarks/results.jsonl.
 """
 
 from __future__ import annotations

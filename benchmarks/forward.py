@@ -8,7 +8,7 @@ goca           head and layer weights, calibration, decision
 goca+affinity  the same with the affinity refinement
 oracle         goca from materialised maps: every head's map of every layer kept until the end
 
-One line per variant is appended to benchmarks/results.jsonl, ratios being taken within the run.
+One line per variant is appended to outputs/benchmarks/results.jsonl, ratios being taken within the run.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ constants. Each runs in a process of its own. Further arguments are overrides, s
 `denoiser.KEY=VALUE` replaces a value of the denoiser's configuration: `flux_dev denoiser.num_attention_heads=6` keeps all 57
 layers, a quarter as wide.
 
-One line per variant is appended to benchmarks/results.jsonl, ratios being taken within the run.
+One line per variant is appended to outputs/benchmarks/results.jsonl, ratios being taken within the run.
 """
 
 from __future__ import annotations

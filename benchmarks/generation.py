@@ -3,7 +3,7 @@
 Each variant runs in a process of its own, `rounds` times by turns, of which the median counts. A step is the time from one
 denoiser call to the next: the forward with both halves, regions and rate, the scheduler; the median is taken, without the first
 steps. On a CPU it is processor time, which work beside it disturbs least. Memory is the peak before decoding. A line per
-variant is appended to benchmarks/results.jsonl, with ratios taken within the run.
+variant is appended to outputs/benchmarks/results.jsonl, with ratios taken within the run.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Image size, number of classes, number of layers and batch vary one at a time around Stable Diffusion 1.5 at 256 px with 4
 classes, 16 layers and one image. What is counted is the time beyond the bare forward pass: the stages aggregate to decide.
-One line per setting is appended to benchmarks/results.jsonl; arguments such as `repeats=3` go to benchmarks.forward.
+One line per setting is appended to outputs/benchmarks/results.jsonl; arguments such as `repeats=3` go to benchmarks.forward.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 SEEDED = torch.rand(3, generator=torch.Generator().manual_seed(0))
 
 
@@ -38,6 +39,12 @@ def test_what_tests_share_lies_in_helpers_and_fixtures_and_is_public(path: Path)
     for module, name in _imports(path):
         assert not module.rpartition(".")[2].startswith("test_"), f"move {name} to tests/helpers"
         assert not name.startswith("_"), f"{module}.{name} is private"
+
+
+def test_benchmarks_write_to_outputs_and_never_beside_themselves() -> None:
+    """A file of the repository that a benchmark changes would make every later run say that its commit is dirty."""
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert "__file__" not in path.read_text(encoding="utf-8"), path
 
 
 def test_benchmarks_are_no_library_of_the_tests() -> None:

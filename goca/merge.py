@@ -76,9 +76,13 @@ def _run_folders(folders: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _same_run(first: RunFolder, other: RunFolder) -> None:
+    from goca.runs.provenance import same_weights
+
     changed = difference(first.config(), other.config(), FREE + SHARD)
     before, now = first.facts(), other.facts()
     changed |= {key: (before.get(key), now.get(key)) for key in _SAME if before.get(key) != now.get(key)}
+    if same_weights(before, now):
+        changed.pop("checkpoint_hash", None)  # of two schemes
     if changed:
         lines = [f"  {key}: {a} and {b}" for key, (a, b) in changed.items()]
         raise ConfigError("\n".join([f"{first.path} and {other.path} are no shards of one run; they differ in", *lines]))

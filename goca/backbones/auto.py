@@ -23,6 +23,7 @@ from goca.layer_names import LayerNames
 from goca.paths import CONF
 from goca.registry import dotted_path, load
 
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")  # components that no adapter reads
 _ANY = LayerNames(cross=("*",), manual=("*",), reference="*", affinity=("*",))
 
 
@@ -49,7 +50,7 @@ def _propose(checkpoint: str | None, revision: str | None, folders: tuple[Path, 
     if not checkpoint:
         raise ConfigError("model=auto needs model.checkpoint=<hub id or folder>")
     # Configurations alone are read here, so pickled weights may lie beside them; `load` decides about those.
-    pipeline = check_source(Source(checkpoint, revision=revision, allow_pickle=True))["_class_name"]
+    pipeline = check_source(Source(checkpoint, unused=UNUSED, revision=revision, allow_pickle=True))["_class_name"]
     target = _target(pipeline, f"model.checkpoint: {checkpoint} is")
     return _proposal(pipeline, target, sketch(target, checkpoint, revision), checkpoint)
 

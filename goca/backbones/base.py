@@ -191,10 +191,14 @@ class Backbone(Pretrained):
                 if call is not None:
                     statistics.observe(call)
 
+        check_finite(latents, "autoencoder", image_ids)
+        for embedding in conditioning.values():
+            check_finite(embedding, "text encoder", image_ids)
         modules = {name: self.attention_modules[name] for name in statistics.plan.observed}
         with timer("forward"), AttentionTap(modules, observe):
-            self.denoise(noisy, conditioning)
+            predicted = self.denoise(noisy, conditioning)
         self._check_seen(seen, modules)
+        check_finite(predicted, "denoiser", image_ids)
         with timer("aggregate"):
             return statistics.finish()
 
@@ -223,6 +227,19 @@ class Backbone(Pretrained):
     def is_text_layer(self, layer: str) -> bool:
         """Whether image queries attend to text in this layer."""
         return True
+
+
+def check_finite(tensor: Tensor, network: str, image_ids: Sequence[str]) -> None:
+    """Refuse what a network gave where it holds NaN or infinity; the batch is axis 0.
+
+    Raises:
+        ModelError: naming the images.
+    """
+    if tensor.is_meta or not tensor.is_floating_point():
+        return
+    bad = [image_id for image_id, part in zip(image_ids, tensor, strict=False) if not part.isfinite().all()]
+    if bad:
+        raise ModelError(f"{', '.join(bad)}: the output of the {network} is not finite; try model.dtype=float32")
 
 
 def image_noise(shape: Sequence[int], image_ids: Sequence[str], seed: int) -> Tensor:

@@ -24,7 +24,7 @@ from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly, total_counts
 from goca.runs.machine import keep_threads
 from goca.runs.naming import method_name
-from goca.runs.provenance import checkpoint_identity, environment, generator_measures
+from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
 from goca.runs.signals import StopOnSignal
 from goca.runs.terminal import print_continued, print_summary
 from goca.runs.trainer import make_trainer
@@ -73,10 +73,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             data.done = recorded.difference(data.image_ids[: cfg.figures.count])
             begun = output.facts() if (folder / "run.json").is_file() else {}
             keep_threads(choose_device(cfg.model.device), trainer.world_size, begun.get("machine"))
+            keep_commits(segmentor.backbone, begun)
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
             data.size = segmentor.backbone.size
             if trainer.is_global_zero:
-                output.begin(_facts(cfg, evaluator, data))
+                output.begin(_facts(cfg, evaluator, data, begun))
             positions = dict(zip(data.image_ids, data.positions, strict=True))
             again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
             before = [record for record in records if record["image_id"] not in again]
@@ -108,7 +109,7 @@ def show_finished(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule) -> dict[str, Any]:
+def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any]) -> dict[str, Any]:
     """What was evaluated, with what: all that the summary says besides numbers."""
     dataset, backbone = data.dataset, evaluator.segmentor.backbone
     assert evaluator.metric is not None
@@ -130,7 +131,7 @@ def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule) 
         "dtype": str(backbone.torch_dtype).removeprefix("torch."),
         "checkpoint": backbone.checkpoint_id,
         "generator": generator_measures(backbone.checkpoint),
-        **checkpoint_identity(backbone.checkpoint, backbone.revision),
+        **checkpoint_identity(backbone, begun),
         **environment(),
     }
 

@@ -6,18 +6,33 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
-
-from goca.backbones.loading.checkpoints import PICKLES
+from goca.backbones.loading import hub
+from goca.backbones.loading.digests import file_digest
+from goca.backbones.loading.pretrained import Pretrained
+from goca.backbones.loading.weight_files import PICKLES
 from goca.paths import PACKAGE
 from goca.runs.machine import machine
 
 TRAINING = "training.json"  # in the folder of a bundled backbone: how it was trained, and how well
-_PACKAGES = ("goca", "torch", "diffusers", "transformers", "pytorch-lightning", "torchmetrics", "hydra-core", "wandb", "numpy")
+SCHEME = 2  # of the hash: 1 covered what lay in the folder, 2 covers the content of what is read
+_SHOWN_KEYS = 10
+_PACKAGES = (
+    "goca",
+    "torch",
+    "diffusers",
+    "transformers",
+    "huggingface-hub",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "wandb",
+    "numpy",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -29,26 +44,72 @@ def environment() -> dict[str, Any]:
     }
 
 
-def checkpoint_identity(checkpoint: str, revision: str | None = None) -> dict[str, str | None]:
-    """The commit of a hub checkpoint, and a hash over the weights and configurations that were loaded.
+def checkpoint_identity(backbone: Pretrained, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Which weights a run is computed with: the hub's commit, and a hash over the content of every file that is read.
 
-    In the hub's cache a weight file is a link to a blob that is named by its SHA-256; other files are read.
+    Args:
+        backbone: loaded, or inspected.
+        earlier: what `run.json` says of a run that is continued. Before scheme 2 the hash covered every file that lay in the
+            folder; such a run keeps its hash if that, or the commit, is still the same.
+
+    Returns:
+        `checkpoint_revision`, `checkpoint_hash`, `checkpoint_hash_scheme`; where there are any, `lora` and `unexpected_keys`.
     """
-    folder = Path(checkpoint)
-    commit = None
-    if not folder.is_dir():
-        is_hub_id = checkpoint.count("/") == 1
-        cached = try_to_load_from_cache(checkpoint, "model_index.json", revision=revision) if is_hub_id else None
-        if not isinstance(cached, str):
-            return {"checkpoint_revision": revision, "checkpoint_hash": None}
-        folder = Path(cached).parent
-        commit = folder.name
+    digests = backbone.file_digests()
+    if digests is None:  # a pipeline that was handed over in memory
+        return {"checkpoint_revision": backbone.revision, "checkpoint_hash": None, "checkpoint_hash_scheme": SCHEME}
+    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(digests.items()))
+    facts: dict[str, Any] = {
+        "checkpoint_revision": backbone.opened.commit or backbone.revision,
+        "checkpoint_hash": hashlib.sha256(lines.encode()).hexdigest(),
+        "checkpoint_hash_scheme": SCHEME,
+    }
+    if backbone.found_lora is not None:
+        facts["lora"] = backbone.found_lora.facts
+    if backbone.unexpected_keys:
+        facts["unexpected_keys"] = {name: _shortened(keys) for name, keys in sorted(backbone.unexpected_keys.items())}
+    if earlier and earlier.get("checkpoint_hash") and "checkpoint_hash_scheme" not in earlier:
+        commit = backbone.opened.commit
+        if commit is not None and commit == earlier.get("checkpoint_revision"):
+            facts["checkpoint_hash"] = earlier["checkpoint_hash"]
+        else:
+            facts["checkpoint_hash"] = _hash_of_scheme_1(backbone.opened.fetch([]))
+        del facts["checkpoint_hash_scheme"]
+    return facts
+
+
+def keep_commits(backbone: Pretrained, earlier: Mapping[str, Any]) -> None:
+    """Have a run that is continued read the commits it was begun with, wherever their branches have moved to."""
+    lora = earlier.get("lora") or {}
+    for text, revision, commit in (
+        (backbone.checkpoint, backbone.revision, earlier.get("checkpoint_revision")),
+        (lora.get("repository"), lora.get("asked_for"), lora.get("revision")),
+    ):
+        if text and hub.is_commit(commit) and not Path(text).is_dir():
+            hub.pin(text, revision, str(commit))
+
+
+def same_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two runs' facts speak of the same weights; hashes of different schemes are replaced by the hub's commit."""
+    if before.get("checkpoint_hash_scheme") == now.get("checkpoint_hash_scheme"):
+        return bool(before.get("checkpoint_hash") == now.get("checkpoint_hash"))
+    commit = before.get("checkpoint_revision")
+    return hub.is_commit(commit) and commit == now.get("checkpoint_revision")
+
+
+def _hash_of_scheme_1(folder: Path) -> str:
+    """Over every weight and configuration that lies in a folder, read or not."""
     total = hashlib.sha256()
     read = (".safetensors", ".json", *PICKLES)
     files = [file for file in folder.rglob("*") if file.suffix in read and file.is_file()]
     for file in sorted(file for file in files if file != folder / TRAINING):  # a report, which nothing is loaded from
-        total.update(f"{file.relative_to(folder).as_posix()} {_digest(file)}\n".encode())
-    return {"checkpoint_revision": commit or revision, "checkpoint_hash": total.hexdigest()}
+        total.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _shortened(keys: Sequence[str]) -> list[str]:
+    """The first keys, and how many more there are."""
+    return [*keys[:_SHOWN_KEYS], *([f"and {len(keys) - _SHOWN_KEYS} more"] if len(keys) > _SHOWN_KEYS else [])]
 
 
 def generator_measures(checkpoint: str) -> dict[str, float]:
@@ -65,14 +126,6 @@ def generator_measures(checkpoint: str) -> dict[str, float]:
     loss = f"held_out_loss_{report.get('predicts')}"
     measures = {"scenes_distance": report.get("scenes_distance"), loss: report.get("held_out_loss")}
     return {name: float(value) for name, value in measures.items() if isinstance(value, (int, float))}
-
-
-def _digest(file: Path) -> str:
-    blob = file.resolve()
-    if file.is_symlink() and blob.parent.name == "blobs" and len(blob.name) == 64:
-        return blob.name
-    with open(file, "rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _version(package: str) -> str | None:

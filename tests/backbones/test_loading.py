@@ -2,14 +2,11 @@
 
 import json
 import shutil
-import socket
 
 import pytest
 import torch
-from huggingface_hub import constants
 from safetensors.torch import load_file
 
-from goca.backbones.loading import checkpoints
 from goca.backbones.loading.pipelines import choose_dtype
 from goca.errors import ModelError
 from tests.helpers.saved_pipeline import backbone, layer_names
@@ -57,7 +54,7 @@ def test_pickled_weights_are_not_read(copy, no_weights):
 def test_weights_cut_short_are_one_message(copy, component):
     (weights,) = (copy / component).glob("*.safetensors")
     weights.write_bytes(weights.read_bytes()[:200])
-    with pytest.raises(ModelError, match=r"model\.checkpoint: .*copy could not be loaded"):
+    with pytest.raises(ModelError, match=rf"model\.checkpoint: {component} could not be loaded: .*{weights.name} is damaged"):
         backbone(copy).load()
 
 
@@ -69,7 +66,9 @@ def test_code_that_a_checkpoint_brings_is_not_run(copy, tmp_path, component):
     (copy / component / "evil.py").write_text(f"import os\nos.mkdir({str(tmp_path / 'ran')!r})\nclass Evil: pass\n")
     settings = json.loads((copy / component / "config.json").read_text())
     (copy / component / "config.json").write_text(json.dumps({**settings, "auto_map": {"AutoModel": "evil.Evil"}}))
-    with pytest.raises(ModelError, match="could not be loaded"):
+    with pytest.raises(
+        ModelError, match=rf"{component} could not be loaded: neither .* code that a checkpoint brings is not run"
+    ):
         backbone(copy).load()
     assert not (tmp_path / "ran").exists()
 
@@ -96,35 +95,6 @@ def test_a_folder_that_is_no_pipeline_or_not_there(tmp_path, no_weights):
         backbone(tmp_path / "nowhere").load()
 
 
-class _Response:
-    headers: dict = {}  # noqa: RUF012
-    request, status_code, text = None, 403, ""
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        ("GatedRepoError", r"owner/name is gated: accept its terms on the hub's page, then log in with `hf auth login`"),
-        ("RevisionNotFoundError", r"model\.revision: owner/name has no revision 'gone'"),
-        ("RepositoryNotFoundError", r"could not be fetched from the hub .*Check the name and the network, log in"),
-        ("LocalEntryNotFoundError", r"could not be fetched from the hub .*Check the name and the network"),
-    ],
-)
-def test_hub_errors_say_what_to_do(monkeypatch, no_weights, error, message):
-    kind = getattr(checkpoints.hub, error)
-
-    def fail(*_, **__):
-        raise (
-            kind("the hub said no", response=_Response())
-            if issubclass(kind, checkpoints.hub.HfHubHTTPError)
-            else kind("no network")
-        )
-
-    monkeypatch.setattr(checkpoints.DiffusionPipeline, "load_config", fail)
-    with pytest.raises(ModelError, match=message):
-        backbone("owner/name", revision="gone").load()
-
-
 @pytest.mark.parametrize("library", ["bitsandbytes", "torchao"])
 def test_a_missing_quantisation_extra_is_named(folder, no_weights, monkeypatch, library):
     monkeypatch.setattr("goca.backbones.loading.quantization.find_spec", lambda name: None)
@@ -139,17 +109,6 @@ def test_bitsandbytes_without_a_gpu_is_refused(folder, no_weights, monkeypatch):
         backbone(folder, quantization="bitsandbytes_4bit").load()
 
 
-def test_a_machine_without_a_network_says_so(monkeypatch, no_weights, tmp_path):
-    """The hub's own client, asked for an address where nobody answers."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # held but not listening: connections are refused
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{held.getsockname()[1]}")
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        monkeypatch.setattr("time.sleep", lambda seconds: None)  # between the client's attempts
-        with pytest.raises(ModelError, match=r"owner/name is no local folder and could not be fetched .*Check the name and"):
-            backbone("owner/name").load()
-
-
 def test_a_type_that_the_device_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     with pytest.raises(ModelError, match=r"model\.dtype: this cuda device has no bfloat16; use float16 or float32"):
@@ -160,5 +119,5 @@ def test_a_type_that_the_device_lacks_is_refused(monkeypatch):
 def test_files_of_a_variant_are_read_and_their_lack_is_named(folder, tmp_path):
     tiny_pipeline("flux_dev").save_pretrained(tmp_path / "fp16", variant="fp16")
     assert next(backbone(tmp_path / "fp16", variant="fp16").load().denoiser.parameters()).dtype == torch.float32
-    with pytest.raises(ModelError, match=r"has no weights but no \*\.fp16\*\.safetensors|lacks .*fp16"):
+    with pytest.raises(ModelError, match=r"model\.variant: .* has no files of variant fp16; it has no variants"):
         backbone(folder, variant="fp16").load()

@@ -87,10 +87,18 @@ def test_even_allowed_they_run_no_code(pickled: Path, tmp_path: Path, component:
         _evaluate(pickled, tmp_path / "run", "model.allow_pickle=true")
 
 
-def test_the_hash_of_the_checkpoint_is_over_them_too(pickled: Path) -> None:
-    before = checkpoint_identity(str(pickled))
+def test_the_hash_of_the_checkpoint_is_over_those_that_are_read(safe: Path, pickled: Path) -> None:
+    def identity(folder: Path) -> str | None:
+        inspected = tiny_unet_backbone(checkpoint=str(folder), allow_pickle=True)
+        return checkpoint_identity(inspected.inspect())["checkpoint_hash"]
+
+    before = identity(pickled)
     torch.save({"weight": torch.ones(1)}, pickled / "unet" / "diffusion_pytorch_model.bin")
-    assert checkpoint_identity(str(pickled)) != before
+    assert identity(pickled) != before
+    beside = shutil.copytree(safe, pickled.parent / "beside")
+    unread = identity(beside)
+    torch.save({"weight": torch.ones(1)}, beside / "unet" / "diffusion_pytorch_model.bin")
+    assert identity(beside) == unread
 
 
 def test_settings_are_proposed_without_opening_them(pickled: Path, sprung: Path) -> None:

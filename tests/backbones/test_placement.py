@@ -5,6 +5,7 @@ import weakref
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from goca import config
 from goca.backbones.loading import pipelines
@@ -58,7 +59,10 @@ def test_cached_embeddings_serve_the_next_run_and_no_other_checkpoint(folder, ex
     monkeypatch.setattr(pipelines, "load_text_encoders", lambda *_: pytest.fail("the encoders were loaded"))
     again.encode_prompts(TEXTS)
     assert torch.equal(seen(again.load()), expected)
+    assert TEXTS[0] in backbone(shutil.copytree(folder, tmp_path / "copy"), prompt_cache=cache).load().embeddings
     other = shutil.copytree(folder, tmp_path / "other")
+    weights = load_file(other / "text_encoder" / "model.safetensors")
+    save_file({key: tensor + 1e-3 for key, tensor in weights.items()}, other / "text_encoder" / "model.safetensors")
     assert TEXTS[0] not in backbone(other, prompt_cache=cache).load().embeddings
     assert TEXTS[0] not in backbone(folder, prompt_cache=cache, text_length=30).load().embeddings
 
@@ -73,7 +77,7 @@ def test_the_main_job_encodes_all_prompts_before_the_denoiser_loads(folder, tmp_
     def watched_encoders(*arguments):
         order.append("encoders")
         loaded = load_encoders(*arguments)
-        encoders.extend(weakref.ref(encoder) for encoder in loaded.values())
+        encoders.extend(weakref.ref(encoder) for encoder in loaded[0].values())
         return loaded
 
     def watched_pipeline(*arguments):

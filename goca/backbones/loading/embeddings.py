@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from goca.errors import ModelError
 
 Conditioning = Mapping[str, Tensor]  # arguments of the denoiser that come from the prompt; the batch is axis 0
 
 _IN_MEMORY = 256
+_MADE_BY = "encoders.json"
 
 
 class PromptEmbeddings:
@@ -36,6 +41,34 @@ class PromptEmbeddings:
         self._folder = Path(folder).expanduser() / _digest(identity) if folder else None
         self._kept: OrderedDict[str, Conditioning] = OrderedDict()
 
+    @property
+    def on_disk(self) -> bool:
+        return self._folder is not None
+
+    def note(self, made_by: Mapping[str, str]) -> None:
+        """Write down which files embeddings are made with: path -> SHA-256.
+
+        Raises:
+            ModelError: those that are there were made with others.
+        """
+        known = self.made_by()
+        if known and known != dict(made_by):
+            raise ModelError(f"model.prompt_cache: {self._folder} holds embeddings of other text encoders; delete this folder")
+        if self._folder is not None and not known:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part = self._folder / f"{_MADE_BY}.{os.getpid()}.part"
+            part.write_text(json.dumps(dict(made_by), indent=2) + "\n", encoding="utf-8")
+            part.replace(self._folder / _MADE_BY)
+
+    def made_by(self) -> dict[str, str] | None:
+        """What `note` wrote, by this process or an earlier one."""
+        if self._folder is None:
+            return None
+        try:
+            return dict(json.loads((self._folder / _MADE_BY).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return None
+
     def __contains__(self, text: str) -> bool:
         if text in self._kept:
             self._kept.move_to_end(text)  # whoever asks wants it next: it must not give way to those that are encoded meanwhile
@@ -43,7 +76,7 @@ class PromptEmbeddings:
 
     def __getitem__(self, text: str) -> Conditioning:
         if text not in self._kept:
-            self._keep(text, load_file(self._file(text)))
+            self._keep(text, self._read(text))
         self._kept.move_to_end(text)
         return {key: tensor.to(self._device) for key, tensor in self._kept[text].items()}
 
@@ -56,6 +89,13 @@ class PromptEmbeddings:
             save_file({key: tensor.contiguous().cpu() for key, tensor in conditioning.items()}, part)
             part.replace(file)
         self._keep(text, conditioning)
+
+    def _read(self, text: str) -> dict[str, Tensor]:
+        file = self._file(text)
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"model.prompt_cache: {file} is damaged ({error}); delete it and repeat the command") from error
 
     def _keep(self, text: str, conditioning: Conditioning) -> None:
         self._kept[text] = conditioning

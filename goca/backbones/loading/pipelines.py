@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.hooks import apply_group_offloading
 from torch import nn
 
-from goca.backbones.loading import architectures
-from goca.backbones.loading.checkpoints import Source, check_source, explained, is_text_encoder, networks
-from goca.backbones.loading.quantization import Quantization, quantization_config
+from goca.backbones.loading.checkpoints import Checkpoint, explained
+from goca.backbones.loading.components import describe_broken, read_network, read_plain, read_skeleton
+from goca.backbones.loading.lora import Lora, fuse_lora
+from goca.backbones.loading.quantization import Quantization
+from goca.backbones.loading.weight_files import is_network, is_text_encoder
 from goca.errors import ModelError
 
 
@@ -53,76 +53,81 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 
 def load_pipeline(
-    source: Source, dtype: torch.dtype, quantization: Quantization | None = None, without_encoders: bool = False
-) -> Any:
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    quantization: Quantization | None = None,
+    without_encoders: bool = False,
+    lora: Lora | None = None,
+) -> tuple[Any, dict[str, list[str]]]:
     """A diffusers pipeline with its weights, those of the text encoders only if they are wanted.
+
+    Returns:
+        the pipeline, and by component the keys of its files that belong to no weight.
 
     Raises:
         ModelError: with what to change.
     """
-    index = check_source(source)
-    left_out = {name: None for name in index if name in source.unused or (without_encoders and is_text_encoder(name))}
-    pipeline = _from_pretrained(source, index, left_out, dtype, quantization)
-    if source.lora:
-        _fuse_lora(pipeline, source, without_encoders)
-    return pipeline
+    names = [name for name in checkpoint.components if not (without_encoders and is_text_encoder(name))]
+    components, unexpected = _read(checkpoint, names, dtype, quantization)
+    pipeline = _assemble(checkpoint, components)
+    if lora is not None:
+        source = checkpoint.source
+        fuse_lora(pipeline, lora, str(source.lora), source.allow_pickle, without_encoders)
+    return pipeline, unexpected
 
 
-def load_text_encoders(source: Source, dtype: torch.dtype, quantization: Quantization | None = None) -> dict[str, nn.Module]:
-    """The text encoders alone, by component name."""
-    index = check_source(source)
-    others = {name: None for name in networks(index) if not is_text_encoder(name)}
-    pipeline = _from_pretrained(source, index, others, dtype, quantization)
-    encoders = {name: getattr(pipeline, name) for name in index if is_text_encoder(name)}
-    return {name: encoder for name, encoder in encoders.items() if encoder is not None}
+def load_text_encoders(
+    checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization | None = None
+) -> tuple[dict[str, nn.Module], dict[str, list[str]]]:
+    """The text encoders alone, by component name, and keys of their files that belong to no weight."""
+    return _read(checkpoint, [name for name in checkpoint.components if is_text_encoder(name)], dtype, quantization)
 
 
-def load_skeleton(source: Source) -> Any:
+def load_skeleton(checkpoint: Checkpoint) -> Any:
     """The pipeline with real scheduler and tokenizers, denoiser and autoencoder on the meta device, without text encoders."""
-    index = check_source(source)
-    replaced: dict[str, Any] = dict.fromkeys((*source.unused, *filter(is_text_encoder, index)))
-    with explained(source):
-        for name in networks(index):
-            if name not in replaced:
-                kind = getattr(diffusers, index[name][1])
-                config = kind.load_config(source.checkpoint, subfolder=name, revision=source.revision)
-                replaced[name] = architectures.build(kind, config)
-    return _from_pretrained(source, index, {name: value for name, value in replaced.items() if name in index})
+    names = [name for name in checkpoint.components if not is_text_encoder(name)]
+    parts = checkpoint.parts(names, weights=False)
+    with checkpoint.view(parts.values()) as folder:
+        components = {
+            name: read_skeleton(part, folder) if is_network(name) else read_plain(part, folder) for name, part in parts.items()
+        }
+    return _assemble(checkpoint, components)
 
 
-def _from_pretrained(
-    source: Source,
-    index: Mapping[str, Any],
-    replaced: Mapping[str, Any],
-    dtype: torch.dtype | None = None,
-    quantization: Quantization | None = None,
-) -> Any:
-    absent = {name: None for name, entry in index.items() if entry == [None, None]}  # saved without, such as SD3 without T5
-    options: dict[str, Any] = {**absent, **replaced}
-    if quantization:
-        wanted = [name for name in source.quantized if name not in options]
-        options["quantization_config"] = quantization_config(quantization, wanted, dtype or torch.float32)
-    options |= {"use_safetensors": source.use_safetensors, "revision": source.revision, "variant": source.variant}
-    with explained(source):
-        return DiffusionPipeline.from_pretrained(source.checkpoint, dtype=dtype, **options)
+def _read(
+    checkpoint: Checkpoint, names: Sequence[str], dtype: torch.dtype, quantization: Quantization | None
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Components with their weights; every file is here before the first is read."""
+    parts = checkpoint.parts(names)
+    components: dict[str, Any] = {}
+    unexpected: dict[str, list[str]] = {}
+    with checkpoint.view(parts.values()) as folder:
+        for name, part in parts.items():
+            if part.weights is None:
+                components[name] = read_plain(part, folder)
+                continue
+            wanted = quantization if name in checkpoint.source.quantized else None
+            try:
+                components[name], keys = read_network(part, folder, dtype, wanted)
+            except ModelError as error:
+                raise describe_broken(checkpoint, part, error) from error
+            if keys:
+                unexpected[name] = keys
+    return components, unexpected
 
 
-def _fuse_lora(pipeline: Any, source: Source, without_encoders: bool) -> None:
-    with explained(replace(source, checkpoint=str(source.lora)), "model.lora"):
-        if without_encoders:
-            state = pipeline.lora_state_dict(source.lora, use_safetensors=source.use_safetensors)
-            names = state[0] if isinstance(state, tuple) else state
-            if any(is_text_encoder(name) for name in names):
-                raise ValueError("it changes the text encoder too, which needs model.text_encoders=resident")
-        try:
-            pipeline.load_lora_weights(source.lora, use_safetensors=source.use_safetensors)
-        except (LookupError, RuntimeError) as error:  # of other layers, or of the same ones in another size
-            raise ValueError(f"its weights do not fit this model ({' '.join(str(error).split())[:200]})") from error
-        changed = [name for name, part in pipeline.components.items() if getattr(part, "peft_config", None)]
-        if not changed:
-            raise ValueError("none of its weights belong to a layer of this model")
-        pipeline.fuse_lora(changed)  # named, as FLUX's pipeline would leave its text encoder out
-        pipeline.unload_lora_weights()
+def _assemble(checkpoint: Checkpoint, components: Mapping[str, Any]) -> Any:
+    """The pipeline around components that are there; those that are not stay empty."""
+    name = checkpoint.index.get("_class_name", "?")
+    kind: Any = getattr(diffusers, name, None)
+    if kind is None:
+        raise ModelError(f"model.checkpoint: {checkpoint.source.checkpoint} is a {name}, which diffusers, as installed, lacks")
+    required, optional = kind._get_signature_keys(kind)
+    settings = {key: value for key, value in checkpoint.index.items() if key in optional and not isinstance(value, list)}
+    if "requires_safety_checker" in optional:
+        settings["requires_safety_checker"] = False
+    with explained(checkpoint.source.checkpoint):
+        return kind(**{**dict.fromkeys(required), **components, **settings})
 
 
 def place(what: Any, device: torch.device, dtype: torch.dtype, placement: str) -> None:

@@ -16,9 +16,12 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from goca.backbones.loading import architectures, pipelines
-from goca.backbones.loading.checkpoints import Source, resolved_revision
+from goca.backbones.loading.checkpoints import INDEX, Checkpoint, Source, open_checkpoint
+from goca.backbones.loading.digests import file_digest
 from goca.backbones.loading.embeddings import Conditioning, PromptEmbeddings
+from goca.backbones.loading.lora import Lora, find_lora
 from goca.backbones.loading.quantization import Quantization, check_quantization
+from goca.backbones.loading.weight_files import is_text
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
@@ -31,7 +34,8 @@ class Pretrained(ABC):
         checkpoint: hub id or local folder of a diffusers pipeline.
         revision, variant: as in `DiffusionPipeline.from_pretrained`.
         allow_pickle: read pickled weights (.bin) where there are no safetensors; tensors alone, no other object.
-        lora: hub id or path of LoRA weights, fused after loading.
+        lora: LoRA weights, fused after loading: a file, a folder that holds one, or owner/name on the hub, with @revision
+            and /file.safetensors where they are needed.
         dtype: `auto` is float32 on CPU and bfloat16 (else float16) on an accelerator.
         device: `auto` takes the first accelerator, else the CPU.
         placement: `device` keeps every component there; `offload` keeps them in main memory and brings a group of blocks over
@@ -73,7 +77,7 @@ class Pretrained(ABC):
         self._choose()
         if self.quantization:
             check_quantization(self.quantization, self.torch_device)
-        self.adopt(pipelines.load_skeleton(self._source), encoders_left_out=True)
+        self.adopt(pipelines.load_skeleton(self.opened), encoders_left_out=True)
         return self
 
     def load(self, pipeline: DiffusionPipeline | None = None) -> Self:
@@ -82,7 +86,11 @@ class Pretrained(ABC):
         without_encoders = pipeline is None and self.text_encoders == "first"
         if pipeline is None:
             self.inspect()  # whatever configurations tell is told before any weight is read
-            pipeline = pipelines.load_pipeline(self._source, self.torch_dtype, self.quantization, without_encoders)
+            lora = self.found_lora
+            pipeline, unexpected = pipelines.load_pipeline(
+                self.opened, self.torch_dtype, self.quantization, without_encoders, lora
+            )
+            self.unexpected_keys |= unexpected
         self.adopt(pipeline, without_encoders)
         if self.channels_last:
             for part in (self.pipeline.vae, getattr(self.pipeline, self.denoiser_name)):
@@ -94,7 +102,7 @@ class Pretrained(ABC):
         """As `inspect`, but from what is known of published checkpoints: no network, no tokenizers; enough to name layers."""
         self.torch_device, self.torch_dtype = torch.device("meta"), torch.float32
         published = self.checkpoint in architectures.published()
-        self.adopt(architectures.skeleton(self.checkpoint) if published else pipelines.load_skeleton(self._source), True)
+        self.adopt(architectures.skeleton(self.checkpoint) if published else pipelines.load_skeleton(self.opened), True)
         return self
 
     def adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
@@ -120,11 +128,41 @@ class Pretrained(ABC):
             allow_pickle=self.allow_pickle,
         )
 
+    @cached_property
+    def opened(self) -> Checkpoint:
+        """The checkpoint at one commit, for as long as this object lives."""
+        return open_checkpoint(self._source)
+
+    @cached_property
+    def found_lora(self) -> Lora | None:
+        return find_lora(self.lora, self.allow_pickle) if self.lora else None
+
+    @cached_property
+    def unexpected_keys(self) -> dict[str, list[str]]:
+        """By component, keys of the checkpoint's files that belong to no weight, as far as it has been loaded."""
+        return {}
+
     @property
     def checkpoint_id(self) -> str:
         """The checkpoint and its revision, for results; a bundled or local folder goes by its name."""
         name = Path(self.checkpoint).name if Path(self.checkpoint).is_dir() else self.checkpoint
         return f"{name}@{self.revision}" if self.revision else name
+
+    def file_digests(self) -> dict[str, str] | None:
+        """SHA-256 of every file that a run with these settings is computed from, by path; None for a pipeline from memory.
+
+        Text encoders need not be on this machine where their embeddings come from a cache, which notes what made them.
+        """
+        if "opened" not in self.__dict__:
+            return None
+        names = self.opened.components
+        found = {INDEX: file_digest(self.opened.fetch([INDEX]) / INDEX)}
+        found |= self.opened.digests([name for name in names if not is_text(name)]) or {}
+        text = [name for name in names if is_text(name)]
+        found |= self.opened.digests(text) or self.embeddings.made_by() or {}
+        if self.found_lora is not None:
+            found["lora"] = self.found_lora.digest
+        return found
 
     # ------------------------------------------------------------------------------------------------------- prompts
     @abstractmethod
@@ -143,8 +181,18 @@ class Pretrained(ABC):
         if folder is None and self.text_encoders == "first":
             self._temporary = TemporaryDirectory(prefix="goca_prompts_")  # lives as long as the backbone
             folder = self._temporary.name
-        what = (resolved_revision(self.checkpoint, self.revision), self.lora, self.quantization, self.torch_dtype)
-        return PromptEmbeddings(self.torch_device, folder, f"{self.checkpoint} {what} {self.text_options}")
+        return PromptEmbeddings(self.torch_device, folder, self._text_identity)
+
+    @property
+    def _text_identity(self) -> str:
+        """Whatever determines an embedding."""
+        if "opened" not in self.__dict__:
+            return f"in memory {self.checkpoint} {self.text_options}"
+        text = [name for name in self.opened.components if is_text(name)]
+        where = f"{self.checkpoint}@{self.opened.commit}" if self.opened.commit else str(self.opened.digests(text))
+        lora = self.found_lora.digest if self.found_lora else None
+        options = (self.variant, self.allow_pickle, lora, self.quantization, self.torch_dtype)
+        return f"{where} {options} {self.text_options}"
 
     @torch.inference_mode()
     def conditioning(self, texts: Sequence[str]) -> Conditioning:
@@ -161,6 +209,8 @@ class Pretrained(ABC):
         new = [text for text in dict.fromkeys(texts) if text not in self.embeddings]
         if new:
             with self._encoders():
+                if "opened" in self.__dict__ and self.embeddings.on_disk:
+                    self.embeddings.note(self.opened.digests([name for name in self.opened.components if is_text(name)]) or {})
                 for text in new:  # one at a time, so that a batch never changes an embedding
                     self.embeddings[text] = self.encode_text([text])
 
@@ -170,7 +220,8 @@ class Pretrained(ABC):
         if not self._encoders_left_out:
             yield
             return
-        encoders = pipelines.load_text_encoders(self._source, self.torch_dtype, self.quantization)
+        encoders, unexpected = pipelines.load_text_encoders(self.opened, self.torch_dtype, self.quantization)
+        self.unexpected_keys |= unexpected
         for name in encoders:
             pipelines.place(encoders[name], self.torch_device, self.torch_dtype, self.placement)
         self.pipeline.register_modules(**encoders)

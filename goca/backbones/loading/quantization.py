@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -27,24 +27,16 @@ def check_quantization(kind: Quantization, device: torch.device) -> None:
         raise ModelError(f"model.quantization: {kind} needs a GPU; torchao_int8 works on the cpu")
 
 
-def quantization_config(kind: Quantization, components: Sequence[str], dtype: torch.dtype) -> Any:
-    """What `from_pretrained` takes to quantise these components."""
-    from diffusers import PipelineQuantizationConfig
-
+def quantization_config(kind: Quantization, library: str, dtype: torch.dtype) -> Any:
+    """What `from_pretrained` of that library, diffusers or transformers, takes to quantise one network."""
+    module = importlib.import_module(library)
     if kind == "bitsandbytes_4bit":
-        options: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
-        return PipelineQuantizationConfig("bitsandbytes_4bit", options, list(components))
+        return module.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if kind == "bitsandbytes_8bit":
-        return PipelineQuantizationConfig("bitsandbytes_8bit", {"load_in_8bit": True}, list(components))
-    from diffusers import TorchAoConfig
+        return module.BitsAndBytesConfig(load_in_8bit=True)
     from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import TorchAoConfig as TransformersTorchAoConfig
 
-    settings: dict[str, Any] = {
-        name: (TransformersTorchAoConfig if name.startswith("text_encoder") else TorchAoConfig)(Int8WeightOnlyConfig())
-        for name in components
-    }
-    return PipelineQuantizationConfig(quant_mapping=settings)
+    return module.TorchAoConfig(Int8WeightOnlyConfig())
 
 
 def dense_weight(linear: Any) -> Tensor:

@@ -1,0 +1,366 @@
+"""Repositories of the Hugging Face hub: one commit per process, its list of files, and the files that are wanted of it.
+
+Everything goes through huggingface_hub, into its own cache. What this module adds: a revision is resolved once, a hub that
+cannot be asked is replaced by the cache, downloads show what they do and end after `PATIENCE` seconds of silence, and what
+arrives is compared with the hash that the hub gives.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import errors as hub
+
+from goca.backbones.loading import network_errors
+from goca.backbones.loading.digests import cache_folder, file_digest
+from goca.backbones.loading.network_errors import Damaged, Silence, explain
+from goca.backbones.loading.progress import Meter
+from goca.errors import ModelError
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0  # seconds without a byte or an answer after which a download is given up
+ATTEMPTS = 4
+_ANSWER, _ANSWER_WITH_CACHE = 10.0, 5.0  # seconds to wait for the hub's word on a revision
+_AT_ONCE = 4  # files
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_COMMITS = "GOCA_HUB_COMMITS"  # in the environment, so that processes which this one starts read the same commits
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one commit.
+
+    Args:
+        commit: its full hash.
+        files: path -> bytes.
+        complete: False where only those in the cache are known.
+    """
+
+    commit: str
+    files: Mapping[str, int]
+    complete: bool = True
+
+
+def is_commit(revision: str | None) -> bool:
+    return bool(revision and _COMMIT.fullmatch(revision))
+
+
+def folder_of(name: str, commit: str) -> Path:
+    """Where the cache keeps the files of a commit."""
+    return _storage(name) / "snapshots" / commit
+
+
+def pin(name: str, revision: str | None, commit: str) -> None:
+    """Have this process, and those that it starts, read `revision` of a repository at `commit`."""
+    os.environ[_COMMITS] = json.dumps(_pinned() | {f"{name}@{revision}": commit})
+
+
+def forget() -> None:
+    """Resolve revisions anew."""
+    os.environ.pop(_COMMITS, None)
+
+
+def listing(name: str, revision: str | None, key: str = "model.checkpoint", complete: bool = False) -> Listing:
+    """The commit that a revision stands for, and its files.
+
+    Without an answer from the hub the commit that the cache knows is taken, and said so.
+
+    Args:
+        complete: a list of all files is wanted, not only of those in the cache.
+
+    Raises:
+        ModelError: no answer, and nothing in the cache; or a repository or revision that does not exist.
+    """
+    commit = revision if is_commit(revision) else _pinned().get(f"{name}@{revision}")
+    if commit is not None:
+        known = _known(name, commit)
+        if known is not None and (known.complete or not complete):
+            return known
+    cached = None if complete else _cached(name, revision)
+    try:
+        found = _ask(name, commit or revision, _ANSWER_WITH_CACHE if cached else _ANSWER)
+    except Exception as error:
+        if isinstance(error, hub.RevisionNotFoundError) or cached is None:
+            raise ModelError(explain(error, name, revision, key)) from error
+        reason = explain(error, name, revision, key).partition(": ")[2]
+        if not isinstance(error, hub.OfflineModeIsEnabled):
+            log.warning("taking commit %s of %s from the cache: %s", cached.commit[:8], name, reason)
+        found = cached
+    if not is_commit(revision):
+        pin(name, revision, found.commit)
+    return found
+
+
+def fetch(name: str, found: Listing, wanted: list[str], key: str = "model.checkpoint", revision: str | None = None) -> Path:
+    """Have the wanted files in the cache; returns the folder of the commit.
+
+    Raises:
+        ModelError: with the cause and what to do.
+    """
+    folder = folder_of(name, found.commit)
+    missing = [path for path in wanted if not (folder / path).exists()]
+    if not missing:
+        return folder
+    needed = sum(found.files.get(path, 0) for path in missing)
+    try:
+        if constants.is_offline_mode():
+            raise hub.OfflineModeIsEnabled(f"lacks {missing[0]}")
+        _check_room(name, needed, key)
+        meter = Meter(f"fetching {name}", needed, len(missing))
+        with hub_is_quiet(), meter.shown():
+            _probe(name, found.commit, missing[0])
+            _fetch_all(name, found.commit, sorted(missing, key=lambda path: found.files.get(path, 0)), meter)
+    except ModelError:
+        raise
+    except Exception as error:
+        if isinstance(error, hub.OfflineModeIsEnabled) and folder.is_dir():
+            raise ModelError(
+                f"{key}: the cache {constants.HF_HUB_CACHE} lacks {missing[0]} of {name}, and HF_HUB_OFFLINE forbids to fetch "
+                "it; unset it, or fetch first: python -m goca.fetch with the same model settings"
+            ) from error
+        raise ModelError(explain(error, name, revision, key)) from error
+    _remember_branch(name, revision, found.commit)
+    return folder
+
+
+@contextmanager
+def hub_is_quiet() -> Iterator[None]:
+    """Keep what the hub's client says of requests and retries, signed addresses included, out of terminals and logs."""
+    loggers = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# ------------------------------------------------------------------------------------------------------------ revisions
+def _ask(name: str, revision: str | None, seconds: float) -> Listing:
+    """Ask the hub, again after short waits where that may help."""
+    api = HfApi(endpoint=constants.ENDPOINT)
+    for attempt in range(3):
+        try:
+            info = _within(seconds, lambda: api.model_info(name, revision=revision, timeout=seconds, files_metadata=True))
+            break
+        except Exception as error:
+            wait = max(network_errors.wait_wanted(error), 2.0**attempt)
+            if attempt == 2 or wait > seconds or not network_errors.is_passing(error) or seconds < _ANSWER:
+                raise
+            time.sleep(wait)
+    found = Listing(str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()})
+    _write_quietly(_listing_file(name, found.commit), json.dumps(found.files))
+    return found
+
+
+def _probe(name: str, commit: str, path: str) -> None:
+    """One question about one file, so that a gate or a dead network shows before the client's own long retries."""
+    url = hf_hub_url(name, path, revision=commit, endpoint=constants.ENDPOINT)
+    try:
+        _within(_ANSWER, lambda: get_hf_file_metadata(url, timeout=_ANSWER, endpoint=constants.ENDPOINT))
+    except Exception as error:
+        if not network_errors.is_passing(error):
+            raise
+
+
+def _within(seconds: float, call: Callable[[], Any]) -> Any:
+    """The call's result; given up a little after `seconds`, for a name server that hangs is under nobody's timeout."""
+    answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            answer.put((call(), None))
+        except BaseException as error:
+            answer.put((None, error))
+
+    with hub_is_quiet():
+        Thread(target=work, daemon=True).start()
+        try:
+            result, error = answer.get(timeout=seconds + 2)
+        except Empty:
+            raise Silence(seconds) from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _known(name: str, commit: str) -> Listing | None:
+    """The list as the hub gave it once, else what of the commit is in the cache."""
+    try:
+        files = json.loads(_listing_file(name, commit).read_text(encoding="utf-8"))
+        return Listing(commit, {str(path): int(count) for path, count in files.items()})
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass
+    folder = folder_of(name, commit)
+    if not folder.is_dir():
+        return None
+    present = [file for file in folder.rglob("*") if file.is_file()]
+    return Listing(commit, {file.relative_to(folder).as_posix(): file.stat().st_size for file in present}, complete=False)
+
+
+def _cached(name: str, revision: str | None) -> Listing | None:
+    """What the cache knows of a revision."""
+    if is_commit(revision):
+        return _known(name, str(revision))
+    try:
+        commit = (_storage(name) / "refs" / (revision or constants.DEFAULT_REVISION)).read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return _known(name, commit) if is_commit(commit) else None
+
+
+def _remember_branch(name: str, revision: str | None, commit: str) -> None:
+    """As the hub's client does: what a branch or tag stands for, for machines without a network. Written once all is there."""
+    if not is_commit(revision):
+        _write_quietly(_storage(name) / "refs" / (revision or constants.DEFAULT_REVISION), commit)
+
+
+def _storage(name: str) -> Path:
+    return Path(constants.HF_HUB_CACHE).expanduser() / f"models--{name.replace('/', '--')}"
+
+
+def _listing_file(name: str, commit: str) -> Path:
+    return cache_folder() / "hub" / name.replace("/", "--") / f"{commit}.json"
+
+
+def _pinned() -> dict[str, str]:
+    try:
+        return dict(json.loads(os.environ.get(_COMMITS, "{}")))
+    except ValueError:
+        return {}
+
+
+def _write_quietly(path: Path, text: str) -> None:
+    try:
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        pass  # a cache that cannot be written to serves all the same
+
+
+# ------------------------------------------------------------------------------------------------------------ downloads
+def _fetch_all(name: str, commit: str, paths: list[str], meter: Meter) -> None:
+    """Several files at once, in threads that are left behind when one fails, the hub falls silent or the user interrupts."""
+    todo: SimpleQueue[str] = SimpleQueue()
+    done: SimpleQueue[BaseException | None] = SimpleQueue()
+    stop = Event()
+    for path in paths:
+        todo.put(path)
+
+    def work() -> None:
+        while not stop.is_set():
+            try:
+                path = todo.get_nowait()
+            except Empty:
+                return
+            try:
+                _fetch_one(name, commit, path, meter, stop)
+                done.put(None)
+            except BaseException as error:
+                done.put(error)
+                return
+
+    for _ in range(min(_AT_ONCE, len(paths))):
+        Thread(target=work, daemon=True).start()
+    finished, told = 0, 0.0
+    try:
+        while finished < len(paths):
+            try:
+                error = done.get(timeout=0.5)
+            except Empty:
+                if meter.idle > PATIENCE:
+                    raise Silence(PATIENCE) from None
+                if meter.idle > 15 and time.monotonic() - told > 15:
+                    told = time.monotonic()
+                    log.info("fetching %s: nothing for %.0f s; given up after %.0f s", name, meter.idle, PATIENCE)
+                continue
+            if error is not None:
+                raise error
+            finished += 1
+            meter.finish_file()
+    finally:
+        stop.set()
+
+
+def _fetch_one(name: str, commit: str, path: str, meter: Meter, stop: Event) -> None:
+    """One file, again after a wait where that may help."""
+    fruitless = 0
+    while True:
+        bar = _Bar(meter)
+        try:
+            where: Any = {"revision": commit, "endpoint": constants.ENDPOINT, "tqdm_class": bar}
+            _compare(Path(hf_hub_download(name, path, **where)), path, meter)
+            return
+        except Exception as error:
+            fruitless = fruitless + 1 if isinstance(error, Damaged) or not bar.count else max(fruitless, 1)
+            wait = max(network_errors.wait_wanted(error), 2.0 ** (fruitless - 1))
+            if fruitless >= ATTEMPTS or wait > PATIENCE or not network_errors.is_passing(error) or stop.is_set():
+                raise
+            meter.add(-bar.count)  # the client begins a file anew
+            log.info("fetching %s of %s: again in %.0f s (%s)", path, name, wait, network_errors.first_line(error))
+            stop.wait(wait)
+
+
+class _Bar:
+    """What huggingface_hub takes for a class of progress bars: counts into the meter and draws nothing."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter, self.count = meter, 0
+
+    def __call__(self, **options: Any) -> _Bar:
+        return self
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def update(self, count: float | None = 1) -> None:
+        self.count += int(count or 0)
+        self._meter.add(int(count or 0))
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_, **__: None
+
+
+def _compare(file: Path, path: str, meter: Meter) -> None:
+    """Large files are named by their SHA-256 in the cache: what has another content is removed and reported.
+
+    Raises:
+        Damaged: it has another content.
+    """
+    blob = file.resolve()
+    if len(blob.name) == 64 and file_digest(blob, lambda _: meter.touch()) != blob.name:
+        file.unlink()
+        blob.unlink()
+        raise Damaged(f"what arrives as {path} is not the file that the hub names (its SHA-256 differs)")
+
+
+def _check_room(name: str, needed: int, key: str) -> None:
+    folder = Path(constants.HF_HUB_CACHE).expanduser()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ModelError(f"{key}: {network_errors.no_room(name, needed, free)}")

@@ -12,12 +12,16 @@ from omegaconf import OmegaConf
 
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=://)[^/\s@]+@")
+# Of addresses that are signed instead of needing a log-in.
+_SIGNATURE = re.compile(
+    r"(?<=[?&])((?:X-Amz-)?(?:Signature|Credential|Security-Token|Key-Pair-Id|Policy|token|sig|key))=[^&\s'\"<>)]+", re.I
+)
 _SHORTEST = 8  # a shorter value would blank out ordinary words
 HIDDEN = "***"
 
 
 def redact(value: Any) -> Any:
-    """The value with every secret of the environment, and every password in a URL, replaced by `***`.
+    """The value with every secret of the environment, and every password and signature in a URL, replaced by `***`.
 
     Secrets are the values of variables whose names end in KEY, TOKEN, SECRET, PASSWORD or CREDENTIALS. Mappings and lists are
     searched through; their keys stay.
@@ -28,7 +32,7 @@ def redact(value: Any) -> Any:
     if isinstance(value, str):
         for secret in _secrets():
             value = value.replace(secret, HIDDEN)
-        return _URL_PASSWORD.sub(f"{HIDDEN}@", value)
+        return _SIGNATURE.sub(rf"\1={HIDDEN}", _URL_PASSWORD.sub(f"{HIDDEN}@", value))
     if isinstance(value, dict):
         return {key: redact(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -195,13 +195,17 @@ class Checkpoint:
                     with safe_open(path, framework="pt"):
                         pass
                 except (SafetensorError, OSError) as error:
-                    return f"{path} is damaged ({first_line(error)}); {self._mend(path)}"
+                    return self._damaged(file, error)
             if file.endswith(".json"):
                 try:
                     json.loads(path.read_text(encoding="utf-8"))
                 except (ValueError, OSError) as error:
-                    return f"{path} is damaged ({first_line(error)}); {self._mend(path)}"
+                    return self._damaged(file, error)
         return None
+
+    def _damaged(self, file: str, error: Exception) -> str:
+        path = self._root / file
+        return f"{file if self._listing else path} is damaged ({first_line(error)[:90]}); {self._mend(path)}"
 
     # ----------------------------------------------------------------------------------------------------------------
     @property
@@ -241,7 +245,7 @@ class Checkpoint:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"model.checkpoint: {path} is damaged ({first_line(error)}); {self._mend(path)}") from error
+            raise ModelError(f"model.checkpoint: {self._damaged(f'{name}/{index}', error)}") from error
         found = weight_files.shards(content, str(path))
         missing = [shard for shard in found if shard not in sizes]
         if missing:
@@ -257,7 +261,7 @@ class Checkpoint:
     def _mend(self, path: Path) -> str:
         if self._listing is None:
             return "restore it"
-        return f"delete {path.resolve()} and repeat the command, which fetches it again"
+        return f"delete {path.resolve()} and repeat the command"
 
 
 def open_checkpoint(source: Source) -> Checkpoint:

@@ -36,6 +36,7 @@ PATIENCE = 60.0  # seconds without a byte or an answer after which a download is
 ATTEMPTS = 4
 _ANSWER, _ANSWER_WITH_CACHE = 10.0, 5.0  # seconds to wait for the hub's word on a revision
 _AT_ONCE = 4  # files
+_FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMITS = "GOCA_HUB_COMMITS"  # in the environment, so that processes which this one starts read the same commits
 
@@ -304,7 +305,7 @@ def _fetch_all(name: str, commit: str, paths: list[str], meter: Meter) -> None:
 
 def _fetch_one(name: str, commit: str, path: str, meter: Meter, stop: Event) -> None:
     """One file, again after a wait where that may help."""
-    fruitless = 0
+    fruitless, furthest = 0, 0
     while True:
         bar = _Bar(meter)
         try:
@@ -312,12 +313,14 @@ def _fetch_one(name: str, commit: str, path: str, meter: Meter, stop: Event) -> 
             _compare(Path(hf_hub_download(name, path, **where)), path, meter)
             return
         except Exception as error:
-            fruitless = fruitless + 1 if isinstance(error, Damaged) or not bar.count else max(fruitless, 1)
-            wait = max(network_errors.wait_wanted(error), 2.0 ** (fruitless - 1))
+            further = bar.count > furthest and not isinstance(error, Damaged)
+            fruitless, furthest = (1 if further else fruitless + 1), max(furthest, bar.count)
+            wait = max(network_errors.wait_wanted(error), _FIRST_WAIT * 2 ** (fruitless - 1))
             if fruitless >= ATTEMPTS or wait > PATIENCE or not network_errors.is_passing(error) or stop.is_set():
                 raise
             meter.add(-bar.count)  # the client begins a file anew
             log.info("fetching %s of %s: again in %.0f s (%s)", path, name, wait, network_errors.first_line(error))
+            meter.touch(wait)
             stop.wait(wait)
 
 

@@ -50,9 +50,9 @@ class Meter:
             self.touch()
         self._show()
 
-    def touch(self) -> None:
-        """Something has happened, if no byte arrived."""
-        self.active = time.monotonic()
+    def touch(self, ahead: float = 0) -> None:
+        """Something has happened, if no byte arrived, and will not for `ahead` seconds."""
+        self.active = max(self.active, time.monotonic() + ahead)
 
     @property
     def idle(self) -> float:

@@ -9,14 +9,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goca.backbones.loading import hub
 from goca.backbones.loading.digests import file_digest
-from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.weight_files import PICKLES
 from goca.paths import PACKAGE
 from goca.runs.machine import machine
+
+if TYPE_CHECKING:
+    from goca.backbones.loading.pretrained import Pretrained
 
 TRAINING = "training.json"  # in the folder of a bundled backbone: how it was trained, and how well
 SCHEME = 2  # of the hash: 1 covered what lay in the folder, 2 covers the content of what is read

@@ -77,7 +77,9 @@ def read_network(
             network, report = kind.from_pretrained(
                 folder / part.name, local_files_only=True, output_loading_info=True, **options
             )
-        _check(part, "lacks weights for", report["missing_keys"])
+        # A report of shards believes their index: what no file held is still without memory.
+        empty = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if tensor.is_meta]
+        _check(part, "lacks weights for", {*report["missing_keys"], *empty})
         _check(part, "has weights of another shape for", [_key(entry) for entry in report["mismatched_keys"]])
         if report["error_msgs"]:
             raise ModelError(

@@ -25,6 +25,12 @@ from goca.registry import dotted_path, load
 GROUP = "goca.backbones"
 ADAPTERS: dict[str, type] = {}  # pipeline class of diffusers -> adapter
 
+# Pipelines that no adapter could make maps of words for, and why.
+REFUSED = {
+    "GlmImagePipeline": "its denoiser is given the letters of quoted text alone; meaning enters as tokens of an image",
+    "BriaFibo2Pipeline": "its text is compressed into tokens that stand for no words, before the denoiser",
+}
+
 C = TypeVar("C", bound=type)
 
 
@@ -56,6 +62,8 @@ def find_adapter(pipeline: str, targets: tuple[str, ...] = ()) -> type:
     Raises:
         ModelError: none takes it. ConfigError: a class that is named cannot be imported.
     """
+    if pipeline in REFUSED:
+        raise ModelError(f"{pipeline}, which cannot be observed: {REFUSED[pipeline]}")
     _import_own()
     if pipeline in ADAPTERS:
         return ADAPTERS[pipeline]

@@ -10,6 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from goca.errors import ModelError
 
+_GAP = 8  # characters that may lie between two pieces of a text: spaces, or letters that became bytes
+
 
 class Token(NamedTuple):
     """One position of the text axis: the characters [start, end) of the prompt, or the kind of special token it is."""
@@ -220,3 +222,40 @@ class PiecesSegment(TextSegment):
                 rows.append(row._replace(start=row.start + first, end=row.end + first))
             first += len(piece)
         return rows
+
+
+@dataclass(frozen=True)
+class DecodedSegment(TextSegment):
+    """A stretch of a slow sentencepiece tokenizer: its pieces, one after the other, are looked up in the text.
+
+    A piece that is not found, as the tokenizer's normalisation may have changed it, belongs to no word.
+    """
+
+    def tokens(self, text: str) -> list[Token]:
+        ids = self.ids(text)
+        pieces = self.tokenizer.convert_ids_to_tokens(ids)
+        special = {self.tokenizer.convert_tokens_to_ids(mark) for mark in ("[gMASK]", "sop")}
+        cursor, found = 0, []
+        for token_id, piece in zip(ids, pieces, strict=True):
+            if token_id == self.tokenizer.pad_token_id:
+                found.append(Token(0, 0, str(self.tokenizer.pad_token), "padding"))
+            elif token_id in special:
+                found.append(Token(0, 0, piece, "start"))
+            else:
+                token = _matched(piece, text, cursor)
+                cursor = max(cursor, token.end)
+                found.append(token)
+        return found
+
+    def ids(self, text: str) -> list[int]:
+        options: dict[str, Any] = {"padding": "max_length", "truncation": True, "max_length": self.length}
+        return list(self.tokenizer(text, **options)["input_ids"])
+
+
+def _matched(piece: str, text: str, cursor: int) -> Token:
+    """A sentencepiece token at its characters, which begin at or soon after `cursor`."""
+    word = piece.replace("▁", " ").strip()
+    start = text.find(word, cursor, cursor + len(word) + _GAP) if word else -1
+    if start < 0:  # a lone space, or a byte of a letter that has no piece
+        return Token(cursor, cursor, piece, unknown=True)
+    return Token(start, start + len(word), word)

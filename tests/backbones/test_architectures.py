@@ -25,6 +25,7 @@ EXPECTED = {
     "flux_schnell": (57, 256, 11891),
     "hunyuan_dit": (10, 333, 1500),
     "kandinsky5": (50, 128, 6022),
+    "kolors": (70, 256, 2579),
     "longcat_image": (30, 512, 6271),
     "lumina2": (26, 256, 2610),
     "ovis_image": (33, 256, 7370),

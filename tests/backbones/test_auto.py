@@ -69,6 +69,13 @@ def test_what_no_adapter_takes_is_refused(tmp_path):
         propose(str(tmp_path))
 
 
+@pytest.mark.parametrize("pipeline", ["GlmImagePipeline", "BriaFibo2Pipeline"])
+def test_a_model_without_words_in_its_sequence_is_refused_with_the_reason(tmp_path, pipeline):
+    (tmp_path / "model_index.json").write_text(f'{{"_class_name": "{pipeline}"}}')
+    with pytest.raises(ModelError, match=rf"is a {pipeline}, which cannot be observed: its (denoiser|text) is"):
+        propose(str(tmp_path))
+
+
 def test_auto_without_a_checkpoint_says_what_it_needs():
     with pytest.raises(ConfigError, match=r"model=auto needs model\.checkpoint"):
         config.build(config.compose(["model=auto"]), "model")

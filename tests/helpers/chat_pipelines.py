@@ -6,17 +6,25 @@ import diffusers
 import torch
 import transformers
 from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import Kandinsky5T2IPipeline
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 
 from goca.backbones.cogview4 import CogView4Backbone
 from goca.backbones.ernie_image import ErnieImageBackbone
 from goca.backbones.flux_like import BriaBackbone, LongCatImageBackbone, OvisImageBackbone
 from goca.backbones.kandinsky5 import Kandinsky5Backbone
+from goca.backbones.kolors import KolorsBackbone
 from goca.backbones.lumina2 import Lumina2Backbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_t5_tokenizer
 from tests.helpers.families import DEPTH, DOUBLE_AND_SINGLE, SMALL, Family, blocks, clip, flow, qwen25_vl, t5, vae
 from tests.helpers.tiny_unet import VAE
-from tests.helpers.tokenizers import small_chat_tokenizer, small_clip_tokenizer, small_gemma_tokenizer, small_qwen_tokenizer
+from tests.helpers.tokenizers import (
+    small_chat_tokenizer,
+    small_chatglm_tokenizer,
+    small_clip_tokenizer,
+    small_gemma_tokenizer,
+    small_qwen_tokenizer,
+)
 
 _FLUX = {
     "in_channels": 16,
@@ -164,6 +172,50 @@ def tiny_ernie_image() -> Any:
     )
 
 
+def tiny_kolors() -> Any:
+    tokenizer = small_chatglm_tokenizer()
+    config = ChatGLMConfig(
+        num_layers=2,
+        num_hidden_layers=2,
+        padded_vocab_size=len(tokenizer),
+        hidden_size=16,
+        ffn_hidden_size=32,
+        kv_channels=8,
+        num_attention_heads=2,
+        seq_length=64,
+        multi_query_attention=True,
+        original_rope=True,
+    )
+    encoder = ChatGLMModel(config)
+    for name, parameter in encoder.named_parameters():  # it leaves its weights as they were in memory
+        torch.nn.init.ones_(parameter) if "norm" in name else torch.nn.init.normal_(parameter, std=0.2)
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        encoder_hid_dim=16,
+        encoder_hid_dim_type="text_proj",
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=16 + 6 * 8,
+    )
+    return diffusers.KolorsPipeline(
+        vae=vae(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=diffusers.EulerDiscreteScheduler(),
+    )
+
+
+_UNET = LayerNames(cross=("*attn2",), manual=("mid_block*attn2",), reference="up_blocks.0*attn2", affinity=("*attn1",))
 _KANDINSKY = LayerNames(
     cross=("*cross_attention",),
     manual=("*.1.cross_attention",),
@@ -192,4 +244,5 @@ FAMILIES: dict[str, Family] = {
     "ernie_image": Family(
         ErnieImageBackbone, tiny_ernie_image, blocks("layers.*.self_attention"), _LENGTH, masked=True, causal=True
     ),
+    "kolors": Family(KolorsBackbone, tiny_kolors, _UNET, {"text_length": 40}, causal=True),
 }

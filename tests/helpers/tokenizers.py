@@ -1,8 +1,13 @@
 """More small tokenizers of the real classes, beside those of `goca.scenes.tokenizer`: other text falls apart into letters."""
 
 import string
+import tempfile
+from functools import cache
+from pathlib import Path
 
+import sentencepiece
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from transformers import BertTokenizer, GemmaTokenizer, LlamaTokenizer, Qwen2Tokenizer
 
 from goca.scenes.tokenizer import WORDS, small_clip_tokenizer
@@ -65,3 +70,15 @@ def small_gemma_tokenizer() -> GemmaTokenizer:
     pieces = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>", "▁", "\n", ":", *_MARKS]
     pieces += [*_LETTERS, *_LETTERS.upper()]
     return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
+
+
+@cache
+def small_chatglm_tokenizer() -> ChatGLMTokenizer:
+    """Sentencepiece pieces of the scenes' words, letters, and bytes for everything else; slow, and without offsets."""
+    texts = [" ".join(WORDS)] * 20 + list(string.ascii_letters) + [" ".join(_MARKS)] * 5
+    folder = Path(tempfile.mkdtemp(prefix="chatglm_"))
+    options = {"vocab_size": 400, "hard_vocab_limit": False, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), num_threads=1, **options
+    )
+    return ChatGLMTokenizer(str(folder / "tokenizer.model"))

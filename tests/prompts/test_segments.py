@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from goca.backbones.text import after_prefix, chat_segment, user_message
 from goca.errors import ModelError
 from goca.prompts import from_text
-from goca.prompts.segments import PiecesSegment, TemplateSegment, TextSegment
+from goca.prompts.segments import DecodedSegment, PiecesSegment, TemplateSegment, TextSegment
 from goca.scenes.tokenizer import small_t5_tokenizer
 from tests.helpers.tokenizers import (
     small_chat_tokenizer,
+    small_chatglm_tokenizer,
     small_gemma_tokenizer,
     small_llama_tokenizer,
     small_mistral_tokenizer,
@@ -101,6 +102,18 @@ def test_pieces_are_located_in_the_whole(text, cut):
     pieces = PiecesSegment(TOKENIZERS["qwen"], 64, split=lambda words: [words[i : i + cut] for i in range(0, len(words), cut)])
     assert _characters(pieces, text) == {place for place, letter in enumerate(text) if not letter.isspace()}
     assert pieces.count(text) == sum(token.kind is None for token in pieces.tokens(text))
+
+
+@settings(max_examples=40, deadline=None)
+@given(text=st.text(st.sampled_from(string.ascii_lowercase + "  ,.é\U0001f600"), max_size=30))
+def test_pieces_of_a_slow_tokenizer_are_found_in_the_text(text):
+    """Letters that the vocabulary has are each claimed by one piece, in order; bytes of others by none."""
+    segment = DecodedSegment(small_chatglm_tokenizer(), 80)
+    found = [token for token in segment.tokens(text) if token.kind is None and not token.unknown]
+    assert all(token.label == text[token.start : token.end] for token in found)
+    places = [place for token in found for place in range(token.start, token.end)]
+    assert places == sorted(set(places))
+    assert set(places) >= {place for place, letter in enumerate(text) if letter in string.ascii_lowercase}
 
 
 def test_a_chat_names_the_users_words_alone():

@@ -17,7 +17,9 @@ HALF, INT8, NF4 = 2.0, 1.0, 0.5 + 4 / 64  # bytes per parameter; NF4 keeps a flo
 @cache
 def _network(kind: str, settings: str) -> nn.Module:
     """A network on the meta device; models share text encoders and autoencoders, which are built once."""
-    return architectures.build(getattr(diffusers, kind, None) or getattr(transformers, kind), json.loads(settings))
+    homes = (diffusers, transformers, diffusers.pipelines.kolors)
+    found = next(getattr(home, kind) for home in homes if hasattr(home, kind))
+    return architectures.build(found, json.loads(settings))
 
 
 def _networks(checkpoint: str) -> dict[str, nn.Module]:

@@ -16,6 +16,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -39,6 +41,16 @@ from goca.layer_names import resolve
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
+
+
+class _Module(ModuleType):
+    """This module can be called as its function, so that `goca.observe(...)` works whichever of the two was imported first."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> AttentionView:
+        return observe(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Module
 
 
 class HeadStatistics(AttentionStatistics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -158,8 +159,10 @@ class SegmentationDataset(Dataset[Sample]):
     # ------------------------------------------------------------------------------------------------------- for all
     @cached_property
     def classes(self) -> ClassTable:
-        """The table of classes."""
-        return ClassTable.load(self.name, self.synonyms)
+        """The table of classes: NAME.yaml beside the module of a data set outside this package, else one in `tables`."""
+        module = getattr(sys.modules.get(type(self).__module__), "__file__", None)
+        beside = Path(module).with_name(f"{self.name}.yaml") if module else None
+        return ClassTable.load(beside if beside and beside.is_file() else self.name, self.synonyms)
 
     @property
     def has_background(self) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -38,11 +39,15 @@ class ClassTable:
         return len(self.names)
 
     @classmethod
-    def load(cls, name: str, synonyms: Synonyms = "corrected") -> ClassTable:
+    def load(cls, name: str | Path, synonyms: Synonyms = "corrected") -> ClassTable:
         """The table of a data set: `corrected` words, or the `upstream` ones with their slips, for parity.
 
+        Args:
+            name: one of `goca/data/tables`, or the path of such a file elsewhere.
+            synonyms: which words.
+
         Raises:
-            ConfigError: there is no such table or no such set of synonyms.
+            ConfigError: there is no such table or no such set of synonyms, or a file that is no table.
 
         >>> table = ClassTable.load("voc")
         >>> table.names[11], table.synonyms[11][0], table.id_of("television"), table.id_of("sky")
@@ -50,6 +55,8 @@ class ClassTable:
         """
         if synonyms not in ("corrected", "upstream"):
             raise ConfigError(f"synonyms must be 'corrected' or 'upstream', got {synonyms!r}")
+        if isinstance(name, Path):
+            return cls._from_rows(_read_rows(name), synonyms)
         file = _TABLES / f"{name}.yaml"
         if not file.is_file():
             known = sorted(entry.name.removesuffix(".yaml") for entry in _TABLES.iterdir() if entry.name.endswith(".yaml"))
@@ -103,3 +110,27 @@ class ClassTable:
     def id_of(self, word: str) -> tuple[int, ...]:
         """Ids of the classes that have exactly this synonym, ascending; several where the word is ambiguous."""
         return self._ids.get(word.strip().lower(), ())
+
+
+def _read_rows(file: Path) -> list[Mapping[str, Any]]:
+    """The rows of a user's table, each with a name and the background first."""
+
+    def wrong(what: str) -> ConfigError:
+        return ConfigError(f"the class table {file} {what}")
+
+    try:
+        rows = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise wrong(f"cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
+        raise wrong("should be a list of rows such as {name: car, words: [car, cars]}, the background first")
+    for row in rows:
+        name, words, colour = row["name"], row.get("words", []), row.get("colour", [0, 0, 0])
+        if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+            raise wrong(f"gives {name} the words {words!r}; they should be a list of words")
+        if not (isinstance(colour, list) and len(colour) == 3 and all(isinstance(part, int) for part in colour)):
+            raise wrong(f"gives {name} the colour {colour!r}; it should be [red, green, blue]")
+    names = [row["name"] for row in rows]
+    if len(rows) < 2 or len(set(names)) < len(names) or rows[0].get("words"):
+        raise wrong("needs a background without words as its first row and at least one class, each name once")
+    return rows

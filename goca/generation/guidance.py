@@ -58,6 +58,16 @@ class RegionGuidance(PlainGuidance):
             raise ValueError("at 1 there is no unconditional half to compare with; use a scale above 1, or guidance=cfg")
         return scale
 
+    def rates(self, strength: Tensor, tokens: Tensor, foreground: Tensor) -> Tensor:
+        """The factor on the guidance of every latent pixel: (B, h, w). A guidance of one's own overrides this.
+
+        Args:
+            strength: (B, h, w) length of the guidance.
+            tokens: (B, n, f, f) bool regions of the content tokens.
+            foreground: (B, f, f) bool region of all of them.
+        """
+        return rate_map(strength, tokens, foreground, self.scale, self.limits, self.cap)
+
     @field_validator("limits")
     @classmethod
     def _ordered(cls, limits: tuple[float, float]) -> tuple[float, float]:
@@ -204,8 +214,7 @@ class RegionGuide:
         """The factor on the guidance of every picture: (B, h, w)."""
         tokens = torch.stack([regions.tokens for regions in self._regions])
         foreground = torch.stack([regions.foreground for regions in self._regions])
-        strength, guidance = guidance_strength(unconditional, conditional), self.guidance
-        rates = rate_map(strength, tokens, foreground, guidance.scale, guidance.limits, guidance.cap)
+        rates = self.guidance.rates(guidance_strength(unconditional, conditional), tokens, foreground)
         if self.watch is not None:
             for picture, (regions, rate) in enumerate(zip(self._regions, rates, strict=True)):
                 self.watch(picture, Step(self._calls, regions, rate))

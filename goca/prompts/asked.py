@@ -14,10 +14,13 @@ from pydantic.dataclasses import dataclass
 
 from goca.data.base import SegmentationDataset
 from goca.errors import ConfigError, DataError, ModelError
-from goca.prompts.answers import Answer, AnswerFile, usage
+from goca.prompts.answers import Answer, AnswerFile, Status, usage
 from goca.prompts.files import image_key, read_captions
 from goca.prompts.sources import Captions
 
+MAX_MALFORMED = (
+    3  # so many answers of another form than asked for, and none of the right one, end a run: each may be charged for
+)
 MAX_FAILURES = 20  # so many images in a row without an answer end a run: something is wrong with all of them
 
 
@@ -57,6 +60,10 @@ class Asked(Captions):
             ConfigError, ModelError: where no image would get an answer.
         """
         raise NotImplementedError
+
+    def is_settled(self, status: Status) -> bool:
+        """Whether an image with such an answer is not asked for again."""
+        return status == "ok" or not self.ask_again
 
     @cached_property
     def captions(self) -> Mapping[str, str]:
@@ -115,7 +122,7 @@ def ask_all(
     """
     request = source.request(dataset)
     with AnswerFile(source.path, source.model, request).open() as answers:
-        done = {key for key, status in answers.answered.items() if status == "ok" or not source.ask_again}
+        done = {key for key, status in answers.answered.items() if source.is_settled(status)}
         pending = [i for i in indices if image_key(dataset.image_ids[i]) not in done]
         advance(len(indices) - len(pending))
         if not pending:
@@ -123,20 +130,31 @@ def ask_all(
         source.load()
         stop = Event()
 
-        def answer(index: int) -> None:
-            if not stop.is_set():
-                sample = dataset[index]
-                answers.append(sample.image_id, source.ask(sample.image, request))
+        def answer(index: int) -> Answer | None:
+            if stop.is_set():
+                return None
+            sample = dataset[index]
+            answered = source.ask(sample.image, request)
+            answers.append(sample.image_id, answered)
+            return answered
 
         failures: dict[str, str] = {}
+        statuses: list[Status] = []
         in_a_row = 0
         with ThreadPoolExecutor(source.workers) as pool:
             try:
                 images = {pool.submit(answer, index): dataset.image_ids[index] for index in pending}
                 for future in as_completed(images):
                     try:
-                        future.result()
+                        answered = future.result()
                         in_a_row = 0
+                        statuses += [answered.status] if answered else []
+                        if answered and statuses == ["malformed"] * MAX_MALFORMED:
+                            raise ModelError(
+                                f"{source.model} does not answer in the form it was asked for, but: {answered.detail[:80]!r}. "
+                                "If it can only answer in plain text, set prompts.structured=false: "
+                                f"the same command with it continues {source.path}"
+                            )
                     except DataError as error:
                         failures[images[future]] = str(error)
                         in_a_row += 1

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from goca.errors import ConfigError, DataError, ModelError, require
-from goca.prompts.answers import Answer
+from goca.prompts.answers import Answer, Status
 from goca.prompts.asked import Asked
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class OpenAI(Asked):
     input_price: NonNegativeFloat = 0.0
     output_price: NonNegativeFloat = 0.0
     options: dict[str, Any] = Field(default_factory=dict)
+
+    def is_settled(self, status: Status) -> bool:
+        """What was no JSON may well be a caption in plain text."""
+        return super().is_settled(status) and (self.structured or status != "malformed")
 
     def load(self) -> None:
         require("openai", "openai", "captions", "prompts=openai")

@@ -33,6 +33,7 @@ from torch.utils.data import DataLoader
 from goca import config
 from goca.errors import ConfigError
 from goca.scenes.architectures import denoiser_of, text_encoders_of
+from goca.scenes.continued import settle
 from goca.scenes.datasets import CachedLatents, ScenePixels, encode_latents
 from goca.scenes.objectives import Objective
 
@@ -145,7 +146,8 @@ def train(cfg: DictConfig) -> Path:
     """Run both trainings of one backbone config and save the pipeline folder; returns that folder.
 
     Raises:
-        ConfigError: a batch that `devices` does not divide; float16; `latents` made of another number of scenes.
+        ConfigError: a batch that `devices` does not divide; float16; `latents` made of another number of scenes; a `work` that
+            holds a training of other settings.
     """
     for part in ("vae", "denoiser"):
         batch = cfg.backbone[part].batch
@@ -157,6 +159,7 @@ def train(cfg: DictConfig) -> Path:
     pl.seed_everything(cfg.seed)
     started = time.monotonic()
     work = Path(cfg.work) / cfg.backbone.name
+    settle(cfg, work)
     pipeline: Any = hydra.utils.instantiate(cfg.backbone.pipeline)
     _trained_vae(pipeline, cfg, work)
     train_latents, held_out, scale = encode_latents(pipeline.vae, cfg.scenes, cfg.held_out, cfg.size, Path(cfg.latents))

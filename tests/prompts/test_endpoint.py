@@ -125,6 +125,20 @@ def test_answers_without_a_caption_are_recorded_and_not_asked_for_again(tmp_path
     assert len(asked.captions) == 2
 
 
+def test_an_endpoint_that_answers_in_plain_text_is_left_after_a_few_calls_and_continued_so(tmp_path: Path) -> None:
+    images = dataset(9)
+    with serve(lambda _: completion("cat, grass")) as endpoint:
+        asked = source(endpoint, tmp_path, workers=1)
+        with pytest.raises(ModelError, match=r"but: 'cat, grass'\. .*prompts\.structured=false") as caught:
+            ask(asked, images)
+        assert str(asked.path) in str(caught.value)
+        assert sum(endpoint.received.values()) <= 4  # one more may have been under way
+        assert ask(source(endpoint, tmp_path, structured=False), images) == {}
+    captions = source(endpoint, tmp_path, structured=False).captions
+    assert len(captions) == 9
+    assert set(captions.values()) == {"cat, grass"}
+
+
 def test_images_without_a_caption_are_named_before_a_run(tmp_path: Path) -> None:
     with serve(lambda _: completion(None, refusal="no")) as endpoint:
         asked = source(endpoint, tmp_path)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from goca.errors import ConfigError
 from goca.paths import CONF
 from goca.runs.provenance import generator_measures
+from goca.scenes.continued import settle
 from goca.scenes.datasets import CachedLatents
 from goca.scenes.generator import scene
 from goca.scenes.train import train
@@ -63,6 +64,20 @@ def test_the_adapter_takes_the_trained_pipeline(name, trained):
     result = segmentor.segment(scene(0).image, ["grass", "moon"])
     assert result.label_map.shape == (64, 64)
     assert all(torch.isfinite(values).all() for values in map(torch.as_tensor, result.class_maps.values()))
+
+
+@pytest.mark.parametrize("override", ["seed=1", "scenes=12", "backbone.denoiser.optimizer.learning_rate=0.5", "vae={unet}"])
+def test_a_training_of_other_settings_is_not_continued(trained, override):
+    unet = trained["scenes_unet"]
+    cfg = config("scenes_unet", unet.parent, override.format(unet=unet))
+    with pytest.raises(ConfigError, match="holds a training of other settings") as caught:
+        train(cfg)
+    assert ("autoencoder" if "vae" in override else override.split("=")[0]) in str(caught.value)
+
+
+def test_the_same_training_is_continued_with_other_threads_and_folders(trained):
+    unet = trained["scenes_unet"]
+    settle(config("scenes_unet", unet.parent, "threads=2", "output=elsewhere"), unet.parent / "work" / "scenes_unet")
 
 
 def test_backbones_share_the_autoencoder(trained):

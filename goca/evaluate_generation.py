@@ -25,18 +25,16 @@ from rich.table import Table as Grid
 from torch import Tensor
 
 from goca import config
-from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError
 from goca.generation.frechet import Gaussian
 from goca.generation.image_sets import ImageSet, measured
 from goca.generation.measures import ClipScore, Features
 from goca.generation.pictures import origin, read_manifest
-from goca.generation.reports import GenerationReport
 from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
 from goca.generation.show import load_maps, side_by_side
-from goca.loggers import Logger
 from goca.redact import redact, write_config
 from goca.runs.provenance import environment
+from goca.runs.report import Logger, Report
 
 console = Console(emoji=False)
 SCENE_MEASURES = ("answers right %", "named classes shown %")
@@ -187,8 +185,17 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     show(rows, measures)
     summary = {"dataset": str(cfg.reference), "model": "pictures", "method": "evaluation", "protocol": "generation"}
     scalars = {f"{one['run']}/{name}": part["value"] for one in rows for name, part in one["measures"].items()}
-    plain, no_classes = redact(config.plain(cfg)), ClassTable.from_names(["object"])
-    report = GenerationReport(folder, plain, summary | scalars, no_classes, figures, numbers={"runs": numbers})
+    report = Report(
+        folder,
+        name=f"pictures {cfg.reference} evaluation",
+        config=redact(config.plain(cfg)),
+        scalars=scalars,
+        texts=summary,
+        tables={"runs": numbers},
+        figures=figures,
+        kind="evaluate_generation",
+        tags=[summary["dataset"], "pictures", "generation", "method=evaluation"],
+    )
     where = logger.log_safely(report)
     console.print(f"numbers   {folder / 'results.json'}", markup=False, highlight=False, soft_wrap=True)
     if where:

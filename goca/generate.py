@@ -25,20 +25,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from goca import config
-from goca.data.classes import ClassTable
 from goca.data.datamodule import parse_shard
 from goca.errors import ConfigError
 from goca.generation.guidance import RegionGuidance, Step
 from goca.generation.pictures import PictureFolder, batches, fingerprint, read_manifest
 from goca.generation.pipeline import Generator, Request
 from goca.generation.prompts import read_prompts
-from goca.generation.reports import GenerationReport
 from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
-from goca.loggers import Logger
 from goca.method import Method
 from goca.redact import redact, write_config
 from goca.runs.provenance import environment
+from goca.runs.report import Logger, Report
 from goca.runs.tables import Table
 from goca.timing import peak_memory_bytes
 
@@ -148,8 +146,16 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     } | environment()
     pictures.write_json("summary.json", summary)
     table = Table(("image_id", "prompt", "seed", "seconds"), tuple(_row(record) for record in records))
-    report = GenerationReport(
-        folder, redact(config.plain(cfg)), summary, ClassTable.from_names(["object"]), figures, numbers={"pictures": table}
+    report = Report(
+        folder,
+        name=f"{summary['model']} {summary['dataset']} {summary['method']}",
+        config=redact(config.plain(cfg)),
+        scalars={key: value for key, value in summary.items() if isinstance(value, (int, float))},
+        texts={key: value for key, value in summary.items() if isinstance(value, str)},
+        tables={"pictures": table},
+        figures=figures,
+        kind="generate",
+        tags=[summary["dataset"], summary["model"], "generation", f"method={summary['method']}"],
     )
     where = logger.log_safely(report)
     console.print(

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -21,12 +21,13 @@ from goca.redact import redact
 from goca.runs.identity import FREE, SHARD, difference
 
 if TYPE_CHECKING:
-    from goca.runs.folder import Record, RunFolder
+    from goca.runs.folder import RunFolder
+    from goca.runs.records import ImageRecord, Summary
 
 _SAME = ("checkpoint_hash", "dtype", "classes", "thresholds", "unseen_classes", "has_background", "total_images")
 
 
-def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
+def merge(folders: Sequence[Path], out: Path) -> Summary:
     """Write the records of all shards, in the order of the data set, and their summary to `out`; returns the summary.
 
     Raises:
@@ -40,14 +41,14 @@ def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     facts, config = first.facts(), first.config()
     for shard in shards[1:]:
         _same_run(first, shard)
-    found: dict[str, tuple[Record, Path]] = {}
+    found: dict[str, tuple[ImageRecord, Path]] = {}
     for shard in shards:
         for record in shard.records():
-            image_id = record["image_id"]
+            image_id = record.image_id
             if image_id in found:
                 raise DataError(f"image {image_id} is in {found[image_id][1]} and in {shard.path}; give each shard once")
             found[image_id] = (record, shard.path)
-    _complete(len(found), facts["total_images"], shards)
+    _complete(len(found), facts.total_images, shards)
     merged = RunFolder(out)
     with stops_cleanly(out):
         config["data"] = {**config["data"], "shard": None}
@@ -55,10 +56,8 @@ def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
             config["shard"] = None
         merged.claim(config)
         merged.begin(facts)
-        present = {record["image_id"] for record in merged.records()}
-        for record in sorted((record for record, _ in found.values()), key=lambda record: record["index"]):
-            if record["image_id"] not in present:
-                merged.append(record)
+        for record in sorted((record for record, _ in found.values()), key=lambda record: record.index):
+            merged.append(record)
         merged.close()
         return merged.conclude()
 

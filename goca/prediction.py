@@ -25,6 +25,7 @@ class Prediction:
         layer_weights: weight of each cross-attention layer, adding up to 1.
         head_weights: cross-attention layer -> mean weight of each head.
         warnings: what a reader of the results should know about this image.
+        near_ties: pixels at each threshold whose label another rounding could change.
         counts: (T, K, K) confusion counts, where there is ground truth.
     """
 
@@ -37,6 +38,7 @@ class Prediction:
     layer_weights: dict[str, float]
     head_weights: dict[str, list[float]]
     warnings: tuple[str, ...]
+    near_ties: tuple[int, ...] = ()
     counts: Tensor | None = None
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from goca import config
 from goca.paths import CONF
 from goca.redact import redact
 from goca.runs import sweeps
+from goca.runs.records import Summary
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -26,13 +27,18 @@ def main(cfg: DictConfig) -> float | None:
         config.quiet()  # also the libraries that this import has brought
         folder = Path(HydraConfig.get().runtime.output_dir)
         if not cfg.resume:
-            return evaluate(cfg, folder)["miou"]
+            return _miou(evaluate(cfg, folder))
         plain, group = redact(config.plain(cfg)), Path(cfg.paths.output, str(cfg.group))
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return sweeps.job(plain, folder, group, lambda: evaluate(cfg, folder))["miou"]
+            return _miou(sweeps.job(plain, folder, group, lambda: evaluate(cfg, folder)))
         finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(group, sweeps.config_hash(plain))
-        return (evaluate(cfg, folder) if finished is None else show_finished(finished))["miou"]
+        return _miou(evaluate(cfg, folder) if finished is None else show_finished(finished))
     return None
+
+
+def _miou(summary: Summary | None) -> float | None:
+    """What a sweeper may optimise; only the first of several processes knows it."""
+    return None if summary is None else summary.miou
 
 
 if __name__ == "__main__":

@@ -240,7 +240,7 @@ class Segmentor:
         before, after = join(calibrated, size), join(refined, size)
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
-            labels = method.decision(after, sample.image.shape[:2], num_classes, has_background, label)
+            decided = method.decision.decide(after, sample.image.shape[:2], num_classes, has_background, label)
         warnings = [*sample.notes, *(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
         if not prompts:
             warnings.append("no prompt: there is no class to look for in this image")
@@ -248,7 +248,8 @@ class Segmentor:
         shown = observation if first is not None else None
         return Prediction(
             image_id=sample.image_id,
-            labels=labels,
+            labels=decided.labels,
+            near_ties=decided.near_ties,
             maps=after,
             calibrated=before,
             token_maps=shown.token_maps[first] if shown else None,

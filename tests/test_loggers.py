@@ -11,7 +11,7 @@ from PIL import Image
 from goca import config
 from goca.errors import ConfigError
 from goca.loggers import CsvLogger, Logger, Report, Several, TensorBoardLogger, WandbLogger
-from tests.helpers.fake_runs import CLASSES, TAUS, report
+from tests.helpers.fake_runs import TAUS, report
 from tests.helpers.wandb_run import WandbRun
 
 
@@ -37,23 +37,22 @@ def test_wandb_holds_the_configuration_in_full_and_what_to_filter_by(made_up: Re
 
 def test_wandb_tags_are_never_longer_than_the_service_takes(made_up: Report, tmp_path: Path) -> None:
     method = "aggregation=" + "x" * 90 + ", calibration=goca"
-    long = Report(tmp_path, {}, {**made_up.summary, "method": method}, CLASSES)
-    long.__dict__["records"] = made_up.records
+    long = Report(tmp_path, "long", {}, tags=[f"method={method}"])
     assert WandbLogger(mode="offline").log(long)
     assert max(map(len, WandbRun(tmp_path).run["tags"])) == 64
 
 
 def test_wandb_summary_has_miou_at_the_best_and_at_every_threshold(made_up: Report, wandb_run: WandbRun) -> None:
-    assert wandb_run.summary["miou"] == pytest.approx(made_up.summary["miou"])
+    assert wandb_run.summary["miou"] == pytest.approx(made_up.scalars["miou"])
     assert [wandb_run.summary[f"miou/{tau:g}"] for tau in TAUS] == pytest.approx(
-        list(made_up.summary["miou_by_threshold"].values())
+        [value for _, value in made_up.tables["miou_by_threshold"].rows]
     )
     assert wandb_run.summary["seconds/forward"] == 0.2
     assert wandb_run.summary["peak_memory_bytes"] == 2**20
 
 
 def test_wandb_tables_hold_classes_confusion_layers_heads_and_stages(made_up: Report, wandb_run: WandbRun) -> None:
-    assert dict(wandb_run.table("iou_by_class")) == pytest.approx(made_up.summary["iou_by_class"])
+    assert dict(wandb_run.table("iou_by_class")) == pytest.approx(dict(made_up.tables["iou_by_class"].rows))
     pixels = sum(count for _, _, count in wandb_run.table("confusion"))
     assert pixels == 6 * 12 * 12
     layers = {row[0]: row[1:] for row in wandb_run.table("layer_weights")}
@@ -68,7 +67,7 @@ def test_wandb_examples_are_masks_with_class_names(made_up: Report, wandb_run: W
     history = wandb_run.history
     assert history["examples.captions"] == ["image 0", "image 1"]
     masks = history["examples.all_masks"][0]
-    for kind, expected in (("prediction", made_up.examples[0].label), ("ground_truth", made_up.examples[0].sample.label)):
+    for kind, expected in (("prediction", made_up.examples[0].labels[1]), ("ground_truth", made_up.examples[0].truth)):
         assert (np.asarray(Image.open(wandb_run.files / masks[kind]["path"])) == expected).all()
     labels = json.dumps(wandb_run._records)
     assert '"2": "grass <b>"' in labels
@@ -86,7 +85,7 @@ def test_csv_tables_agree_with_the_summary(made_up: Report) -> None:
     with open(folder / "iou_by_class.csv") as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["class", "IoU"]
-    assert {name: float(value) for name, value in rows[1:]} == pytest.approx(made_up.summary["iou_by_class"])
+    assert {name: float(value) for name, value in rows[1:]} == pytest.approx(dict(made_up.tables["iou_by_class"].rows))
     assert {path.stem for path in folder.iterdir()} >= {"summary", "confusion", "images", "layer_weights", "miou_by_threshold"}
 
 
@@ -97,7 +96,7 @@ def test_tensorboard_events_hold_scalars_and_tables(made_up: Report) -> None:
     TensorBoardLogger().log(made_up)
     events = EventAccumulator(str(made_up.folder / "tensorboard"))
     events.Reload()
-    assert events.Scalars("miou")[0].value == pytest.approx(made_up.summary["miou"])
+    assert events.Scalars("miou")[0].value == pytest.approx(made_up.scalars["miou"])
     assert "tables/iou_by_class/text_summary" in events.Tags()["tensors"]
 
 

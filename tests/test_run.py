@@ -7,7 +7,8 @@ import pytest
 from goca import config
 from goca.errors import ConfigError, DataError, ModelError
 from goca.runs.evaluation import evaluate
-from goca.runs.folder import RunFolder, compact, expand, total_counts
+from goca.runs.folder import RunFolder
+from goca.runs.summary import compact, expand, total_counts
 
 KEYS = {
     "dataset", "model", "protocol", "images", "miou", "miou_by_threshold", "iou_by_class", "pixel_accuracy",
@@ -25,7 +26,9 @@ def test_a_run_leaves_config_records_summary_and_figures(compose, tmp_path):
     assert summary.keys() >= KEYS
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
     assert (tmp_path / "run" / "config.yaml").is_file()
-    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {"overview.png", "attention_1000000.png"}
+    assert {path.name for path in (tmp_path / "run" / "figures").iterdir()} == {
+        *("overview.png", "attention_1000000.png", "layer_weights.png", "confusion.png")
+    }
     records = RunFolder(tmp_path / "run").records()
     assert [record["image_id"] for record in records] == ["1000000", "1000001", "1000002"]
     assert total_counts(records, 15).sum() == 3 * 64 * 64

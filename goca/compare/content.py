@@ -19,7 +19,7 @@ from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
 from goca.runs.folder import total_counts
 from goca.runs.identity import FREE_UNREAD, group_of, is_free
-from goca.runs.tables import Cell, Table, threshold_index
+from goca.runs.tables import Cell, Table
 
 _COLUMNS_OF_ABLATION = 8
 
@@ -239,7 +239,7 @@ def _confusion(run: Run) -> dict[str, Any]:
     """Shares in per cent of each class's pixels by what they were predicted as: the classes with the most pixels."""
     names = run.summary["classes"]
     first = 0 if run.summary["has_background"] else 1
-    matrix = total_counts(run.records, len(names))[threshold_index(run.summary)].double().numpy()  # type: ignore[index]
+    matrix = total_counts(run.records, len(names))[run.summary.threshold_index].double().numpy()  # type: ignore[index]
     pixels = matrix.sum(1)
     kept = sorted(sorted(range(first, len(names)), key=lambda i: -pixels[i])[:_MATRIX_CLASSES])
     kept = [i for i in kept if pixels[i]]
@@ -257,7 +257,7 @@ def _gallery(members: Sequence[Run], index: Mapping[Any, int]) -> list[dict[str,
     for image_id, runs in by_image.items():
         first = runs[0].thumbnails[image_id]
         truth = first.labels[0]
-        chosen = {run.path: threshold_index(run.summary) + 1 for run in runs}
+        chosen = {run.path: run.summary.threshold_index + 1 for run in runs}
         label = {run.path: run.thumbnails[image_id].labels[chosen[run.path]] for run in runs}
         entries.append(
             {

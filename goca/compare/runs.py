@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from goca.compare.names import run_names
 from goca.compare.statistics import ImageCounts
 from goca.errors import DataError, GocaError
 from goca.figures.thumbnails import Thumbnails, read
-from goca.runs.folder import Record, RunFolder
+from goca.runs.folder import RunFolder
 from goca.runs.machine import difference
-from goca.runs.tables import threshold_index
-
-# What the summary of a finished run holds; without these it comes from another version.
-_NEEDED = (
-    *("dataset", "split", "model", "method", "protocol", "prompts", "classes", "unseen_classes", "has_background"),
-    *("images", "miou", "seconds_per_image"),
-)
+from goca.runs.records import ImageRecord, Summary
 
 
 @dataclass(frozen=True)
@@ -53,23 +44,23 @@ class Run:
 
     path: Path
     name: str
-    summary: dict[str, Any]
+    summary: Summary
     config: dict[str, Any]
-    records: list[Record]  # those with ground truth, by image id
+    records: list[ImageRecord]  # those with ground truth, by image id
 
     @cached_property
     def kind(self) -> Kind:
         summary = self.summary
-        prompts = summary["prompts"]
+        prompts = summary.prompts
         source = f"{prompts['source']}{' (with ground truth)' if prompts.get('ground_truth') else ''}"
         return Kind(
-            summary["dataset"],
-            summary["split"],
-            summary["protocol"],
+            summary.dataset,
+            summary.split,
+            summary.protocol,
             source,
-            tuple(summary["classes"]),
-            summary["has_background"],
-            tuple(record["image_id"] for record in self.records),
+            tuple(summary.classes),
+            summary.has_background,
+            tuple(record.image_id for record in self.records),
         )
 
     @cached_property
@@ -78,15 +69,15 @@ class Run:
         summary = self.summary
         return ImageCounts.of(
             self.records,
-            len(summary["classes"]),
-            threshold_index(summary),
-            summary["has_background"],
-            summary["unseen_classes"],
+            len(summary.classes),
+            summary.threshold_index,
+            summary.has_background,
+            summary.unseen_classes,
         )
 
     @cached_property
     def thumbnails(self) -> dict[str, Thumbnails]:
-        return read(self.path, len(self.summary["miou_by_threshold"]))
+        return read(self.path, len(self.summary.miou_by_threshold or ()))
 
 
 def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
@@ -110,7 +101,7 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
         where = ", ".join(map(str, paths)) or "(no folder given)"
         why = "\n".join(["", *problems]) if problems else "; `python -m goca.run` makes one"
         raise DataError(f"no run to compare under {where}{why}")
-    failed = [_failed(run.name, count) for run in runs if (count := run.summary.get("failed"))]
+    failed = [_failed(run.name, count) for run in runs if (count := run.summary.failed)]
     return runs, problems + failed + _class_sets(runs) + _machines(runs)
 
 
@@ -126,21 +117,17 @@ def _folders(path: Path) -> set[Path]:
 def _load(folder: Path, name: str) -> Run:
     if not (folder / "summary.json").is_file():
         raise DataError("incomplete, it has no summary.json; finish it by the same command with resume=true")
+    output = RunFolder(folder)
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        records = RunFolder(folder).records()
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        summary, config, records = output.summary(), output.config(), output.records()
+    except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({type(error).__name__}: {error})") from error
-    missing = [key for key in _NEEDED if key not in summary] if isinstance(summary, dict) else list(_NEEDED)
-    if missing or not isinstance(config, dict):
-        raise DataError(f"written by another version (summary.json lacks {', '.join(missing) or 'its config'}); run it again")
-    if summary["miou"] is None:
+    if summary.miou is None:
         raise DataError("has no ground truth, so there is no number to compare")
-    judged = [record for record in records if record.get("confusion") is not None]
-    if len(records) != summary["images"] or not judged:
-        raise DataError(f"incomplete, {len(records)} of {summary['images']} images are recorded; continue it with resume=true")
-    return Run(folder, name, summary, config, sorted(judged, key=lambda record: record["image_id"]))
+    judged = [record for record in records if record.confusion is not None]
+    if len(records) != summary.images or not judged:
+        raise DataError(f"incomplete, {len(records)} of {summary.images} images are recorded; continue it with resume=true")
+    return Run(folder, name, summary, config, sorted(judged, key=lambda record: record.image_id))
 
 
 def _class_sets(runs: Sequence[Run]) -> list[str]:

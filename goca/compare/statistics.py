@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from goca.ops import blocks
-from goca.runs.folder import Record
+from goca.runs.records import ImageRecord
 
 _BYTES = 2**26  # of resampling weights at once
 
@@ -24,13 +24,13 @@ class ImageCounts:
 
     @classmethod
     def of(
-        cls, records: Sequence[Record], num_classes: int, threshold: int, has_background: bool, unseen_classes: str
+        cls, records: Sequence[ImageRecord], num_classes: int, threshold: int, has_background: bool, unseen_classes: str
     ) -> ImageCounts:
         """Counts of the given records, in their order."""
         hits = np.zeros((len(records), num_classes))
         sums = np.zeros((len(records), num_classes))  # truth + prediction
         for row, record in enumerate(records):
-            truth, predicted, count = np.array(record["confusion"][threshold], dtype=np.int64).reshape(-1, 3).T
+            truth, predicted, count = np.array((record.confusion or ())[threshold], dtype=np.int64).reshape(-1, 3).T
             np.add.at(sums[row], truth, count)
             np.add.at(sums[row], predicted, count)
             same = truth == predicted

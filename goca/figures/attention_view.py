@@ -23,6 +23,7 @@ from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError
 from goca.figures import plots
+from goca.figures.example import Example
 from goca.prediction import Prediction
 from goca.prompts import Prompt
 
@@ -144,8 +145,8 @@ class AttentionView:
             heads = self.prediction.head_weights[layer]
             rows = [(f"head {h}\nweight {heads[h]:.3f}", maps[h].numpy()) for h in range(len(maps))]
             pictures[f"heads_{layer}"] = plots.map_grid(rows, names)
-        sample = Sample("image", self.image, None, ())
-        pictures["stages"] = plots.stages(sample, self.prediction, self.classes)
+        example = Example.of(Sample("image", self.image, None, ()), self.prediction)
+        pictures["stages"] = plots.stages(example, self.classes)
         for x, y in pixels:
             shares = dict(list(self.scores(x, y).items())[:20])
             pictures[f"pixel_{x}_{y}"] = plots.bars(list(shares), list(shares.values()), axis=f"share at x={x}, y={y}")

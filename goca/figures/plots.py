@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,12 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from goca.data.base import IGNORE, Sample
+from goca.data.base import IGNORE
 from goca.data.classes import ClassTable
 from goca.figures import text
-
-if TYPE_CHECKING:
-    from goca.prediction import Prediction
+from goca.figures.example import Example
 
 MAP_COLOURS = "viridis"  # perceptually uniform
 BAR_COLOUR = "#31688e"  # of the same palette
@@ -85,25 +83,23 @@ def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) ->
 
 
 @text.figure
-def overview(
-    samples: Sequence[Sample], predictions: Sequence[Prediction], classes: ClassTable, threshold: int = 0
-) -> Image.Image:
+def overview(examples: Sequence[Example], classes: ClassTable, threshold: int = 0) -> Image.Image:
     """A row per image: the image, its ground truth (where there is one) and the prediction at one threshold."""
-    rows = len(samples)
+    rows = len(examples)
     figure = Figure(figsize=(6.6, 2.2 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, 3, squeeze=False)
     seen: set[int] = set()
-    for axes, sample, prediction in zip(grid, samples, predictions, strict=True):
-        label = prediction.labels[min(threshold, len(prediction.labels) - 1)].cpu().numpy()
-        image, truth = enlarged(sample.image), None if sample.label is None else enlarged(sample.label)
+    for axes, example in zip(grid, examples, strict=True):
+        label = example.labels[min(threshold, len(example.labels) - 1)]
+        image, truth = enlarged(example.image), None if example.truth is None else enlarged(example.truth)
         shown = [image, None if truth is None else overlay(image, truth, classes)]
         shown.append(overlay(image, enlarged(label), classes))
-        seen.update(np.unique(label).tolist(), [] if sample.label is None else np.unique(sample.label).tolist())
+        seen.update(np.unique(label).tolist(), [] if example.truth is None else np.unique(example.truth).tolist())
         for axis, picture in zip(axes, shown, strict=True):
             axis.axis("off")
             if picture is not None:
                 axis.imshow(picture, interpolation="nearest")
-        axes[0].set_title(text.label(sample.image_id), fontsize=8)
+        axes[0].set_title(text.label(example.image_id), fontsize=8)
     grid[0, 1].set_title("ground truth", fontsize=8)
     grid[0, 2].set_title("prediction", fontsize=8)
     _legend(figure, classes, sorted(seen))
@@ -111,16 +107,14 @@ def overview(
 
 
 @text.figure
-def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image.Image:
+def stages(example: Example, classes: ClassTable) -> Image.Image:
     """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row."""
-    before, after = prediction.calibrated, prediction.maps
-    rows = [("aggregated attention", before.raw), ("calibrated", before.scores), ("refined", after.scores)]
-    columns = len(after.ids)
+    rows = [("aggregated attention", example.raw), ("calibrated", example.calibrated), ("refined", example.refined)]
+    columns = len(example.class_ids)
     figure = Figure(figsize=(1.7 * (columns + 1) + 0.6, 5.6), layout="constrained")
     grid = figure.subplots(3, columns + 1, squeeze=False)
-    for axes, (title, maps) in zip(grid, rows, strict=True):
+    for axes, (title, values) in zip(grid, rows, strict=True):
         axes[0].axis("off")
-        values = maps.cpu().numpy()
         limits = {"vmin": float(values.min(initial=0)), "vmax": float(values.max(initial=1e-12))}
         for column, class_map in enumerate(values, start=1):
             picture = axes[column].imshow(class_map, cmap=MAP_COLOURS, **limits)
@@ -128,9 +122,9 @@ def stages(sample: Sample, prediction: Prediction, classes: ClassTable) -> Image
         if columns:
             axes[1].text(-0.06, 0.5, title, ha="right", va="center", rotation=90, fontsize=8, transform=axes[1].transAxes)
             figure.colorbar(picture, ax=list(axes[1:]), shrink=0.8).ax.tick_params(labelsize=6)
-    grid[0, 0].imshow(sample.image)
-    grid[0, 0].set_title(text.label(sample.image_id, 24), fontsize=8)
-    for column, class_id in enumerate(after.ids, start=1):
+    grid[0, 0].imshow(example.image)
+    grid[0, 0].set_title(text.label(example.image_id, 24), fontsize=8)
+    for column, class_id in enumerate(example.class_ids, start=1):
         grid[0, column].set_title(_class_name(classes, class_id, 24), fontsize=8)
     return render(figure)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 
-from goca.data.base import IGNORE, Sample
+from goca.data.base import IGNORE
 from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.prediction import Prediction
@@ -29,11 +29,11 @@ class Gallery(pl.Callback):
     Args:
         folder: the run folder.
         classes: the class table, for the colours.
-        count: thumbnails of so many images, the first ones of the data set.
+        image_ids: the images that get thumbnails.
     """
 
-    def __init__(self, folder: Path, classes: ClassTable, count: int) -> None:
-        self.folder, self.classes, self.count = folder / "gallery", classes, count
+    def __init__(self, folder: Path, classes: ClassTable, image_ids: Collection[str]) -> None:
+        self.folder, self.classes, self.image_ids = folder / "gallery", classes, image_ids
 
     def on_predict_batch_end(
         self,
@@ -44,27 +44,26 @@ class Gallery(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        samples = {sample.image_id: sample for sample in batch if isinstance(sample, Sample)}
-        present = len(list(self.folder.rglob("*.png"))) if self.count else 0
-        predictions = [result for result in outputs if isinstance(result, Prediction)]
-        for prediction in predictions[: max(0, self.count - present)]:
-            write(self.folder, samples[prediction.image_id], prediction, self.classes)
+        for sample, result in zip(batch, outputs, strict=True):
+            if isinstance(result, Prediction) and sample.image_id in self.image_ids:
+                write(self.folder, sample.image_id, sample.image, sample.label, result.labels.cpu().numpy(), self.classes)
 
 
-def write(folder: Path, sample: Sample, prediction: Prediction, classes: ClassTable) -> None:
-    """Write the two thumbnails of one image."""
-    height, width = sample.image.shape[:2]
+def write(
+    folder: Path, image_id: str, image: np.ndarray, truth: np.ndarray | None, labels: np.ndarray, classes: ClassTable
+) -> None:
+    """Write the two thumbnails of one image (H, W, 3): itself, and its ground truth (H, W) above the labels (T, H, W)."""
+    height, width = image.shape[:2]
     scale = min(1.0, SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    truth = np.full((height, width), IGNORE, np.uint8) if sample.label is None else sample.label
-    labels = [_resized(label, size) for label in (truth, *prediction.labels.cpu().numpy())]
-    strip = Image.fromarray(np.concatenate(labels), mode="P")
+    shown = np.full((height, width), IGNORE, np.uint8) if truth is None else truth
+    strip = Image.fromarray(np.concatenate([_resized(label, size) for label in (shown, *labels)]), mode="P")
     palette = np.full((256, 3), _VOID, np.uint8)
     palette[: min(len(classes), IGNORE)] = classes.colours[:IGNORE]
     strip.putpalette(palette.tobytes())
-    path = folder / file_name(prediction.image_id)
+    path = folder / file_name(image_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sample.image).resize(size, Image.Resampling.LANCZOS).save(path.with_name(f"{path.name}.jpg"), quality=85)
+    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(path.with_name(f"{path.name}.jpg"), quality=85)
     strip.save(path.with_name(f"{path.name}.png"), optimize=True)
 
 

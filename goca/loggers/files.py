@@ -9,7 +9,8 @@ import numpy as np
 from pydantic.dataclasses import dataclass
 
 from goca.errors import require
-from goca.loggers.base import CONFIG, Logger, Report
+from goca.loggers.base import CONFIG
+from goca.runs.report import Logger, Report
 from goca.runs.tables import Table
 
 
@@ -52,4 +53,7 @@ class TensorBoardLogger(Logger):
             if self.level == "full":
                 for name, picture in report.figures.items():
                     writer.add_image(f"figures/{name}", np.asarray(picture), dataformats="HWC")
+                for name, pictures in report.galleries.items():
+                    for caption, picture in pictures:
+                        writer.add_image(f"{name}/{caption}", np.asarray(picture.convert("RGB")), dataformats="HWC")
         return f"{folder}  (tensorboard --logdir {report.folder.parent})"

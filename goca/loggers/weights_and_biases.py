@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import requests
 from pydantic import PositiveFloat
 from pydantic.dataclasses import dataclass
 
 from goca.data.base import IGNORE
-from goca.data.classes import ClassTable
-from goca.data.files import file_name
-from goca.figures import plots
-from goca.loggers.base import CONFIG, Example, Logger, Report
-from goca.runs.identity import group_of
+from goca.figures.example import Example
+from goca.loggers.base import CONFIG
+from goca.runs.report import Logger, Report
 
 if TYPE_CHECKING:
     import wandb
@@ -30,7 +27,8 @@ class WandbLogger(Logger):
     """Weights & Biases; the run's group is `group`.
 
     Args:
-        mode: `auto` follows the variable WANDB_MODE and is offline without it, so that nothing is uploaded unasked.
+        mode: `auto` follows the environment variable WANDB_MODE and is offline without it: nothing is uploaded unasked.
+            With WANDB_MODE=disabled nothing is logged, whatever the mode.
         project, entity, tags: as in `wandb.init`; data set, model, protocol, method and its parts become tags too.
         init_timeout, finish_timeout: seconds to wait for the service at the start, and for the upload. What has not arrived by
             then stays in the run folder.
@@ -44,26 +42,34 @@ class WandbLogger(Logger):
     finish_timeout: PositiveFloat = 300.0
 
     def log(self, report: Report) -> str | None:
-        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE", "offline")
-        return None if mode == "disabled" else self._log(report, offline=mode != "online")
+        return self._log(report, offline=self._mode() == "offline")
 
     def keep(self, report: Report) -> str | None:
         """The service is away: an offline run, which waits in the run folder."""
         return self._log(report, offline=True)
 
+    def _mode(self) -> str:
+        """`online`, `offline` or `disabled`."""
+        asked = os.environ.get("WANDB_MODE", "").lower()
+        if asked in ("disabled", "dryrun"):
+            return "disabled" if asked == "disabled" else "offline"
+        return self.mode if self.mode != "auto" else "online" if asked == "online" else "offline"
+
     def _log(self, report: Report, offline: bool) -> str | None:
+        if self._mode() == "disabled":
+            return None
         import wandb  # takes a second; runs without it should not wait
 
         run = wandb.init(
             project=self.project,
             entity=self.entity,
             dir=report.folder,
-            name=f"{report.summary['model']} {report.summary['dataset']} {report.summary['method']}"[:128],
+            name=report.name[:128],
             mode="offline" if offline else "online",
             config=dict(report.config),
-            group=group_of(report.config),
-            job_type="evaluate",
-            tags=list(dict.fromkeys([*self.tags, *_labels(report)])),
+            group=report.group,
+            job_type=report.kind,
+            tags=list(dict.fromkeys([*self.tags, *(tag[:_TAG_LENGTH] for tag in report.tags)])),
             settings=wandb.Settings(
                 silent=True,
                 disable_git=True,
@@ -76,7 +82,7 @@ class WandbLogger(Logger):
         )
         folder = Path(run.dir).parent
         try:
-            run.summary.update({key: value for key, value in report.summary.items() if isinstance(value, str)} | report.scalars)
+            run.summary.update({**report.texts, **report.scalars})
             run.log(_numbers(report) | _pictures(report))
             where = f"{folder}  (offline; `wandb sync {folder}` uploads it)" if offline else run.url
         finally:
@@ -85,20 +91,6 @@ class WandbLogger(Logger):
             except TimeoutError:
                 where = f"{folder}  (not all of it has arrived; `wandb sync {folder}` uploads the rest)"
         return where
-
-
-def logged_in() -> bool:
-    """Whether a Weights & Biases key is known, from the environment or from the netrc file."""
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host))
-
-
-def _labels(report: Report) -> list[str]:
-    """Tags to filter by: what was evaluated, and each part of the method."""
-    summary = report.summary
-    parts = [str(part) for key in ("dataset", "model", "protocol") if (part := summary[key])]
-    parts += [f"method={part.strip()}" if "=" not in part else part.strip() for part in str(summary["method"]).split(",")]
-    return [part[:_TAG_LENGTH] for part in parts]
 
 
 def _numbers(report: Report) -> dict[str, Any]:
@@ -121,43 +113,20 @@ def _pictures(report: Report) -> dict[str, Any]:
     import wandb
 
     pictures: dict[str, Any] = {f"figures/{name}": wandb.Image(picture) for name, picture in report.figures.items()}
-    if "layer_weights" in report.tables:
-        names, means, spreads = zip(*(row[:3] for row in report.tables["layer_weights"].rows), strict=True)
-        chart = plots.bars(names, means, spreads, "weight (mean and std over images)")
-        pictures["figures/layer_weights"] = wandb.Image(chart)
-    if "confusion" in report.tables:
-        pictures["figures/confusion"] = wandb.Image(plots.confusion_figure(report.tables["confusion"].rows))
+    for name, gallery in report.galleries.items():
+        pictures[name] = [wandb.Image(picture, caption=caption) for caption, picture in gallery]
     if report.examples:
-        pictures["examples"] = [_masked(example, report.classes) for example in report.examples]
-    for example in report.examples:
-        prediction, name = example.prediction, file_name(example.sample.image_id, most=120)
-        if not prediction.maps.ids or prediction.token_maps is None:
-            continue
-        pictures[f"maps/{name}/classes"] = [
-            wandb.Image(plots.heat(channel, float(maps.max())), caption=f"{report.classes.names[class_id]}, {stage}")
-            for stage, maps in _stages(example)
-            for class_id, channel in zip(prediction.maps.ids, maps, strict=True)
-        ]
-        prompt, maps = prediction.prompts[0], prediction.token_maps.cpu().numpy()
-        pictures[f"maps/{name}/tokens"] = [
-            wandb.Image(plots.heat(maps[i], float(maps[i].max())), caption=f"{i}: {prompt.tokens[i]}") for i in prompt.content
-        ]
+        pictures["examples"] = [_masked(example, report) for example in report.examples]
     return pictures
 
 
-def _stages(example: Example) -> list[tuple[str, np.ndarray]]:
-    """(C, h, w) class maps before and after calibration and after refinement."""
-    before, after = example.prediction.calibrated, example.prediction.maps
-    maps = {"before calibration": before.raw, "after calibration": before.scores, "refined": after.scores}
-    return [(stage, values.cpu().numpy()) for stage, values in maps.items()]
-
-
-def _masked(example: Example, classes: ClassTable) -> wandb.Image:
+def _masked(example: Example, report: Report) -> wandb.Image:
     """The image with its prediction and ground truth as masks that can be switched on and off."""
     import wandb
 
-    names = dict(enumerate(classes.names)) | {IGNORE: "ignored"}
-    masks = {"prediction": {"mask_data": example.label.astype(np.uint8), "class_labels": names}}
-    if example.sample.label is not None:
-        masks["ground_truth"] = {"mask_data": example.sample.label, "class_labels": names}
-    return wandb.Image(example.sample.image, masks=masks, caption=example.sample.image_id)
+    names = dict(enumerate(report.class_names)) | {IGNORE: "ignored"}
+    label = example.labels[min(report.threshold, len(example.labels) - 1)]
+    masks = {"prediction": {"mask_data": label.astype(np.uint8), "class_labels": names}}
+    if example.truth is not None:
+        masks["ground_truth"] = {"mask_data": example.truth, "class_labels": names}
+    return wandb.Image(example.image, masks=masks, caption=example.image_id)

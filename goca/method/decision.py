@@ -1,7 +1,9 @@
 """From class maps to a label per pixel (METHOD 2.5)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, PositiveInt, field_validator
@@ -17,7 +19,15 @@ from goca.registry import Registry, dotted_path
 
 BackgroundRule = Callable[[Tensor, float], Tensor]
 RULES: Registry[BackgroundRule] = Registry("decision.rule", "background rule")
+NEAR = 1e-5  # scores closer than this may change places with another order of summation
 _CONFIG = ConfigDict(extra="forbid")
+
+
+class Decided(NamedTuple):
+    """Labels, and how much of them another rounding could change."""
+
+    labels: Tensor  # (T, H, W) class ids
+    near_ties: tuple[int, ...]  # pixels at each threshold whose two best scores are within `NEAR`
 
 
 def background_rule(function: BackgroundRule) -> BackgroundRule:
@@ -86,6 +96,12 @@ class Decision:
     def __call__(
         self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
     ) -> Tensor:
+        """The label maps of `decide` alone."""
+        return self.decide(maps, size, num_classes, has_background, label).labels
+
+    def decide(
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
+    ) -> Decided:
         """Label maps (T, H, W) of class ids at the label's size, uint8 (int16 from 256 classes on); ties go to the lowest id.
 
         Maps are upsampled bilinearly, a band of rows at a time. `label` is not used; `Hungarian` takes it.
@@ -97,17 +113,28 @@ class Decision:
         # In a maximum NaN would win everywhere. It does so in the released code (QUIRKS E3), otherwise it never wins.
         nan = torch.inf if self.absent_classes == "zero" else -torch.inf
         dtype = torch.uint8 if num_classes <= IGNORE else torch.int16
-        labels = torch.empty(len(self.taus(has_background)), *size, dtype=dtype, device=stack.device)
+        taus = self.taus(has_background)
+        labels = torch.empty(len(taus), *size, dtype=dtype, device=stack.device)
+        near = torch.zeros(len(taus), dtype=torch.long, device=stack.device)
         for rows, band in upsampled_bands(stack, size, self.max_bytes):
             band = band.nan_to_num(nan, torch.inf, -torch.inf)
             best, best_id = _best(band[1:], ids[1:], absent)
-            for t, tau in enumerate(self.taus(has_background)):
+            doubtful = _near(band[1:], best)  # between two classes
+            for t, tau in enumerate(taus):
                 if tau is None:
                     labels[t, rows] = best_id.to(dtype)
+                    near[t] += doubtful.sum()
                 else:
                     background = background_score(self.rule, band[0], tau)
-                    labels[t, rows] = best_id.masked_fill(background >= best, 0).to(dtype)
-        return labels
+                    wins = background >= best
+                    labels[t, rows] = best_id.masked_fill(wins, 0).to(dtype)
+                    near[t] += ((doubtful & ~wins) | ((background - best).abs() < NEAR)).sum()
+        return Decided(labels, tuple(near.tolist()))
+
+
+def _near(scores: Tensor, best: Tensor) -> Tensor:
+    """Where the second highest of the scores (C, h, w) is within `NEAR` of the highest (h, w)."""
+    return (scores > best - NEAR).sum(0) > 1
 
 
 def _best(scores: Tensor, ids: Tensor, absent: int | None) -> tuple[Tensor, Tensor]:
@@ -150,14 +177,22 @@ class Hungarian:
     def __call__(
         self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
     ) -> Tensor:
+        """The label map of `decide` alone."""
+        return self.decide(maps, size, num_classes, has_background, label).labels
+
+    def decide(
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
+    ) -> Decided:
         """Label map (1, H, W): arg-max over the maps (also the supporting map unless all zero), then `match_clusters`."""
         if label is None:
             raise DataError("decision=hungarian matches clusters to ground truth, and this image has none; use decision=offset")
         stack = maps.stack(with_supporting=bool(maps.supporting.any()) or not maps.ids)
         clusters = torch.empty(size, dtype=torch.long, device=stack.device)
+        near = 0
         for rows, band in upsampled_bands(stack, size, self.max_bytes):
             clusters[rows] = band.argmax(0)
-        return match_clusters(clusters, label.to(stack.device), num_classes, has_background)[None]
+            near += int(_near(band, band.amax(0)).sum())
+        return Decided(match_clusters(clusters, label.to(stack.device), num_classes, has_background)[None], (near,))
 
 
 def match_clusters(

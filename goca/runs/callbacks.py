@@ -1,58 +1,39 @@
-"""What happens beside the predictions of a run: records on disk, pictures, and a progress bar that shows the running mIoU."""
+"""What happens beside the predictions of a run: records and pictures on disk, and a progress bar with the running mIoU."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-from PIL import Image
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
-from goca.data.base import Sample
-from goca.data.classes import ClassTable
 from goca.data.files import file_name
-from goca.figures import plots
-from goca.loggers import Example
+from goca.figures.example import Example
 from goca.metrics import SegmentationMetric, scores
 from goca.prediction import Failure, Prediction
 from goca.redact import redact
-from goca.runs.folder import RunFolder, compact
+from goca.runs.folder import RunFolder
+from goca.runs.records import ImageRecord
+from goca.runs.summary import compact
 from goca.segmentor import Segmentor
-from goca.timing import peak_memory_bytes
-
-log = logging.getLogger(__name__)
-_NAME_BYTES = 120  # of a figure; loggers make file names of it with more around it
+from goca.timing import StageTimer, peak_memory_bytes
 
 
 class Recorder(pl.Callback):
-    """Appends one record per image as its batch is done; saves label maps where there is no ground truth, or when asked to.
+    """Appends one record per image as its batch is done.
 
     Args:
         folder: the run folder.
         segmentor: says what took how long.
-        classes: the class table, for the colours of label maps.
         positions: image id -> position in the data set, which orders the records.
-        recorded: ids that have a record already; they come again only because others of their batch do.
-        save_predictions: label maps of all images.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        segmentor: Segmentor,
-        classes: ClassTable,
-        positions: Mapping[str, int],
-        recorded: Collection[str] = (),
-        save_predictions: bool = False,
-    ) -> None:
-        self.folder, self.segmentor, self.classes, self.positions = folder, segmentor, classes, positions
-        self.recorded, self.save_predictions = recorded, save_predictions
+    def __init__(self, folder: RunFolder, segmentor: Segmentor, positions: Mapping[str, int]) -> None:
+        self.folder, self.segmentor, self.positions = folder, segmentor, positions
         self._since = 0.0
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,95 +43,56 @@ class Recorder(pl.Callback):
         self._loading = time.perf_counter() - self._since
 
     def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        timer = self.segmentor.timer
-        with timer("record"):
-            for sample, prediction in predicted(batch, outputs):
-                if self.save_predictions or sample.label is None:
-                    self._save_label(prediction)
-        seconds = timer.take() | {"load": self._loading}
+        seconds = self.segmentor.timer.take() | {"load": self._loading}
         share = {stage: round(value / len(batch), 6) for stage, value in seconds.items()}
         for result in outputs:
-            if result.image_id not in self.recorded:
-                facts = {"image_id": result.image_id, "index": self.positions[result.image_id], "seed": self.segmentor.seed}
-                self.folder.append(facts | _record(result) | {"seconds": share, "peak_memory_bytes": peak_memory_bytes()})
+            self.folder.append(_record(result, self.positions[result.image_id], self.segmentor.seed, share))
         self._since = time.perf_counter()
 
-    def _save_label(self, prediction: Prediction) -> None:
-        """A palette PNG whose values are class ids, at the first threshold."""
-        picture = Image.fromarray(prediction.labels[len(prediction.labels) // 2].cpu().numpy().astype(np.uint8), mode="P")
-        picture.putpalette([channel for colour in self.classes.colours[:256] for channel in colour])
-        path = self.folder.path / "predictions" / file_name(prediction.image_id, ".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
 
-
-def predicted(batch: Sequence[Any], outputs: Sequence[Prediction | Failure]) -> list[tuple[Sample, Prediction]]:
-    """The samples of a batch that did not fail, with what was predicted."""
-    return [(sample, result) for sample, result in zip(batch, outputs, strict=True) if isinstance(result, Prediction)]
-
-
-def _record(result: Prediction | Failure) -> dict[str, Any]:
+def _record(result: Prediction | Failure, index: int, seed: int, seconds: Mapping[str, float]) -> ImageRecord:
+    common: Any = {"image_id": result.image_id, "index": index, "seed": seed, "seconds": seconds}
+    common["peak_memory_bytes"] = peak_memory_bytes()
     if isinstance(result, Failure):
-        empty: dict[str, Any] = {"prompts": [], "classes": [], "lost_classes": [], "confusion": None, "layer_weights": {}}
-        return {"error": redact(result.reason), **empty, "warnings": []}
-    return {
-        "error": None,
-        "prompts": [prompt.text for prompt in result.prompts],
-        "classes": list(result.maps.ids),
-        "lost_classes": [i for prompt in result.prompts for i in prompt.lost_classes],
-        "confusion": None if result.counts is None else compact(result.counts),
-        "layer_weights": {name: round(weight, 6) for name, weight in result.layer_weights.items()},
-        "warnings": list(result.warnings),
-    }
+        return ImageRecord(**common, error=redact(result.reason))
+    return ImageRecord(
+        **common,
+        prompts=[prompt.text for prompt in result.prompts],
+        classes=list(result.maps.ids),
+        lost_classes=[i for prompt in result.prompts for i in prompt.lost_classes],
+        confusion=None if result.counts is None else compact(result.counts),
+        near_ties=list(result.near_ties),
+        layer_weights={name: round(weight, 6) for name, weight in result.layer_weights.items()},
+        warnings=list(result.warnings),
+    )
 
 
-class Figures(pl.Callback):
-    """Keeps the first few images of a run and draws them when it has ended."""
+class Pictures(pl.Callback):
+    """Writes what pictures are made of as batches are done: label maps, and everything there is to draw of the first images.
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self._kept: list[tuple[Sample, Prediction]] = []
+    Args:
+        folder: the run folder.
+        timer: of the segmentor, charged with the time.
+        drawn: ids of the images that figures show.
+        save_predictions: label maps of all images, and not only of those without ground truth.
+    """
+
+    def __init__(self, folder: RunFolder, timer: StageTimer, drawn: Collection[str], save_predictions: bool = False) -> None:
+        self.folder, self.timer, self.drawn, self.save_predictions = folder, timer, frozenset(drawn), save_predictions
 
     def on_predict_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
-        self._kept += predicted(batch, outputs)[: self.count - len(self._kept)]
-
-    def draw(self, folder: RunFolder, classes: ClassTable, threshold: int) -> dict[str, Image.Image]:
-        """Write the overview and one stages figure per image; returns them by name. A finished run has them already."""
-        if not self._kept:
-            drawn = sorted(folder.figures.rglob("*.png"))
-            return {path.relative_to(folder.figures).with_suffix("").as_posix(): Image.open(path) for path in drawn}
-        samples, predictions = zip(*self._kept, strict=True)
-        figures = {"overview": partial(plots.overview, samples, predictions, classes, threshold)}
-        for sample, prediction in self._kept:
-            if prediction.maps.ids:
-                name = file_name(f"attention_{sample.image_id}", most=_NAME_BYTES)
-                figures[name] = partial(plots.stages, sample, prediction, classes)
-        pictures = {}
-        for name, draw in figures.items():
-            try:
-                pictures[name] = draw()
-            except Exception as error:  # the numbers are on the disk, and a figure is not worth a run
-                log.warning("the figure %s could not be drawn (%s: %s)", name, type(error).__name__, error)
-                continue
-            path = folder.figures / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            pictures[name].save(path)
-        return pictures
-
-    def examples(self, summary: Mapping[str, Any], thresholds: Sequence[float | None]) -> list[Example]:
-        """The kept images with their labels at the summary's threshold."""
-        chosen = list(thresholds).index(summary.get("threshold")) if summary.get("threshold") in thresholds else 0
-        return [Example(sample, prediction, prediction.labels[chosen].cpu().numpy()) for sample, prediction in self._kept]
+        with self.timer("record"):
+            for sample, result in zip(batch, outputs, strict=True):
+                if not isinstance(result, Prediction):
+                    continue
+                if self.save_predictions or sample.label is None:
+                    self.folder.labels.write(result.image_id, result.labels.cpu().numpy())
+                if result.image_id in self.drawn:
+                    Example.of(sample, result).save(self.folder.drawn / file_name(result.image_id, ".npz"))
 
 
 class RunningMiou(TQDMProgressBar):

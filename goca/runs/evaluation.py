@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,16 +15,18 @@ from goca.backbones.loading.pipelines import choose_device
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
-from goca.loggers import Logger, Report
 from goca.metrics import SegmentationMetric
 from goca.redact import redact
-from goca.runs.callbacks import Figures, Recorder, RunningMiou
+from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
-from goca.runs.folder import RunFolder, stops_cleanly, total_counts
+from goca.runs.folder import RunFolder, stops_cleanly
 from goca.runs.machine import keep_threads
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
+from goca.runs.records import Facts, Summary
+from goca.runs.report import Logger, segmentation_report
 from goca.runs.signals import StopOnSignal
+from goca.runs.summary import total_counts
 from goca.runs.terminal import print_continued, print_summary
 from goca.runs.trainer import make_trainer
 from goca.segmentor import Segmentor
@@ -33,8 +34,10 @@ from goca.segmentor import Segmentor
 __all__ = ["Evaluator", "evaluate", "show_finished"]
 
 
-def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
     """Run one experiment, or continue it, and leave its records, summary and figures in `folder`; returns the summary.
+
+    Of several processes only the first has a summary; the others return None.
 
     Everything cheap is built and checked first: the configuration, the folder, the data, the prompts; then the model loads.
 
@@ -56,22 +59,20 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     )
     evaluator = Evaluator(segmentor, prompts, dataset.classes, dataset.has_background, metric)
     plain = redact(config.plain(cfg))
-    figures = Figures(cfg.figures.count)
     stop = StopOnSignal(f"the same command with run.dir={folder} continues it")
     trainer = make_trainer(cfg)
-    output = RunFolder(folder, trainer.global_rank)
+    output = RunFolder(folder, trainer.global_rank, dataset.classes.colours)
     with stops_cleanly(folder), closing(output):
         data.setup()
         prompts.setup(dataset, data.image_ids)
         output.claim(plain)
-        records = [record for record in output.records() if not record.get("error")]
-        recorded = frozenset(record["image_id"] for record in records)
+        records = [record for record in output.records() if not record.error]
+        recorded = frozenset(record.image_id for record in records)
         if recorded and trainer.is_global_zero:
             print_continued(folder, len(recorded.intersection(data.image_ids)), len(data.image_ids))
         if not recorded.issuperset(data.image_ids):
-            # The images that are drawn come once more, so that a continued run has the figures of an uninterrupted one.
-            data.done = recorded.difference(data.image_ids[: cfg.figures.count])
-            begun = output.facts() if (folder / "run.json").is_file() else {}
+            data.done = recorded
+            begun: Mapping[str, Any] = output.facts() if (folder / "run.json").is_file() else {}
             keep_threads(choose_device(cfg.model.device), trainer.world_size, begun.get("machine"))
             keep_commits(segmentor.backbone, begun)
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
@@ -80,63 +81,67 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
                 output.begin(_facts(cfg, evaluator, data, begun))
             positions = dict(zip(data.image_ids, data.positions, strict=True))
             again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
-            before = [record for record in records if record["image_id"] not in again]
+            before = [record for record in records if record.image_id not in again]
             earlier = total_counts(before, len(dataset.classes)) if trainer.is_global_zero else None
             progress = [RunningMiou(metric, earlier)] if cfg.trainer.enable_progress_bar else []
-            recorder = Recorder(output, segmentor, dataset.classes, positions, recorded, cfg.save_predictions)
-            gallery = Gallery(folder, dataset.classes, cfg.figures.gallery)
-            trainer.callbacks += [recorder, gallery, figures, *progress, stop]  # type: ignore[attr-defined]
+            # Pictures come before the record: what is recorded has been drawn.
+            drawn = data.image_ids[: cfg.figures.count]
+            trainer.callbacks += [  # type: ignore[attr-defined]
+                Pictures(output, segmentor.timer, drawn, cfg.save_predictions),
+                Gallery(folder, dataset.classes, data.image_ids[: cfg.figures.gallery]),
+                Recorder(output, segmentor, positions),
+                *progress,
+                stop,
+            ]
             trainer.predict(evaluator, data, return_predictions=False)
         output.close()
         trainer.strategy.barrier()  # until every process has closed its records
         if not trainer.is_global_zero:
-            return {"miou": None}
+            return None
         summary = output.conclude()
-        chosen = summary.get("threshold")
-        pictures = figures.draw(output, dataset.classes, list(metric.thresholds).index(chosen))
-    report = Report(folder, plain, summary, dataset.classes, pictures, figures.examples(summary, metric.thresholds))
+        output.labels.choose(summary.threshold_index, len(metric.thresholds))
+        report = segmentation_report(output, plain, summary, dataset.classes)
     where = logger.log_safely(report)
     _show(summary, output, where)
     _check_failures(summary, cfg.run.max_failed, folder)
     return summary
 
 
-def show_finished(folder: Path) -> dict[str, Any]:
+def show_finished(folder: Path) -> Summary:
     """Show what a finished run found, without computing anything; returns its summary."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    print_continued(folder, summary["images"], summary["images"])
+    summary = RunFolder(folder).summary()
+    print_continued(folder, summary.images, summary.images)
     _show(summary, RunFolder(folder), None)
     return summary
 
 
-def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any]) -> Facts:
     """What was evaluated, with what: all that the summary says besides numbers."""
     dataset, backbone = data.dataset, evaluator.segmentor.backbone
     assert evaluator.metric is not None
-    return {
-        "dataset": dataset.name,
-        "split": dataset.split,
-        "model": backbone.name,
-        "method": method_name(cfg),
-        "protocol": dataset.protocol.name,
-        "prompts": redact(evaluator.prompts.describe()),
-        "classes": list(dataset.classes.names),
-        "thresholds": list(evaluator.metric.thresholds),
-        "unseen_classes": dataset.protocol.unseen_classes,
-        "has_background": dataset.has_background,
-        "total_images": data.total,
-        "left_out": {reason: len(names) for reason, names in dataset.left_out.items()},
-        "seed": cfg.seed,
-        "device": str(backbone.torch_device),
-        "dtype": str(backbone.torch_dtype).removeprefix("torch."),
-        "checkpoint": backbone.checkpoint_id,
-        "generator": generator_measures(backbone.checkpoint),
-        **checkpoint_identity(backbone, begun),
-        **environment(),
-    }
+    return Facts(
+        dataset=dataset.name,
+        split=dataset.split,
+        model=backbone.name,
+        method=method_name(cfg),
+        protocol=dataset.protocol.name,
+        prompts=redact(evaluator.prompts.describe()),
+        classes=list(dataset.classes.names),
+        thresholds=list(evaluator.metric.thresholds),
+        unseen_classes=dataset.protocol.unseen_classes,
+        has_background=dataset.has_background,
+        total_images=data.total,
+        left_out={reason: len(names) for reason, names in dataset.left_out.items()},
+        seed=cfg.seed,
+        device=str(backbone.torch_device),
+        dtype=str(backbone.torch_dtype).removeprefix("torch."),
+        checkpoint=backbone.checkpoint_id,
+        generator=generator_measures(backbone.checkpoint),
+        provenance={**checkpoint_identity(backbone, begun), **environment()},
+    )
 
 
-def _show(summary: dict[str, Any], output: RunFolder, logged: str | None) -> None:
+def _show(summary: Summary, output: RunFolder, logged: str | None) -> None:
     console = Console(emoji=False)
     print_summary(summary, console)
     path = output.path
@@ -146,14 +151,14 @@ def _show(summary: dict[str, Any], output: RunFolder, logged: str | None) -> Non
             console.print(f"{name:<9} {place}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_failures(summary: Mapping[str, Any], allowed: int | None, folder: Path) -> None:
+def _check_failures(summary: Summary, allowed: int | None, folder: Path) -> None:
     """Raise where more images failed than the configuration allows; everything has been written by now."""
-    if allowed is None or summary["failed"] <= allowed:
+    if allowed is None or summary.failed <= allowed:
         return
-    reasons = [f"  {image_id}: {reason}" for image_id, reason in summary["failures"].items()]
-    rest = summary["failed"] - len(reasons)
+    reasons = [f"  {image_id}: {reason}" for image_id, reason in summary.failures.items()]
+    rest = summary.failed - len(reasons)
     raise DataError(
-        "\n".join([f"{summary['failed']} of {summary['images']} images failed, more than run.max_failed={allowed}:", *reasons])
+        "\n".join([f"{summary.failed} of {summary.images} images failed, more than run.max_failed={allowed}:", *reasons])
         + (f"\n  ... and {rest} more" if rest else "")
         + f"\nMend them and repeat the command with run.dir={folder}, which computes only these; or set run.max_failed"
     )

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,11 @@ import yaml
 
 from goca.errors import ConfigError, DataError, OutputError
 from goca.runs.identity import difference
-from goca.runs.journal import Journal, Record, read_journal
+from goca.runs.journal import Journal, read_journal
+from goca.runs.labels import LabelMaps
 from goca.runs.parquet import write_parquet
-from goca.runs.summary import NO_THRESHOLD, compact, expand, summarize, total_counts
-
-__all__ = [
-    "NO_THRESHOLD",
-    "Record",
-    "RunFolder",
-    "compact",
-    "expand",
-    "stops_cleanly",
-    "summarize",
-    "total_counts",
-]
+from goca.runs.records import Facts, ImageRecord, Summary
+from goca.runs.summary import summarize
 
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -42,20 +33,29 @@ class RunFolder:
     records.parquet  the same as a table, written at the end
     summary.json     the numbers: a function of run.json and the records
     figures/         pictures
+    drawn/           what the figures of the first images are drawn from
+    predictions/     label maps, where they are wanted
 
     Args:
         path: the folder.
         process: rank of the process that appends.
+        colours: of the classes, for label maps.
     """
 
-    def __init__(self, path: Path, process: int = 0) -> None:
+    def __init__(self, path: Path, process: int = 0, colours: Sequence[tuple[int, int, int]] = ()) -> None:
         self.path, self.process = path, process
+        self.labels = LabelMaps(path / "predictions", colours)
+        self._done: frozenset[str] = frozenset()
         self._journal: Journal | None = None
         self._lock: int | None = None
 
     @property
     def figures(self) -> Path:
         return self.path / "figures"
+
+    @property
+    def drawn(self) -> Path:
+        return self.path / "drawn"
 
     # -------------------------------------------------------------------------------------------------------- writing
     def claim(self, config: Mapping[str, Any]) -> None:
@@ -81,21 +81,24 @@ class RunFolder:
             raise ConfigError(f"{self.path} holds records but no config.yaml that explains them; give run.dir another folder")
         elif self.process == 0:
             self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        self._done = frozenset(record.image_id for record in self.records() if not record.error)
 
-    def begin(self, facts: Mapping[str, Any]) -> None:
+    def begin(self, facts: Facts) -> None:
         """Write down what is evaluated, with what; DataError where earlier records come from another checkpoint or data set."""
         if (self.path / "run.json").is_file():
             decisive = ("checkpoint_hash", "dtype", "classes", "thresholds", "has_background", "total_images")
             earlier = self.facts()
-            changed = {key: (earlier.get(key), facts[key]) for key in decisive if earlier.get(key) != facts[key]}
+            changed = {key: (earlier.get(key), facts.get(key)) for key in decisive if earlier.get(key) != facts.get(key)}
             self._refuse(changed if self._journals() else {}, "another checkpoint or data set")
-        self.write_json("run.json", facts)
+        self.write_json("run.json", facts.json)
 
-    def append(self, record: Record) -> None:
-        """Add one image's record; see `Journal.append`."""
+    def append(self, record: ImageRecord) -> None:
+        """Add one image's record, unless a run that this one continues has recorded it; see `Journal.append`."""
+        if record.image_id in self._done:
+            return
         if self._journal is None:
             self._journal = Journal(self.path / (f"records.{self.process}.jsonl" if self.process else "records.jsonl"))
-        self._journal.append(record)
+        self._journal.append(record.json)
 
     def close(self) -> None:
         """Have the records on the disk, and let others write to the folder."""
@@ -109,13 +112,11 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> Path:
         return self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def conclude(self) -> dict[str, Any]:
+    def conclude(self) -> Summary:
         """Write summary and table from what the folder holds; returns the summary."""
-        facts, records = self.facts(), self.records()
-        summary = dict(facts) | summarize(
-            records, facts["classes"], facts["thresholds"], facts["unseen_classes"], facts["has_background"]
-        )
-        self.write_json("summary.json", summary)
+        records = self.records()
+        summary = summarize(self.facts(), records)
+        self.write_json("summary.json", summary.json)
         write_parquet(records, self.path / "records.parquet")
         return summary
 
@@ -136,25 +137,29 @@ class RunFolder:
             )
 
     # -------------------------------------------------------------------------------------------------------- reading
-    def records(self) -> list[Record]:
+    def records(self) -> list[ImageRecord]:
         """One record per image, in the order of the data set. An image that failed first and was done later counts as done.
 
         Raises:
             DataError: a damaged line, or no records at all.
         """
-        found: dict[str, Record] = {}
+        found: dict[str, ImageRecord] = {}
         for path in self._journals():
-            for record in read_journal(path):
-                if record["image_id"] not in found or found[record["image_id"]].get("error"):
-                    found[record["image_id"]] = record
-        return sorted(found.values(), key=lambda record: record.get("index", 0))
+            for record in map(ImageRecord.from_json, read_journal(path)):
+                if record.image_id not in found or found[record.image_id].error:
+                    found[record.image_id] = record
+        return sorted(found.values(), key=lambda record: record.index)
 
     def config(self) -> dict[str, Any]:
         return dict(self._read("config.yaml", yaml.safe_load))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What `begin` wrote."""
-        return dict(self._read("run.json", json.loads))
+        return Facts.from_json(self._read("run.json", json.loads))
+
+    def summary(self) -> Summary:
+        """What `conclude` wrote."""
+        return Summary.from_json(self._read("summary.json", json.loads))
 
     def _read(self, name: str, parse: Any) -> Mapping[str, Any]:
         path = self.path / name

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 
-from goca.runs.journal import Record
+from goca.runs.records import ImageRecord
 
-_BY_NAME = pa.map_(pa.string(), pa.float64())
-_INTEGERS = pa.list_(pa.int64())
-SCHEMA = pa.schema(
-    {
-        "image_id": pa.string(),
-        "index": pa.int64(),
-        "seed": pa.int64(),
-        "error": pa.string(),
-        "prompts": pa.list_(pa.string()),
-        "classes": _INTEGERS,
-        "lost_classes": _INTEGERS,
-        "confusion": pa.list_(_INTEGERS),
-        "layer_weights": _BY_NAME,
-        "seconds": _BY_NAME,
-        "peak_memory_bytes": pa.int64(),
-        "warnings": pa.list_(pa.string()),
-    }
-)
+# The column type of each field's annotation.
+_TYPES = {
+    "str": pa.string(),
+    "str | None": pa.string(),
+    "int": pa.int64(),
+    "Sequence[str]": pa.list_(pa.string()),
+    "Sequence[int]": pa.list_(pa.int64()),
+    "Sequence[int] | None": pa.list_(pa.int64()),
+    "Sequence[Sequence[int]] | None": pa.list_(pa.list_(pa.int64())),
+    "Mapping[str, float]": pa.map_(pa.string(), pa.float64()),
+}
+SCHEMA = pa.schema({field.name: _TYPES[str(field.type)] for field in dataclasses.fields(ImageRecord)})
 
 
-def write_parquet(records: Sequence[Record], path: Path) -> None:
+def write_parquet(records: Sequence[ImageRecord], path: Path) -> None:
     """One row per record, under the final name only when it is whole."""
-    rows = [
-        {name: list(value.items()) if isinstance(value := record.get(name), dict) else value for name in SCHEMA.names}
-        for record in records
-    ]
+    rows = [{name: _cell(value) for name, value in record.json.items()} for record in records]
     part = path.with_name(f"{path.name}.part")
     pyarrow.parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
     part.replace(path)
+
+
+def _cell(value: Any) -> Any:
+    return list(value.items()) if isinstance(value, Mapping) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from goca.metrics import scores
-from goca.runs.journal import Record
+from goca.runs.records import Facts, ImageRecord, Summary, threshold_key
 
-NO_THRESHOLD = "none"  # key of results that compare no class with a background
+NO_BACKGROUND = "no background score"
 _SHOWN_FAILURES = 20
 
 
@@ -38,62 +39,76 @@ def expand(lists: Sequence[Sequence[int]], num_classes: int) -> Tensor:
     return counts
 
 
-def total_counts(records: Iterable[Record], num_classes: int) -> Tensor | None:
+def total_counts(records: Iterable[ImageRecord], num_classes: int) -> Tensor | None:
     """Confusion counts of all records that have ground truth, added up: (T, K, K); None if none has."""
     total = None
     for record in records:
-        if record.get("confusion") is not None:
-            counts = expand(record["confusion"], num_classes)
+        if record.confusion is not None:
+            counts = expand(record.confusion, num_classes)
             total = counts if total is None else total + counts
     return total
 
 
-def summarize(
-    records: Sequence[Record],
-    class_names: Sequence[str],
-    thresholds: Sequence[float | None],
-    unseen_classes: Any,
-    has_background: bool,
-) -> dict[str, Any]:
-    """The numbers of a run from its records: mIoU at the best and every threshold, IoU per class, accuracy, times, warnings."""
+def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
+    """The numbers of a run from its records: mIoU at the best and every threshold, IoU per class, accuracy, times, warnings.
+
+    Without ground truth there is nothing to choose a threshold by: the middle one of the sweep stands for the pictures.
+    """
     images = len(records)
-    failures = {record["image_id"]: record["error"] for record in records if record.get("error")}
+    failures = {record.image_id: record.error for record in records if record.error}
     warnings: dict[str, int] = {}
     for record in records:
-        for warning in record["warnings"]:
+        for warning in record.warnings:
             warnings[warning] = warnings.get(warning, 0) + 1
-    stages = sorted({stage for record in records for stage in record["seconds"]})
-    seconds = {stage: sum(record["seconds"].get(stage, 0.0) for record in records) / max(images, 1) for stage in stages}
-    summary: dict[str, Any] = {
+    stages = sorted({stage for record in records for stage in record.seconds})
+    seconds = {stage: sum(record.seconds.get(stage, 0.0) for record in records) / max(images, 1) for stage in stages}
+    numbers: dict[str, Any] = {
         "images": images,
         "failed": len(failures),
         "failures": dict(list(failures.items())[:_SHOWN_FAILURES]),
-        "peak_memory_bytes": max((record.get("peak_memory_bytes", 0) for record in records), default=0),
+        "peak_memory_bytes": max((record.peak_memory_bytes for record in records), default=0),
         "seconds_per_image": round(sum(seconds.values()), 5),
         "seconds_by_stage": {stage: round(value, 5) for stage, value in seconds.items()},
-        "lost_classes": sum(len(record["lost_classes"]) for record in records),
+        "lost_classes": sum(len(record.lost_classes) for record in records),
         "warnings": warnings,
-        "layer_weights": _mean_of([record["layer_weights"] for record in records if record["layer_weights"]]),
-        "miou": None,
+        "layer_weights": _mean_of([record.layer_weights for record in records if record.layer_weights]),
     }
-    counts = total_counts(records, len(class_names))
-    if counts is None:
-        return summary
-    found = scores(counts, unseen_classes, has_background)
+    known = {part.name: getattr(facts, part.name) for part in dataclasses.fields(Facts)}
+    counts = total_counts(records, len(facts.classes))
+    chosen, results = _middle(facts.thresholds) if counts is None else _scored(facts, counts)
+    return Summary(**known, **numbers, **results, near_ties=_near_ties(records, chosen))
+
+
+def _middle(thresholds: Sequence[float | None]) -> tuple[int, dict[str, Any]]:
+    """Position and description of the threshold that stands for a run without ground truth."""
+    middle = len(thresholds) // 2
+    tau = thresholds[middle] if thresholds else None
+    choice = NO_BACKGROUND if tau is None else f"middle of {len(thresholds)}: there is no ground truth to choose by"
+    return middle, {"miou": None, "threshold": tau, "threshold_choice": choice}
+
+
+def _scored(facts: Facts, counts: Tensor) -> tuple[int, dict[str, Any]]:
+    """Position of the best threshold, and the results there."""
+    thresholds = facts.thresholds
+    found = scores(counts, facts.unseen_classes, facts.has_background)
     best = int(np.nanargmax(found.miou)) if not np.isnan(found.miou).all() else 0
-    keys = [NO_THRESHOLD if tau is None else f"{tau:g}" for tau in thresholds]
-    return summary | {
+    tau, keys = thresholds[best], list(map(threshold_key, thresholds))
+    return best, {
         "miou": _number(found.miou[best]),
         "miou_by_threshold": {key: _number(value) for key, value in zip(keys, found.miou, strict=True)},
-        "threshold": None if thresholds[best] is None else thresholds[best],
-        "threshold_choice": "no background score"
-        if thresholds[best] is None
-        else f"best of {len(keys)} on the evaluated images",
+        "threshold": tau,
+        "threshold_choice": NO_BACKGROUND if tau is None else f"best of {len(keys)} on the evaluated images",
         "iou_by_class": {
-            name: _number(value) for name, value in zip(class_names, found.iou[best], strict=True) if not np.isnan(value)
+            name: _number(value) for name, value in zip(facts.classes, found.iou[best], strict=True) if not np.isnan(value)
         },
         "pixel_accuracy": _number(found.pixel_accuracy[best]),
     }
+
+
+def _near_ties(records: Sequence[ImageRecord], chosen: int) -> int | None:
+    """Over all images at one threshold; None where an earlier version recorded some without counting them."""
+    done = [record.near_ties for record in records if not record.error]
+    return None if not done or any(counts is None for counts in done) else sum(counts[chosen] for counts in done if counts)
 
 
 def _mean_of(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from goca.runs.identity import FREE_UNREAD, decisive
+from goca.runs.records import Summary
 
 FINISHED = "finished.json"  # in the folder of a job that another folder holds the results of
 ERROR = "error.txt"
@@ -27,7 +28,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive(config, FREE_UNREAD), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable[[], Summary | None]) -> Summary | None:
     """The summary of one job of a sweep: that of a finished run of the same configuration, else computed now.
 
     Args:
@@ -42,7 +43,7 @@ def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FINISHED).write_text(json.dumps({"run": str(found.resolve())}) + "\n", encoding="utf-8")
     print(f"finished before: {found}")
-    return json.loads((found / "summary.json").read_text(encoding="utf-8"))
+    return read_summary(found)
 
 
 def find_finished(group: Path, wanted: str) -> Path | None:
@@ -71,16 +72,21 @@ def run_folder(resume: bool, parent: str, new: str) -> str:
     return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
 
 
-def results(folder: Path) -> list[dict[str, Any]]:
-    """Summaries of a sweep's jobs, those that had finished before included; `folder` names the job."""
-    found = []
+def read_summary(folder: Path) -> Summary:
+    """The summary of a finished run."""
+    return Summary.from_json(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+
+
+def results(folder: Path) -> dict[str, Summary]:
+    """Job of a sweep -> its summary, for those that are finished, also from a run before."""
+    found = {}
     for job_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
         summary = job_folder / "summary.json"
         pointer = job_folder / FINISHED
         if not summary.is_file() and pointer.is_file():
             summary = Path(json.loads(pointer.read_text(encoding="utf-8"))["run"]) / "summary.json"
         if summary.is_file():
-            found.append(json.loads(summary.read_text(encoding="utf-8")) | {"folder": job_folder.name})
+            found[job_folder.name] = read_summary(summary.parent)
     return found
 
 

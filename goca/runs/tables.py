@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from goca.runs.folder import NO_THRESHOLD, Record, total_counts
+from goca.runs.records import ImageRecord, Summary
+from goca.runs.summary import total_counts
 
 Cell = str | int | float | None
 
@@ -60,41 +60,33 @@ def markdown_text(text: str) -> str:
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
-def threshold_index(summary: Mapping[str, Any]) -> int:
-    """Position, in the sweep, of the threshold the summary's numbers stand for."""
-    tau = summary["threshold"]
-    return list(summary["miou_by_threshold"]).index(NO_THRESHOLD if tau is None else f"{tau:g}")
-
-
 def run_tables(
-    summary: Mapping[str, Any],
-    records: Sequence[Record],
-    class_names: Sequence[str],
+    summary: Summary,
+    records: Sequence[ImageRecord],
     head_weights: Sequence[Mapping[str, Sequence[float]]] = (),
 ) -> dict[str, Table]:
     """Every table of a run by name; those it has no numbers for are left out.
 
     Args:
         summary, records: of the run folder.
-        class_names: by class id.
         head_weights: of the drawn images, one mapping each: layer -> mean weight of each head.
     """
     tables = {
-        "seconds_by_stage": Table(("stage", "seconds per image"), tuple(summary["seconds_by_stage"].items())),
+        "seconds_by_stage": Table(("stage", "seconds per image"), tuple(summary.seconds_by_stage.items())),
         "layer_weights": _layer_weights(records),
         "head_weights": _head_weights(head_weights),
         "images": _images(records, summary),
     }
-    if summary["miou"] is not None:
-        tables["miou_by_threshold"] = Table(("threshold", "mIoU"), tuple(summary["miou_by_threshold"].items()))
-        tables["iou_by_class"] = Table(("class", "IoU"), tuple(summary["iou_by_class"].items()))
-        tables["confusion"] = _confusion(records, class_names, threshold_index(summary))
+    if summary.miou_by_threshold is not None:
+        tables["miou_by_threshold"] = Table(("threshold", "mIoU"), tuple(summary.miou_by_threshold.items()))
+        tables["iou_by_class"] = Table(("class", "IoU"), tuple((summary.iou_by_class or {}).items()))
+        tables["confusion"] = _confusion(records, summary.classes, summary.threshold_index)
     return {name: table for name, table in tables.items() if table.rows}
 
 
-def _layer_weights(records: Sequence[Record]) -> Table:
+def _layer_weights(records: Sequence[ImageRecord]) -> Table:
     """Mean weight of each layer and its spread over images."""
-    weights = [record["layer_weights"] for record in records if record.get("layer_weights")]
+    weights = [record.layer_weights for record in records if record.layer_weights]
     rows = []
     for layer in weights[0] if weights else ():
         values = np.array([weight[layer] for weight in weights if layer in weight])
@@ -112,18 +104,16 @@ def _head_weights(images: Sequence[Mapping[str, Sequence[float]]]) -> Table:
     return Table(("layer", "head", "mean", "std"), tuple(rows))
 
 
-def _images(records: Sequence[Record], summary: Mapping[str, Any]) -> Table:
+def _images(records: Sequence[ImageRecord], summary: Summary) -> Table:
     """One row per image: mIoU over the classes seen in it, share of correct pixels, the time it took and what went wrong."""
-    chosen = None if summary["miou"] is None else threshold_index(summary)
-    rows = [
+    chosen = summary.threshold_index
+    rows: list[tuple[Cell, ...]] = [
         (
-            str(record["image_id"]),
-            None
-            if chosen is None or record.get("confusion") is None
-            else _miou(record["confusion"][chosen], summary.get("has_background", True)),
-            None if chosen is None or record.get("confusion") is None else _accuracy(record["confusion"][chosen]),
-            round(sum(record.get("seconds", {}).values()), 5),
-            "; ".join(filter(None, (record.get("error"), *record.get("warnings", ())))),
+            str(record.image_id),
+            None if record.confusion is None else _miou(record.confusion[chosen], summary.has_background),
+            None if record.confusion is None else _accuracy(record.confusion[chosen]),
+            round(sum(record.seconds.values()), 5),
+            "; ".join(filter(None, (record.error, *record.warnings))),
         )
         for record in records
     ]
@@ -145,7 +135,7 @@ def _accuracy(flat: Sequence[int]) -> float | None:
     return round(100 * float(count[truth == predicted].sum() / count.sum()), 4) if count.sum() else None
 
 
-def _confusion(records: Sequence[Record], class_names: Sequence[str], threshold: int) -> Table:
+def _confusion(records: Sequence[ImageRecord], class_names: Sequence[str], threshold: int) -> Table:
     """Pixels by (truth, prediction) at one threshold; pairs that never occur are left out."""
     counts = total_counts(records, len(class_names))
     if counts is None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from goca.config import report_failures
 from goca.runs import sweeps
-from goca.runs.folder import NO_THRESHOLD
+from goca.runs.records import NO_THRESHOLD, Summary
 
 _CLASSES_SHOWN = 30
 _WARNINGS_SHOWN = 5
@@ -28,25 +28,27 @@ def print_continued(folder: Path, done: int, total: int, console: Console | None
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_summary(summary: dict[str, Any], console: Console | None = None) -> None:
+def print_summary(summary: Summary, console: Console | None = None) -> None:
     """The numbers of one run, and where everything was written."""
     console = console or Console(emoji=False)
-    title = escape(f"{summary['model']} on {summary['dataset']} - protocol {summary['protocol']}, {summary['images']} images")
+    title = escape(f"{summary.model} on {summary.dataset} - protocol {summary.protocol}, {summary.images} images")
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
-    if summary["miou"] is None:
-        table.add_row("mIoU", "no ground truth: predictions only")
+    if summary.failed == summary.images:
+        table.add_row("mIoU", "no image has a result")
+    elif summary.miou_by_threshold is None:
+        table.add_row("mIoU", f"no ground truth: predictions only{_threshold(summary)}")
     else:
-        table.add_row("mIoU", f"[bold]{summary['miou']:.2f}[/bold]{_threshold(summary)}")
-        by_threshold = summary["miou_by_threshold"]
+        table.add_row("mIoU", f"[bold]{_miou(summary)}[/bold]{_threshold(summary)}")
+        by_threshold = summary.miou_by_threshold
         if NO_THRESHOLD not in by_threshold:
             table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
-        table.add_row("pixel accuracy", _percent(summary["pixel_accuracy"]))
-        table.add_row("IoU by class", _classes(summary["iou_by_class"]))
-    table.add_row("seconds an image", f"{summary['seconds_per_image']:.3f}")
-    table.add_row("peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB")
-    if summary.get("failed"):
-        table.add_row("failed", f"{summary['failed']} images, see failures in summary.json")
-    warnings = sorted(summary["warnings"].items(), key=lambda item: -item[1])
+        table.add_row("pixel accuracy", _percent(summary.pixel_accuracy))
+        table.add_row("IoU by class", _classes(summary.iou_by_class or {}))
+    table.add_row("seconds an image", f"{summary.seconds_per_image:.3f}")
+    table.add_row("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB")
+    if summary.failed:
+        table.add_row("failed", f"{summary.failed} images, see failures in summary.json")
+    warnings = sorted(summary.warnings.items(), key=lambda item: -item[1])
     for warning, count in warnings[:_WARNINGS_SHOWN]:
         table.add_row("warning", escape(f"{warning} ({count} images)"))
     if len(warnings) > _WARNINGS_SHOWN:
@@ -63,8 +65,12 @@ def _classes(iou: Mapping[str, float | None]) -> str:
     return "  ".join(ranked)
 
 
-def _threshold(summary: dict[str, Any]) -> str:
-    return "" if summary["threshold"] is None else f"  at tau {summary['threshold']:g} ({summary['threshold_choice']})"
+def _threshold(summary: Summary) -> str:
+    return "" if summary.threshold is None else f"  at tau {summary.threshold:g} ({summary.threshold_choice})"
+
+
+def _miou(summary: Summary) -> str:
+    return "-" if summary.miou is None else f"{summary.miou:.2f}"
 
 
 def _percent(value: float | None) -> str:
@@ -80,16 +86,16 @@ class SweepTable(Callback):
         report_failures(sweeps.failures(folder))
 
 
-def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console | None = None) -> None:
-    """Runs of a sweep, ranked only among those with the same data set, protocol and prompts."""
+def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console | None = None) -> None:
+    """Runs of a sweep by their jobs, ranked only among those with the same data set, protocol and prompts."""
     console = console or Console(emoji=False)
-    kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for summary in summaries:
-        kinds.setdefault((summary["dataset"], summary["protocol"], summary["prompts"]["source"]), []).append(summary)
+    kinds: dict[tuple[str, str, str], list[tuple[str, Summary]]] = {}
+    for job, summary in summaries.items():
+        kinds.setdefault((summary.dataset, summary.protocol, summary.prompts["source"]), []).append((job, summary))
     for (dataset, protocol, prompts), members in kinds.items():
-        methods = [summary["method"].split(", ") for summary in members]
+        methods = [summary.method.split(", ") for _, summary in members]
         shared = [part for part in methods[0] if all(part in method for method in methods)] if len(members) > 1 else []
-        models = {summary["model"] for summary in members}
+        models = {summary.model for _, summary in members}
         several = len(models) > 1
         title = [f"{dataset} - protocol {protocol}, prompts {prompts}", *(() if several else models), *shared]
         table = Table(title=escape(", ".join(title)), title_justify="left")
@@ -97,16 +103,16 @@ def print_sweep(summaries: list[dict[str, Any]], folder: Path, console: Console 
             table.add_column(name, overflow="fold")
         for name in ("images", "mIoU", "pixel accuracy", "s / image"):
             table.add_column(name, justify="right")
-        for summary in sorted(members, key=lambda item: -(item["miou"] or 0)):
-            method = [part for part in summary["method"].split(", ") if part not in shared]
+        for job, summary in sorted(members, key=lambda member: -(member[1].miou or 0)):
+            method = [part for part in summary.method.split(", ") if part not in shared]
             table.add_row(
-                escape(summary["folder"].split("_")[0]),
-                *((escape(summary["model"]),) if several else ()),
+                escape(job.split("_")[0]),
+                *((escape(summary.model),) if several else ()),
                 escape(", ".join(method)) or "the same",
-                str(summary["images"]),
-                "-" if summary["miou"] is None else f"{summary['miou']:.2f}",
-                _percent(summary.get("pixel_accuracy")),
-                f"{summary['seconds_per_image']:.3f}",
+                str(summary.images),
+                _miou(summary),
+                _percent(summary.pixel_accuracy),
+                f"{summary.seconds_per_image:.3f}",
             )
         console.print(table)
     if summaries:

@@ -26,7 +26,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )  # fmt: skip
         for image in range(6):
             drawn = example(image, noise)
-            write(folder / "gallery", drawn.sample, drawn.prediction, CLASSES)
+            write(folder / "gallery", drawn.image_id, drawn.image, drawn.truth, drawn.labels, CLASSES)
     run_folder(root / "upstream", 0.01, model="tiny", protocol="upstream", method=HOSTILE)
     lost = run_folder(root / "lost", 0.3)
     (lost / "summary.json").unlink()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from goca.compare.statistics import ImageCounts, bootstrap, interval
 from goca.metrics import scores
-from goca.runs.folder import total_counts
+from goca.runs.summary import total_counts
 from tests.helpers.fake_runs import CLASSES, record
 
 RECORDS = [record(image, 0.2) for image in range(8)]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +132,9 @@ def test_names_in_brackets_are_printed(tmp_path: Path, capsys: pytest.CaptureFix
     names = ["[red]grass", "[/x]", ":cat:"]
     run_folder(tmp_path / "a", classes=["background", *names], iou_by_class=dict.fromkeys(names, 50.0))
     folder = RunFolder(tmp_path / "a")
-    summary = json.loads((folder.path / "summary.json").read_text()) | {"warnings": {"needs [crf]": 1}, "model": "[bold]m"}
+    summary = replace(folder.summary(), warnings={"needs [crf]": 1}, model="[bold]m")
     print_summary(summary, Console(width=200, emoji=False))
-    print_sweep([summary | {"folder": "0_x"}], tmp_path, Console(width=200, emoji=False))
+    print_sweep({"0_x": summary}, tmp_path, Console(width=200, emoji=False))
     printed = capsys.readouterr().out
     for text in (*names, "needs [crf]", "[bold]m on made up"):
         assert text in printed

@@ -11,12 +11,15 @@ from omegaconf import OmegaConf
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
-from goca.loggers import Example, Report
+from goca.figures.example import Example
 from goca.method.calibration import ClassMaps
 from goca.metrics import confusion
 from goca.prediction import Prediction
 from goca.prompts import Prompt
-from goca.runs.folder import RunFolder, compact, summarize
+from goca.runs.folder import RunFolder
+from goca.runs.records import Facts, ImageRecord
+from goca.runs.report import Report, segmentation_report
+from goca.runs.summary import compact, summarize
 
 CLASSES = ClassTable.from_names(["cat", "grass <b>", "$ky|"])
 TAUS = (0.0, 0.25, 0.5)
@@ -31,20 +34,19 @@ def labels(image: int, noise: float, seed: int = 0) -> tuple[np.ndarray, torch.T
     return truth, torch.from_numpy(np.stack(wrong).astype(np.uint8))
 
 
-def record(image: int, noise: float, seed: int = 0) -> dict[str, Any]:
+def record(image: int, noise: float, seed: int = 0) -> ImageRecord:
     """A record as the Recorder writes it."""
     truth, predicted = labels(image, noise, seed)
-    return {
-        "image_id": f"image {image}",
-        "seed": 0,
-        "prompts": ["cat, grass <b>"],
-        "classes": [1, 2],
-        "lost_classes": [],
-        "confusion": compact(confusion(predicted, torch.from_numpy(truth), len(CLASSES))),
-        "layer_weights": {"down.attn2": 0.25 + 0.01 * image, "up.attn2": 0.75 - 0.01 * image},
-        "seconds": {"forward": 0.2, "decide": 0.05},
-        "warnings": ["3 tokens were cut"] if image == 0 else [],
-    }
+    return ImageRecord(
+        image_id=f"image {image}",
+        prompts=["cat, grass <b>"],
+        classes=[1, 2],
+        confusion=compact(confusion(predicted, torch.from_numpy(truth), len(CLASSES))),
+        near_ties=[image, 2, 3],
+        layer_weights={"down.attn2": 0.25 + 0.01 * image, "up.attn2": 0.75 - 0.01 * image},
+        seconds={"forward": 0.2, "decide": 0.05},
+        warnings=["3 tokens were cut"] if image == 0 else [],
+    )
 
 
 def run_folder(path: Path, noise: float = 0.2, images: int = 6, seed: int = 0, **summary: Any) -> Path:
@@ -56,19 +58,21 @@ def run_folder(path: Path, noise: float = 0.2, images: int = 6, seed: int = 0, *
     folder.close()
     config = {"group": "made up", "seed": 0, "aggregation": {"heads": "average"}, **summary.pop("config", {})}
     OmegaConf.save(OmegaConf.create(config), path / "config.yaml")
-    facts = {
-        "dataset": "made up",
-        "split": "val",
-        "model": "tiny",
-        "method": "goca",
-        "protocol": "standard",
-        "prompts": {"source": "classes", "ground_truth": True},
-        "classes": list(CLASSES.names),
-        "unseen_classes": "skip",
-        "has_background": True,
-    }
-    facts |= summarize(folder.records(), CLASSES.names, TAUS, "skip", True) | {"seed": 0, "peak_memory_bytes": 2**20}
-    folder.write_json("summary.json", facts | summary)
+    facts = Facts(
+        dataset="made up",
+        split="val",
+        model="tiny",
+        method="goca",
+        protocol="standard",
+        prompts={"source": "classes", "ground_truth": True},
+        classes=list(CLASSES.names),
+        thresholds=list(TAUS),
+        unseen_classes="skip",
+        has_background=True,
+    )
+    numbers = summarize(facts, folder.records()).json | {"seed": 0, "peak_memory_bytes": 2**20}
+    folder.write_json("run.json", facts.json)
+    folder.write_json("summary.json", numbers | summary)
     return path
 
 
@@ -90,14 +94,13 @@ def example(image: int, noise: float = 0.2) -> Example:
         head_weights={"down.attn2": [0.4, 0.6], "up.attn2": [0.1, 0.2, 0.7]},
         warnings=(),
     )
-    return Example(Sample(f"image {image}", picture, truth, (1, 2, 3)), prediction, predicted[1].numpy())
+    return Example.of(Sample(f"image {image}", picture, truth, (1, 2, 3)), prediction)
 
 
 def report(folder: Path) -> Report:
     """The report of a made-up run with two drawn images."""
-    import json
-
-    run_folder(folder)
-    summary = json.loads((folder / "summary.json").read_text())
+    output = RunFolder(run_folder(folder))
+    for number in (0, 1):
+        example(number).save(output.drawn / f"{number}.npz")
     config = {"group": "made up", "aggregation": {"heads": "dot_product"}, "model": {"name": "tiny", "size": 32}}
-    return Report(folder, config, summary, CLASSES, {}, [example(0), example(1)])
+    return segmentation_report(output, config, output.summary(), CLASSES)

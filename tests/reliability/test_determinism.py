@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from goca.runs.folder import RunFolder, expand
+from goca.runs.folder import RunFolder
+from goca.runs.summary import expand
 
 CLASSES = 15
 # Batched matrix products may add up in another order than single ones. Measured for batches of 1, 2, 7 and 16 on this model and

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from goca.errors import ConfigError
-from goca.loggers import Logger, NoLogger, Report, WandbLogger, base
+from goca.loggers import Logger, NoLogger, Report, WandbLogger
+from goca.runs import report as base
 from goca.runs.evaluation import evaluate
 from tests.helpers.fake_runs import report
 
@@ -85,8 +86,8 @@ def test_a_failing_logger_stops_no_run_and_is_asked_after_the_results_are_writte
     monkeypatch.setattr(NoLogger, "log", lambda self, report: reports.append(report))
     monkeypatch.delattr("goca.backbones.unet.UNetBackbone.load")  # nothing is computed
     evaluate(compose(), tmp_path)
-    assert reports[0].figures.keys() == {"overview", "attention_1000000"}
-    assert len(reports[0].records) == 7
+    assert reports[0].figures.keys() == {"overview", "attention_1000000", "layer_weights", "confusion"}
+    assert len(reports[0].tables["images"].rows) == 7
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_wandb_without_a_network_leaves_an_offline_run(made_up: Report, unreachable: str, monkeypatch, caplog) -> None:
     monkeypatch.setattr(base, "PAUSES", ())
-    where = WandbLogger(init_timeout=2).log_safely(made_up)
+    where = WandbLogger(mode="online", init_timeout=2).log_safely(made_up)
     assert where is not None
     (folder,) = made_up.folder.glob("wandb/offline-run-*")
     assert f"wandb sync {folder}" in where

@@ -1,0 +1,50 @@
+"""Label maps of a run as PNG files, at the threshold that its summary reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from goca.data.files import file_name
+
+_BYTE = 255  # the highest id that a palette PNG holds
+
+
+class LabelMaps:
+    """`predictions/<image id>.png`; while several thresholds are tried, all of them in `predictions_by_threshold`.
+
+    The best threshold is known when the last image is done. Until then each image keeps one file with its T maps, one below the
+    other; `choose` makes the label maps of them, and can be repeated when more images have come.
+
+    Args:
+        path: the folder `predictions`.
+        colours: RGB by class id.
+    """
+
+    def __init__(self, path: Path, colours: Sequence[tuple[int, int, int]] = ()) -> None:
+        self.path, self.stacks, self.colours = path, path.with_name(f"{path.name}_by_threshold"), colours
+
+    def write(self, image_id: str, labels: np.ndarray) -> None:
+        """Keep the label maps (T, H, W) of one image."""
+        folder = self.path if len(labels) == 1 else self.stacks
+        self._save(folder / file_name(image_id, ".png"), labels.reshape(-1, labels.shape[2]))
+
+    def choose(self, index: int, count: int) -> None:
+        """Make the label maps at one of the `count` thresholds; where there is but one they are there already."""
+        for path in sorted(self.stacks.rglob("*.png")):
+            with Image.open(path) as picture:
+                stacked = np.asarray(picture)
+            self._save(self.path / path.relative_to(self.stacks), np.split(stacked, count)[index])
+
+    def _save(self, path: Path, label: np.ndarray) -> None:
+        """A palette PNG whose values are class ids; ids beyond a byte make it a 16-bit grey one."""
+        wide = bool(label.size) and int(label.max()) > _BYTE
+        picture = Image.fromarray(label.astype(np.uint16 if wide else np.uint8))
+        if not wide:
+            picture = Image.fromarray(label.astype(np.uint8), mode="P")
+            picture.putpalette([channel for colour in self.colours[: _BYTE + 1] for channel in colour])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_wandb_holds_the_configuration_in_full_and_what_to_filter_by(made_up: Re
 
 def test_wandb_tags_are_never_longer_than_the_service_takes(made_up: Report, tmp_path: Path) -> None:
     method = "aggregation=" + "x" * 90 + ", calibration=goca"
-    long = Report(tmp_path, "long", {}, tags=[f"method={method}"])
+    long = replace(made_up, folder=tmp_path, tags=[f"method={method}"], figures={}, galleries={}, examples=())
     assert WandbLogger(mode="offline").log(long)
     assert max(map(len, WandbRun(tmp_path).run["tags"])) == 64
 
@@ -134,6 +135,7 @@ def test_an_unknown_logger_is_named_beside_the_choices() -> None:
         ("auto", "offline", True),
         ("online", "offline", False),
         ("auto", "disabled", None),
+        ("online", "disabled", None),
     ],
 )
 def test_wandb_uploads_only_where_it_is_asked_to(made_up, monkeypatch, mode, variable, offline) -> None:

@@ -42,11 +42,12 @@ class WandbLogger(Logger):
     finish_timeout: PositiveFloat = 300.0
 
     def log(self, report: Report) -> str | None:
-        return self._log(report, offline=self._mode() == "offline")
+        mode = self._mode()
+        return None if mode == "disabled" else self._log(report, offline=mode == "offline")
 
     def keep(self, report: Report) -> str | None:
         """The service is away: an offline run, which waits in the run folder."""
-        return self._log(report, offline=True)
+        return None if self._mode() == "disabled" else self._log(report, offline=True)
 
     def _mode(self) -> str:
         """`online`, `offline` or `disabled`."""
@@ -56,8 +57,6 @@ class WandbLogger(Logger):
         return self.mode if self.mode != "auto" else "online" if asked == "online" else "offline"
 
     def _log(self, report: Report, offline: bool) -> str | None:
-        if self._mode() == "disabled":
-            return None
         import wandb  # takes a second; runs without it should not wait
 
         run = wandb.init(

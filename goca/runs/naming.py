@@ -81,7 +81,7 @@ def _presets() -> tuple[str, ...]:
 def _preset(name: str) -> Mapping[str, Any]:
     """Stage -> section of a preset, references unresolved; read by hand, as composing it takes a second."""
     chosen: dict[str, str] = {}
-    for entry in OmegaConf.load(CONF / "config.yaml")["defaults"]:
+    for entry in _defaults(CONF / "config.yaml"):
         if isinstance(entry, Mapping | DictConfig):
             chosen |= {str(group): str(option) for group, option in entry.items()}
     preset: Any = OmegaConf.load(CONF / "preset" / f"{name}.yaml")
@@ -93,6 +93,11 @@ def _preset(name: str) -> Mapping[str, Any]:
         merged = OmegaConf.merge(_option(stage, chosen[stage]), preset.get(stage) or {})
         sections[stage] = OmegaConf.to_container(merged, resolve=False)
     return sections
+
+
+def _defaults(path: Path) -> list[Any]:
+    loaded: Any = OmegaConf.load(path)
+    return list(loaded["defaults"])
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,13 @@ def newest_unfinished(parent: Path) -> Path | None:
 
 
 def run_folder(resume: bool, parent: str, new: str) -> str:
-    """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one."""
-    return str((newest_unfinished(Path(parent)) if resume else None) or Path(parent, new))
+    """Where a run writes: the newest unfinished folder where it is to be resumed, else a new one.
+
+    New folders are named by the second; one that is there already belongs to another run, and the name is counted up.
+    """
+    unfinished = newest_unfinished(Path(parent)) if resume else None
+    names = chain([new], (f"{new}_{number}" for number in count(2)))
+    return str(unfinished or next(path for name in names if not (path := Path(parent, name)).exists()))
 
 
 def read_summary(folder: Path) -> Summary:

@@ -72,9 +72,9 @@ def test_generative_power_comes_from_the_run_or_from_the_user(tmp_path: Path) ->
     [
         (lambda f: (f / "summary.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "summary.json").write_text('{"miou": 1}'), "written by another version"),
-        (lambda f: (f / "summary.json").write_text("[]"), "written by another version"),
+        (lambda f: (f / "summary.json").write_text("[]"), "is damaged"),
         (lambda f: (f / "records.jsonl").write_text((f / "records.jsonl").read_text().splitlines()[0] + "\n"), "1 of 6 images"),
-        (lambda f: (f / "config.yaml").unlink(), "cannot be read"),
+        (lambda f: (f / "config.yaml").unlink(), "it has no config.yaml"),
     ],
 )
 def test_a_damaged_run_is_left_out_with_the_reason(tmp_path: Path, damage: object, reason: str) -> None:

@@ -11,6 +11,7 @@ from goca.errors import ConfigError, DataError, OutputError
 from goca.runs import journal as journal_module
 from goca.runs.folder import RunFolder, stops_cleanly
 from goca.runs.journal import Journal, read_journal
+from goca.runs.records import ImageRecord
 
 
 def _filled(path: Path, count: int = 3) -> Path:
@@ -81,10 +82,10 @@ def test_a_full_disk_leaves_earlier_records_whole(tmp_path: Path) -> None:
 def test_records_of_several_processes_are_joined_in_the_order_of_the_data_set(tmp_path: Path) -> None:
     first, second = RunFolder(tmp_path), RunFolder(tmp_path, process=1)
     for index in (4, 0):
-        first.append({"image_id": str(index), "index": index})
-    second.append({"image_id": "2", "index": 2, "error": "broken"})
-    second.append({"image_id": "2", "index": 2, "error": None})
-    first.append({"image_id": "2", "index": 2, "error": "broken again"})
+        first.append(ImageRecord(image_id=str(index), index=index))
+    second.append(ImageRecord(image_id="2", index=2, error="broken"))
+    second.append(ImageRecord(image_id="2", index=2, error=None))
+    first.append(ImageRecord(image_id="2", index=2, error="broken again"))
     for folder in (first, second):
         folder.close()
     assert {path.name for path in tmp_path.glob("*.jsonl")} == {"records.jsonl", "records.1.jsonl"}

@@ -17,8 +17,8 @@ from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
 from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
-from goca.runs.folder import total_counts
 from goca.runs.identity import FREE_UNREAD, group_of, is_free
+from goca.runs.summary import total_counts
 from goca.runs.tables import Cell, Table
 
 _COLUMNS_OF_ABLATION = 8

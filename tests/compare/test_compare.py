@@ -15,7 +15,8 @@ from goca.compare.runs import load
 from goca.compare.scaling import Scale, generative_power
 from goca.config.arguments import folders_first
 from goca.errors import ConfigError, DataError
-from goca.runs.folder import RunFolder, expand
+from goca.runs.folder import RunFolder
+from goca.runs.summary import expand
 from tests.helpers.fake_runs import run_folder
 
 SETTINGS = Settings(200, 0, 0.95, None, {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})})

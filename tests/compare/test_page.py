@@ -9,7 +9,7 @@ import pytest
 from goca import config
 from goca.compare.__main__ import compare
 from goca.compare.runs import load
-from goca.runs.folder import expand
+from goca.runs.summary import expand
 from tests.compare.conftest import HOSTILE
 from tests.helpers.browser import DESKTOP, PHONE, Page
 

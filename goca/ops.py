@@ -1,6 +1,7 @@
 """Small operations on maps that several stages share. A map is (..., h, w), float32; its last two axes are the image plane."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -13,8 +14,11 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CONSTANT = 1e-6
 
 
+@lru_cache(maxsize=64)
 def resize_matrix(source: int, target: int, mode: Interpolation, device: torch.device | str = "cpu") -> Tensor:
     """The (target, source) matrix that resizes one axis: half-pixel centres, no antialiasing; nearest rounds down.
+
+    The same tensor comes again for the same arguments; do not change it.
 
     >>> resize_matrix(2, 4, "bilinear").tolist()
     [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class AttentionCall:
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits over all keys, where the kernel gave it
     linear: bool = False  # linear attention: query . key over their row sum in place of a softmax; both are non-negative
     text_axis: int | None = None  # length of the text axis where `text` is its beginning alone: the rest gets no attention
+    scratch: dict[str, Tensor] = field(default_factory=dict, compare=False)  # what a reduction computed and may use again
+    half_products: bool = False  # multiply half-precision queries and keys as they are; sums are float32 either way
 
     def without_values(self) -> AttentionCall:
         """The same call with only what probabilities need: queries and keys."""
@@ -56,6 +58,7 @@ class AttentionCall:
             value=pick(self.value),
             output=pick(self.output),
             lse=pick(self.lse),
+            scratch={name: tensor[one] for name, tensor in self.scratch.items()},
         )
 
     @property
@@ -69,18 +72,30 @@ def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), 
 
     `batch` and `rows` choose images and query rows, so that a caller can visit a large call in blocks.
     """
-    query = call.query[batch][:, :, rows].float() * call.scale
+    query = call.query[batch][:, :, rows]
     if call.linear:
-        key = call.key[batch].float()
+        query, key = query.float() * call.scale, call.key[batch].float()
         totals = torch.matmul(query, key.sum(2)[..., None])  # (b, H, r, 1); 0 of a query that is all zeros
         return torch.matmul(query, key[:, :, keys].transpose(-1, -2)) / totals.clamp(min=_TINY)
     if call.lse is not None and _visited(call, keys) < call.keys:
-        logits = torch.matmul(query, call.key[batch][:, :, keys].float().transpose(-1, -2))
+        logits = _logits(query, call.key[batch][:, :, keys], call)
         return logits.sub_(call.lse[batch][:, :, rows, None]).exp_()
-    logits = torch.matmul(query, call.key[batch].float().transpose(-1, -2))
+    logits = _logits(query, call.key[batch], call)
     if call.mask is not None:
         logits = _masked(logits, call.mask, batch, rows)
     return logits.softmax(-1)[..., keys]
+
+
+def _logits(query: Tensor, key: Tensor, call: AttentionCall) -> Tensor:
+    """Scaled products of (b, H, r, d) and (b, H, k, d): (b, H, r, k) float32.
+
+    Products of half-precision numbers are exact in float32, so tensor cores that accumulate in float32 lose nothing. Where the
+    backend would round the result to half precision (the CPU does), queries and keys are converted first.
+    """
+    if not (call.half_products and query.dtype in (torch.float16, torch.bfloat16) and query.device.type == "cuda"):
+        return torch.matmul(query.float() * call.scale, key.float().transpose(-1, -2))
+    product = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(-1, -2), out_dtype=torch.float32)
+    return product.mul_(call.scale).unflatten(0, query.shape[:2])
 
 
 def _visited(call: AttentionCall, keys: slice) -> int:

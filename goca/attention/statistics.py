@@ -7,14 +7,18 @@ Of a cross-attention layer there remains one S x n map until its weight is known
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.attention.reductions import head_mean_values, head_weights, inner_product, mean_rows, weighted_map
 from goca.method.aggregation import Aggregation, heads, layers, maps
 from goca.method.plan import Plan
+
+Precision = Literal["auto", "float32", "model"]
 
 _KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
 
@@ -59,13 +63,16 @@ class SelfAttention:
         return found
 
     def _compute(self, index: Tensor) -> Tensor:
-        call, image = self._call, self._call.image
-        assert image is not None
-        parts = [
-            probabilities(call, image, slice(0, 1), index[rows]).mean(1)[0]
-            for _, rows in blocks(call, image, len(index), self._max_bytes)
-        ]
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return mean_rows(self._call, index, self._max_bytes)[0]
+
+    @property
+    def through_kernel(self) -> bool:
+        """Whether `apply` is faster than rows: half precision on a GPU, where the attention kernel is far ahead of products."""
+        return self._call.half_products and not self._call.linear and self._call.query.device.type == "cuda"
+
+    def apply(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The rows times values (h * w, C), without the rows: (r, C) float32; `rows` chooses query pixels, None takes all."""
+        return head_mean_values(self._call, values.to(self._call.query.device), rows)
 
 
 @dataclass(frozen=True)
@@ -97,10 +104,20 @@ class AttentionStatistics:
         plan: the layers involved.
         max_bytes: largest block of attention probabilities to hold at a time.
         keep_layer_maps: also keep each layer's map, for looking at.
+        precision: of the products of queries and keys: the `model`'s own, with sums in float32, or `float32`; `auto` is the
+            model's on a GPU, whose tensor cores add up in float32, and float32 on a CPU, which would round the products.
     """
 
-    def __init__(self, aggregation: Aggregation, plan: Plan, max_bytes: int = 2**28, keep_layer_maps: bool = False) -> None:
+    def __init__(
+        self,
+        aggregation: Aggregation,
+        plan: Plan,
+        max_bytes: int = 2**28,
+        keep_layer_maps: bool = False,
+        precision: Precision = "auto",
+    ) -> None:
         self.aggregation, self.plan, self.max_bytes, self.keep_layer_maps = aggregation, plan, max_bytes, keep_layer_maps
+        self.precision = precision
         self._cross_of: dict[str, list[str]] = {}
         for cross, paired in plan.cross.items():
             self._cross_of.setdefault(paired, []).append(cross)
@@ -117,17 +134,19 @@ class AttentionStatistics:
         self._features: dict[str, Tensor] = {}
 
     def observe(self, call: AttentionCall) -> None:
-        """Reduce one call; what it is good for follows from the plan."""
+        """Reduce one call to the statistics that the plan asks for."""
+        if self.precision == "model" or (self.precision == "auto" and call.query.device.type == "cuda"):
+            call = replace(call, half_products=True)
         if call.layer == self.plan.reference:
             self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
         gives_map = call.layer in self.plan.cross and call.text is not None
         gives_weight = call.layer in self._cross_of and call.image is not None and self.aggregation.weighs_layers
-        head_weights = self._weigh_heads(call) if gives_map else None
+        shares = self._weigh_heads(call) if gives_map else None
         if gives_weight and self._reference is None:
             # Of joint attention the map waits too: it is larger than the queries and keys that are kept anyway.
-            self._waiting.append((call.without_values(), head_weights))
+            self._waiting.append((call.without_values(), shares))
         else:
-            self._reduce(call, gives_weight, head_weights)
+            self._reduce(call, gives_weight, shares)
         if call.layer in self.plan.self_attention and call.image is not None:
             self._self_attention[call.layer] = call.without_values()
         if call.layer in self.plan.features:
@@ -156,7 +175,7 @@ class AttentionStatistics:
             max_bytes=self.max_bytes,
         )
 
-    def _reduce(self, call: AttentionCall, gives_weight: bool, head_weights: Tensor | None) -> None:
+    def _reduce(self, call: AttentionCall, gives_weight: bool, shares: Tensor | None) -> None:
         """Turn a call into the weight of its block's layers, into its own map, or both."""
         if gives_weight:
             assert self._reference is not None
@@ -165,32 +184,17 @@ class AttentionStatistics:
             for cross in self._cross_of[call.layer]:
                 self._weights[cross] = weight.clamp(min=0)
                 self._settle(cross)
-        if head_weights is not None:
-            self._maps[call.layer] = (self._layer_map(call, head_weights), call.grid)
+        if shares is not None:
+            self._maps[call.layer] = (weighted_map(call, shares, self.max_bytes), call.grid)
             if not self.aggregation.weighs_layers:
                 self._weights[call.layer] = torch.ones(call.query.shape[0], device=call.query.device)
             self._settle(call.layer)
 
     def _weigh_heads(self, call: AttentionCall) -> Tensor:
         """The weight of each head at each pixel: (B, H, S)."""
-        assert call.output is not None and call.value is not None
-        if self.aggregation.heads == "average" or call.projection is None:
-            weights = heads.average(call.output, call.output, call.value)
-        else:
-            weights = heads.METHODS.find(self.aggregation.heads)(call.output, call.projection, call.value)
+        weights = head_weights(call, self.aggregation.heads)
         self._head_weights[call.layer] = weights.mean(-1)
         return weights
-
-    def _layer_map(self, call: AttentionCall, head_weights: Tensor) -> Tensor:
-        """(B, S, n): heads are weighted and summed block by block."""
-        assert call.text is not None
-        images, _, pixels, _ = call.query.shape
-        tokens = len(range(*call.text.indices(call.keys)))
-        layer_map = torch.zeros(images, pixels, call.text_axis or tokens, device=call.query.device)
-        for batch, rows in blocks(call, call.text, pixels, self.max_bytes):
-            attention = probabilities(call, call.text, batch, rows)
-            layer_map[batch, rows, :tokens] = maps.weigh_heads(attention, head_weights[batch, :, rows])
-        return layer_map
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:
         feature = _dense_feature(call, self.plan.feature_kind)
@@ -207,19 +211,19 @@ class AttentionStatistics:
         weight = self._weights[layer]
         if self.keep_layer_maps:
             self._layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
-        weighted = layer_map * weight[:, None, None]
+        weighted = layer_map.mul_(weight[:, None, None]) if not self.keep_layer_maps else layer_map * weight[:, None, None]
         self._totals[grid] = self._totals[grid].add_(weighted) if grid in self._totals else weighted
 
 
 class _Reference:
     """The reference affinity R of a batch: kept whole while it fits the byte budget, else recomputed block by block."""
 
-    def __init__(self, feature: Tensor, max_bytes: int, rows: int | None) -> None:
+    def __init__(self, feature: Tensor, max_bytes: int, rows: int | Literal["all", "auto"]) -> None:
         self.feature, self.max_bytes = feature, max_bytes
         self.grid = (feature.shape[2], feature.shape[3])
         pixels = self.grid[0] * self.grid[1]
-        count = min(rows or pixels, pixels)
-        self.rows = torch.linspace(0, pixels - 1, count).round().long()
+        self.rows = layers.sampled_rows(self.grid, rows)
+        count = len(self.rows)
         whole = 4 * feature.shape[0] * count * pixels <= max_bytes
         self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
         self._on_grid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # R on layers' grids, and the query rows it meets
@@ -230,6 +234,10 @@ class _Reference:
         """The layer's weight before normalisation, one per image: (B,). Attention rows that it took go to `keep`."""
         chosen = layers.METHODS.find(method)
         partial, weight = chosen.partial, chosen.weight
+        if method == "dot_product" and self._affinity is not None and not renormalize:
+            fused = self._fused(call, keep)
+            if fused is not None:
+                return fused
         fits = 4 * call.query.shape[0] * len(self.rows) * call.grid[0] * call.grid[1] <= self.max_bytes
         if chosen.linear and self._affinity is not None and fits and not renormalize:
             parts = self._on_the_layers_grid(call, partial, self._affinity, keep)
@@ -266,9 +274,7 @@ class _Reference:
     ) -> Iterator[tuple[slice, Tensor]]:
         """The same sum for a linear method: R is brought to the layer's grid, once per grid, instead of every layer to R's."""
         assert call.image is not None
-        if call.grid not in self._on_grid:
-            self._on_grid[call.grid] = layers.on_layer_grid(affinity, self.rows, self.grid, call.grid)
-        moved, queries = self._on_grid[call.grid]
+        moved, queries = self._moved(call.grid, affinity)
         if keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE:
             keep[call.layer] = KnownRows(queries, torch.empty_like(moved))
         for batch, rows in blocks(call, call.image, len(queries), self.max_bytes):
@@ -276,6 +282,25 @@ class _Reference:
             if keep is not None and call.layer in keep:
                 keep[call.layer].values[batch, rows] = attention
             yield batch, partial(moved[batch, rows], attention)
+
+    def _moved(self, grid: tuple[int, int], affinity: Tensor) -> tuple[Tensor, Tensor]:
+        """R on a layer's grid and the query rows it meets there, computed once per grid."""
+        if grid not in self._on_grid:
+            self._on_grid[grid] = layers.on_layer_grid(affinity, self.rows, self.grid, grid)
+        return self._on_grid[grid]
+
+    def _fused(self, call: AttentionCall, keep: dict[str, KnownRows] | None) -> Tensor | None:
+        """sum(R * P) for every image by one fused kernel; None where it does not fit. Rows it took go to `keep`."""
+        assert self._affinity is not None
+        moved, queries = self._moved(call.grid, self._affinity)
+        kept = keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE
+        found = inner_product(call, queries, moved, kept)
+        if found is None:
+            return None
+        product, values = found
+        if keep is not None and values is not None:
+            keep[call.layer] = KnownRows(queries, values)
+        return product.sum(1)
 
     def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
         if self._affinity is not None:

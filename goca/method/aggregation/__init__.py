@@ -24,7 +24,8 @@ class Aggregation:
         reference_channels: `all` channels of that feature (the paper), or the `first` alone (the released code, for parity).
         feature_size: side of the square grid on which maps are added up.
         renormalize: make resized self-attention rows sum to 1, so that low-resolution layers do not weigh more.
-        rows: estimate layer weights from this many query rows, evenly spread; null uses all.
+        rows: estimate layer weights from this many query rows of the reference, one at random in each of as many cells of the
+            picture; `all` is exact; `auto` is exact up to 1024 rows (32 x 32) and takes 512 of more.
     """
 
     heads: str
@@ -34,7 +35,12 @@ class Aggregation:
     reference_channels: Literal["all", "first"] = "all"
     feature_size: PositiveInt = 64
     renormalize: bool = False
-    rows: PositiveInt | None = None
+    rows: PositiveInt | Literal["all", "auto"] = "auto"
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _null_is_all(cls, rows: object) -> object:
+        return "all" if rows is None else rows  # configurations of earlier runs say null
 
     @field_validator("heads")
     @classmethod

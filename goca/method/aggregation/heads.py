@@ -77,11 +77,16 @@ def _normalised(weights: Tensor) -> Tensor:
     return torch.where(total != 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[1]))
 
 
-def _dots(output: Tensor, projection: Tensor) -> Tensor:
-    """o_h[i] . O[i] for every head and pixel: (B, H, S)."""
+def projected_back(output: Tensor, projection: Tensor) -> Tensor:
+    """O W^O of every pixel: (B, S, H * d), whose part for head h is what z_h is multiplied with to give o_h . O."""
     flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)
     more_pixels_than_channels = flat.shape[0] * flat.shape[1] > projection.shape[1]
-    back = flat @ (projection.T @ projection) if more_pixels_than_channels else (flat @ projection.T) @ projection  # O W
+    return flat @ (projection.T @ projection) if more_pixels_than_channels else (flat @ projection.T) @ projection
+
+
+def _dots(output: Tensor, projection: Tensor) -> Tensor:
+    """o_h[i] . O[i] for every head and pixel: (B, H, S)."""
+    flat, back = output.transpose(1, 2).flatten(2), projected_back(output, projection)
     return (flat.float() * back.float()).unflatten(2, (output.shape[1], -1)).sum(-1).transpose(1, 2)
 
 

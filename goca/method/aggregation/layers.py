@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -88,6 +90,37 @@ def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> T
     return torch.softmax(queries @ flat, dim=-1)
 
 
+EXACT_UP_TO = 1024  # rows of the reference; 512 of 4096 rows change no weight by more than 2 % (docs/performance.md)
+SAMPLED = 512
+
+
+def sampled_rows(grid: tuple[int, int], rows: int | Literal["all", "auto"]) -> Tensor:
+    """The reference's query rows that layer weights are estimated from, ascending: (r,).
+
+    Stratified: the picture is cut into `rows` cells of equal size, and one pixel of each is taken at random. Pixels at even
+    distances would all lie in a few columns of the picture. The choice depends on the grid and the number alone.
+
+    >>> len(sampled_rows((64, 64), "auto")), len(sampled_rows((16, 16), "auto")), len(sampled_rows((64, 64), 100))
+    (512, 256, 100)
+    """
+    pixels = grid[0] * grid[1]
+    if rows == "auto":
+        rows = "all" if pixels <= EXACT_UP_TO else SAMPLED
+    if rows == "all" or rows >= pixels:
+        return torch.arange(pixels)
+    generator = torch.Generator().manual_seed(pixels)
+    bands = max(1, min(grid[0], round((rows * grid[0] / grid[1]) ** 0.5)))  # cells about as wide as they are high
+    chosen = []
+    for band in range(bands):
+        cells = rows * (band + 1) // bands - rows * band // bands
+        top, bottom = grid[0] * band // bands, grid[0] * (band + 1) // bands
+        edges = torch.arange(cells + 1) * ((bottom - top) * grid[1]) // cells  # along the band, column by column
+        place = edges[:-1] + (torch.rand(cells, generator=generator) * (edges[1:] - edges[:-1])).long()
+        chosen.append((top + place % (bottom - top)) * grid[1] + place // (bottom - top))
+    return torch.cat(chosen).sort().values
+
+
+@lru_cache(maxsize=64)
 def nearest_rows(grid: tuple[int, int], target: tuple[int, int]) -> Tensor:
     """For each position of `target` the row of `grid` it is nearest to (rounded down, as upstream): (h_t * w_t,)."""
     y = torch.arange(target[0]) * grid[0] // target[0]

@@ -44,6 +44,20 @@ class SelfAttention(Protocol):
         ...
 
 
+@runtime_checkable
+class KernelSelfAttention(SelfAttention, Protocol):
+    """Self-attention that can also be multiplied with values by the attention kernel, without its rows."""
+
+    @property
+    def through_kernel(self) -> bool:
+        """Whether `apply` is the faster way on this device."""
+        ...
+
+    def apply(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Rows times values (h * w, C), all or those of some query pixels: (r, C) float32."""
+        ...
+
+
 @dataclass(frozen=True)
 class RefinementContext:
     """What one image offers to refinements."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from goca.method.aggregation.layers import nearest_rows, resize_keys
 from goca.method.calibration import ClassMaps
-from goca.method.refinement.base import RefinementContext, SelfAttention
+from goca.method.refinement.base import KernelSelfAttention, RefinementContext, SelfAttention
 from goca.ops import Interpolation, blocks, is_constant, minmax, resize, resize_adjoint
 
 _BLOCK_BYTES = 4 * 2**20
@@ -76,10 +76,15 @@ class Propagation:
         groups = [list(group) for _, group in groupby(sorted(affinities, key=grid), key=grid)]
         self._terms = [_Term(group, size, mode, max_bytes) for group in groups]
         self._count = len(affinities)
-        self._kept = [list(term.rows()) for term in self._terms] if sum(t.bytes for t in self._terms) <= keep_bytes else None
+        by_kernel = all(isinstance(affinity, KernelSelfAttention) and affinity.through_kernel for affinity in affinities)
+        self._through_kernel = by_kernel and mode is None
+        few = not self._through_kernel and sum(term.bytes for term in self._terms) <= keep_bytes
+        self._kept = [list(term.rows()) for term in self._terms] if few else None
 
     def __call__(self, maps: Tensor) -> Tensor:
         """T X for maps (C, h, w)."""
+        if self._through_kernel:
+            return sum((term.apply(maps) for term in self._terms), maps.new_zeros(())) / self._count
         kept: Sequence[Iterable[Tensor]] = self._kept or [term.rows() for term in self._terms]
         return sum((term(maps, rows) for term, rows in zip(self._terms, kept, strict=True)), maps.new_zeros(())) / self._count
 
@@ -130,6 +135,17 @@ class _Term:
             for affinity in self.affinities[1:]:
                 total += affinity.rows(index)
             yield resize_keys(total, self.grid, self.size) if self.coarsens else total
+
+    def apply(self, maps: Tensor) -> Tensor:
+        """The term's part of T X by attention kernels, with the maps as values."""
+        values = resize_adjoint(maps, self.grid).flatten(1).T  # (keys, C)
+        every = len(self.source) == self.grid[0] * self.grid[1]
+        source = None if every else self.source.to(maps.device)
+        moved = values.new_zeros(())
+        for affinity in self.affinities:
+            assert isinstance(affinity, KernelSelfAttention)
+            moved = moved + affinity.apply(values, source).T
+        return moved[:, self.inverse.to(moved.device)].unflatten(1, self.size)
 
     def __call__(self, maps: Tensor, rows: Iterable[Tensor]) -> Tensor:
         values = resize_adjoint(maps, self.keys, self.mode or "bilinear").flatten(1).T  # (keys, C)

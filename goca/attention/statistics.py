@@ -15,7 +15,7 @@ from torch import Tensor
 
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.reductions import head_mean_values, head_weights, inner_product, mean_rows, weighted_map
-from goca.method.aggregation import Aggregation, heads, layers, maps
+from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
 
 Precision = Literal["auto", "float32", "model"]

@@ -76,10 +76,10 @@ class Propagation:
         groups = [list(group) for _, group in groupby(sorted(affinities, key=grid), key=grid)]
         self._terms = [_Term(group, size, mode, max_bytes) for group in groups]
         self._count = len(affinities)
+        self._kept = [list(term.rows()) for term in self._terms] if sum(t.bytes for t in self._terms) <= keep_bytes else None
+        # Rows that are used more than once pay for themselves; otherwise the attention kernel may be faster without them.
         by_kernel = all(isinstance(affinity, KernelSelfAttention) and affinity.through_kernel for affinity in affinities)
-        self._through_kernel = by_kernel and mode is None
-        few = not self._through_kernel and sum(term.bytes for term in self._terms) <= keep_bytes
-        self._kept = [list(term.rows()) for term in self._terms] if few else None
+        self._through_kernel = by_kernel and mode is None and self._kept is None
 
     def __call__(self, maps: Tensor) -> Tensor:
         """T X for maps (C, h, w)."""
@@ -128,8 +128,10 @@ class _Term:
 
     def rows(self) -> Iterator[Tensor]:
         """The rows in use, summed over affinities: blocks (r, keys)."""
-        # Small blocks are added up within a CPU's cache, and a GPU does not mind some dozens of them.
-        for block in blocks(len(self.source), 2 * 4 * self.grid[0] * self.grid[1], min(self.max_bytes, _BLOCK_BYTES)):
+        # Small blocks are added up within a CPU's cache; a GPU wants few and large ones.
+        by_kernel = any(isinstance(affinity, KernelSelfAttention) and affinity.through_kernel for affinity in self.affinities)
+        block_bytes = self.max_bytes if by_kernel else min(self.max_bytes, _BLOCK_BYTES)
+        for block in blocks(len(self.source), 2 * 4 * self.grid[0] * self.grid[1], block_bytes):
             index = self.source[block]
             total = self.affinities[0].rows(index)
             for affinity in self.affinities[1:]:

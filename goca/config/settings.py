@@ -29,6 +29,7 @@ class Paths(Section):
 
 class Attention(Section):
     max_bytes: PositiveInt = 2**28
+    precision: Literal["auto", "float32", "model"] = "auto"
 
 
 class Figures(Section):

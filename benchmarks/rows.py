@@ -1,8 +1,8 @@
 """How well a few rows of the reference affinity estimate GoCA's layer weights: `python -m benchmarks.rows --size 256`.
 
 Of each scene every row's part of sum(R * P) is computed once, for every layer; any choice of rows is then a selection of them.
-Prints, for each bundled backbone, number of rows and way of choosing, the largest and the mean error of a layer's weight, relative
-to the mean weight 1 / L, and the standard error that the variance over rows predicts.
+Prints, for each bundled backbone, number of rows and way of choosing, the largest and the mean error of a layer's weight,
+relative to the mean weight 1 / L, and the standard error that the variance over rows predicts.
 """
 
 from __future__ import annotations
@@ -91,12 +91,13 @@ def measure(name: str, size: int, images: int, counts: list[int]) -> list[dict[s
         for how, chosen in choices(side, count).items():
             found_weights = layers.normalised(values[..., chosen].sum(-1).T)
             error = (found_weights - exact).abs() * exact.shape[1]  # beside the mean weight 1 / L
+            of_means = (found_weights.mean(0) - exact.mean(0)).abs().max() * exact.shape[1]
             spread = values[..., chosen].std(-1) / values[..., chosen].mean(-1) * (1 / count - 1 / values.shape[-1]) ** 0.5
             rows.append(
                 {
                     "benchmark": "rows", "model": name, "grid": list(side), "rows": count, "choice": how, "images": images,
                     "largest_error": round(float(error.max()), 5), "mean_error": round(float(error.mean()), 5),
-                    "mean_of_weights_error": round(float((found_weights.mean(0) - exact.mean(0)).abs().max() * exact.shape[1]), 5),
+                    "error_of_mean_weights": round(float(of_means), 5),
                     "predicted_relative": round(float(spread.mean()), 5),
                 }
             )  # fmt: skip

@@ -28,6 +28,7 @@ from goca.attention.statistics import AttentionStatistics
 from goca.backbones.loading import architectures
 from goca.backbones.loading.pipelines import choose_device
 from goca.backbones.observable import observable_layers
+from goca.method.plan import plan_layers
 from goca.method.refinement import RefinementContext
 from goca.prompts import sources
 from goca.prompts.prompt import TextSegment
@@ -87,7 +88,7 @@ def observed(backbone: Any, model: str, batch: int, overrides: list[str], precis
     pixels, texts = _pixels(backbone, batch), [", ".join(WORDS)] * batch
     table, prompts = sources.from_text(texts[0], backbone.text_segments)
     ids = [str(image) for image in range(batch)]
-    plan = backbone.plan(aggregation, needs.self_attention, needs.features)
+    plan = plan_layers(backbone, aggregation, needs.self_attention, needs.features)
 
     @torch.inference_mode()
     def run() -> object:

@@ -92,7 +92,7 @@ class Studio:
         if setting.model not in self._backbones:
             self._backbones = {}  # one at a time: two large models rarely fit
             self._backbones[setting.model] = config.build(cfg, "model").load()
-        return Segmentor(self._backbones[setting.model], Method.from_config(cfg), cfg.seed, cfg.attention.max_bytes)
+        return Segmentor(self._backbones[setting.model], Method.from_config(cfg), cfg.seed, **cfg.attention)
 
 
 def shown(view: AttentionView) -> tuple[Image.Image, int]:

@@ -75,7 +75,7 @@ def build(cfg: DictConfig) -> Generator:
         backbone=config.build(cfg, "model"),
         guidance=config.build(cfg, "guidance"),
         method=method,
-        max_bytes=cfg.attention.max_bytes,
+        **cfg.attention,
         steps=cfg.steps,
         size=None if size is None else (size[0], size[1]),
         scheduler=cfg.scheduler,

@@ -63,7 +63,7 @@ class HeadStatistics(AttentionStatistics):
 
     def __init__(self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int]) -> None:
         plan = segmentor.plan()
-        super().__init__(segmentor.method.aggregation, plan, segmentor.max_bytes, keep_layer_maps=True)
+        super().__init__(segmentor.method.aggregation, plan, segmentor.max_bytes, True, segmentor.precision)
         shown = [plan.reference] if plan.reference and plan.reference in plan.cross else list(plan.cross)[-1:]
         self.head_layers = resolve(head_layers or shown, plan.cross, "heads")
         self._tokens = list(tokens)

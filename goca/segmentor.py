@@ -12,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from goca import config
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.statistics import AttentionStatistics, Observation, Precision
 from goca.backbones.auto import propose_for
 from goca.backbones.base import Backbone
 from goca.data.base import Sample
@@ -60,13 +60,17 @@ class Segmentor:
         method: what is done with the attention.
         seed: with the image id it determines the noise.
         max_bytes: largest block of attention probabilities held at a time.
+        precision: of the products of queries and keys, as `AttentionStatistics` has it.
 
     Attributes:
         timer: seconds by stage since they were last taken.
     """
 
-    def __init__(self, backbone: Backbone, method: Method, seed: int = 0, max_bytes: int = 2**28) -> None:
-        self.backbone, self.method, self.seed, self.max_bytes = backbone, method, seed, max_bytes
+    def __init__(
+        self, backbone: Backbone, method: Method, seed: int = 0, max_bytes: int = 2**28, precision: Precision = "auto"
+    ) -> None:
+        self.backbone, self.method, self.seed = backbone, method, seed
+        self.max_bytes, self.precision = max_bytes, precision
         self.timer = StageTimer()
 
     # ---------------------------------------------------------------------------------------------------------- making
@@ -121,7 +125,7 @@ class Segmentor:
         Raises:
             ConfigError: a key, value or type that does not fit.
         """
-        return cls(config.build(cfg, "model"), Method.from_config(cfg), cfg.seed, cfg.attention.max_bytes)
+        return cls(config.build(cfg, "model"), Method.from_config(cfg), cfg.seed, **cfg.attention)
 
     # ------------------------------------------------------------------------------------------------------- one image
     def segment(self, image: ImageSource, words: str | Sequence[str], background: float | bool | None = None) -> Segmentation:
@@ -197,7 +201,9 @@ class Segmentor:
 
         `statistics` that follow `plan()` may keep more than the method needs.
         """
-        statistics = statistics or AttentionStatistics(self.method.aggregation, self.plan(), self.max_bytes)
+        statistics = statistics or AttentionStatistics(
+            self.method.aggregation, self.plan(), self.max_bytes, precision=self.precision
+        )
         pixels = [row.seen.pixels for row in rows]
         if any(image is None for image in pixels):
             raise ValueError("samples need `pixels`; set the data module's size to the backbone's")

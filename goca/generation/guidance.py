@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_valida
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.statistics import AttentionStatistics, Observation, Precision
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
@@ -109,6 +109,7 @@ class RegionGuide:
         roles: one per picture of the batch.
         watch: called with (picture, step) at every call.
         max_bytes: largest block of attention probabilities held at a time.
+        precision: of the products of queries and keys, as `AttentionStatistics` has it.
     """
 
     def __init__(
@@ -119,9 +120,10 @@ class RegionGuide:
         roles: Sequence[TokenRoles],
         watch: Callable[[int, Step], None] | None = None,
         max_bytes: int = 2**28,
+        precision: Precision = "auto",
     ) -> None:
         self.backbone, self.method, self.guidance = backbone, method, guidance
-        self.roles, self.watch, self.max_bytes = roles, watch, max_bytes
+        self.roles, self.watch, self.max_bytes, self.precision = roles, watch, max_bytes, precision
         # T5 models take everything from the conditional half: the other one need not be observed.
         self.half: Literal["both", "conditional"] = "conditional" if roles[0].global_half == "conditional" else "both"
         self._plan = method.plan(backbone)
@@ -160,7 +162,7 @@ class RegionGuide:
         # Regions are no finer than the latents that they guide.
         size = min(self.method.aggregation.feature_size, max(grid))
         aggregation = replace(self.method.aggregation, feature_size=size)
-        statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes)
+        statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes, precision=self.precision)
 
         def observe(raw: RawCall) -> None:
             call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)

@@ -12,6 +12,7 @@ import diffusers
 import torch
 from PIL import Image
 
+from goca.attention.statistics import Precision
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
 from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Step, check_method
@@ -67,6 +68,7 @@ class Generator:
         scheduler_options: changes to that scheduler's configuration.
         options: further arguments of the pipeline's call, such as `eta`.
         max_bytes: largest block of attention probabilities held at a time.
+        precision: of the products of queries and keys, as `AttentionStatistics` has it.
     """
 
     backbone: Backbone
@@ -78,6 +80,7 @@ class Generator:
     scheduler_options: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     max_bytes: int = 2**28
+    precision: Precision = "auto"
 
     def prepare(self) -> None:
         """Check that pipeline, size, layers and options fit, and set the scheduler; the backbone has to be inspected or loaded.
@@ -151,7 +154,7 @@ class Generator:
         if not isinstance(self.guidance, RegionGuidance):
             return nullcontext()
         roles = [token_roles(request.text, self.backbone.text_segments) for request in requests]
-        return RegionGuide(self.backbone, self.method, self.guidance, roles, watch, self.max_bytes)
+        return RegionGuide(self.backbone, self.method, self.guidance, roles, watch, self.max_bytes, self.precision)
 
     def _scheduler(self, current: Any) -> Any:
         """The wanted scheduler with the noise schedule of the present one."""

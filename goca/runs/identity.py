@@ -9,8 +9,8 @@ from typing import Any
 # Where things lie, what is shown and how the work is spread. `data` repeats keys of the root and the section `dataset`; a
 # checkpoint is compared by its hash; the batch size moves results by less than docs/reliability.md says.
 FREE = (
-    "run", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "attention", "hydra",
-    "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
+    "run", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions",
+    "attention.max_bytes", "hydra", "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers", "data.keep_unreadable", "dataset.root",
     "model.checkpoint", "model.device", "model.placement", "model.prompt_cache", "model.text_encoders",
     "model.allow_pickle",
 )  # fmt: skip
@@ -20,11 +20,15 @@ SHARD = ("data.shard",)
 # Settings that were added later, and what runs begun before did: such a run and one with this value are the same. A new
 # setting whose default is not null belongs here; positions in lists are left out of the names.
 ADDED: Mapping[str, Any] = {
+    "aggregation.rows": "auto",
+    "attention.precision": "auto",
     "dataset.orientation": "auto",
     "dataset.palette": "colours",
     "views._target_": "Views",
     "views.views": 1,
 }
+
+_EXACT_SIZE = 512  # pixels
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[str, tuple[Any, Any]]:
@@ -49,9 +53,13 @@ def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[st
     >>> decisive({"seed": 0, "logger": {"mode": "auto"}, "limit": None, "dataset": {"orientation": "auto"}})
     {'seed': 0}
     """
+    flat = dict(_flat(config))
+    # Null stands for all rows. Up to this image size `auto`, the default since, takes all of them as well.
+    if flat.get("aggregation.rows", "auto") is None and flat.get("model.size", 0) > _EXACT_SIZE:
+        flat["aggregation.rows"] = "all"
     return {
         key: value
-        for key, value in _flat(config)
+        for key, value in flat.items()
         if not is_free(key, free) and value is not None and not (value == _added(key) and type(value) is type(_added(key)))
     }
 

@@ -13,6 +13,7 @@ HYDRA = {
     "goca.app": "port",
     "goca.caption": "limit",
     "goca.layers": "model.size",
+    "goca.verify": "weights",
     "goca.dashboard": "offline",
     "goca.generate": "steps",
     "goca.evaluate_generation": "chunk",

@@ -182,6 +182,16 @@ class Dashboard(Section):
     offline: bool
 
 
+class Verify(Section):
+    weights: Literal["real", "random"]
+    image: Name | None
+    words: Annotated[list[Name], Field(min_length=1)]
+    output: Name
+    table: Name | None
+    records: Name
+    paths: Paths
+
+
 SETTINGS: Mapping[str, type[Section]] = {
     "config": Run,
     "observe": Observe,
@@ -195,6 +205,7 @@ SETTINGS: Mapping[str, type[Section]] = {
     "train_classifier": TrainClassifier,
     "train_decoder": TrainDecoder,
     "dashboard": Dashboard,
+    "verify": Verify,
 }
 
 

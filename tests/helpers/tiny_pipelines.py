@@ -103,7 +103,7 @@ def tiny_flux(guidance: bool = True) -> Any:
     )
 
 
-def tiny_sd3(dual: tuple[int, ...] = (), t5: bool = True) -> Any:
+def tiny_sd3(dual: tuple[int, ...] = (), with_t5: bool = True) -> Any:
     transformer = diffusers.SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
@@ -127,8 +127,8 @@ def tiny_sd3(dual: tuple[int, ...] = (), t5: bool = True) -> Any:
         tokenizer=small_clip_tokenizer(),
         text_encoder_2=clip(projected=True),
         tokenizer_2=small_clip_tokenizer(),
-        text_encoder_3=t5(32) if t5 else None,
-        tokenizer_3=small_t5_tokenizer() if t5 else None,
+        text_encoder_3=t5(32) if with_t5 else None,
+        tokenizer_3=small_t5_tokenizer() if with_t5 else None,
     )
 
 
@@ -218,7 +218,7 @@ FAMILIES: dict[str, Family] = {
     "flux_schnell": Family(FluxBackbone, lambda: tiny_flux(guidance=False), DOUBLE_AND_SINGLE, {"text_length": 16}),
     "sd3": Family(SD3Backbone, tiny_sd3, JOINT, {"text_length": 24}),
     "sd35": Family(SD3Backbone, lambda: tiny_sd3(dual=(0, 1)), JOINT, {"text_length": 24}),
-    "sd3_without_t5": Family(SD3Backbone, lambda: tiny_sd3(t5=False), JOINT, {"text_length": 24}, model="sd3"),
+    "sd3_without_t5": Family(SD3Backbone, lambda: tiny_sd3(with_t5=False), JOINT, {"text_length": 24}, model="sd3"),
     "chroma": Family(ChromaBackbone, tiny_chroma, DOUBLE_AND_SINGLE, {"text_length": 24}),
     "aura_flow": Family(AuraFlowBackbone, tiny_aura_flow, DOUBLE_AND_SINGLE, {"text_length": 40}),
     "qwen_image": Family(QwenImageBackbone, tiny_qwen_image, JOINT, {"text_length": 64}, masked=True, causal=True),

@@ -77,7 +77,14 @@ def small_chatglm_tokenizer() -> ChatGLMTokenizer:
     """Sentencepiece pieces of the scenes' words, letters, and bytes for everything else; slow, and without offsets."""
     texts = [" ".join(WORDS)] * 20 + list(string.ascii_letters) + [" ".join(_MARKS)] * 5
     folder = Path(tempfile.mkdtemp(prefix="chatglm_"))
-    options = {"vocab_size": 400, "hard_vocab_limit": False, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2}
+    options = {
+        "vocab_size": 400,
+        "hard_vocab_limit": False,
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "character_coverage": 1.0,
+        "minloglevel": 2,
+    }
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), num_threads=1, **options
     )

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from goca.config.identity import FREE, SHARD, difference
 from goca.errors import ConfigError, DataError, GocaError
 from goca.redact import redact
-from goca.runs.identity import FREE, SHARD, difference
 
 if TYPE_CHECKING:
     from goca.runs.folder import RunFolder

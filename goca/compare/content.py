@@ -15,9 +15,9 @@ from goca.compare.names import kind_titles
 from goca.compare.runs import Kind, Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
+from goca.config.identity import FREE_UNREAD, group_of, is_free
 from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
-from goca.runs.identity import FREE_UNREAD, group_of, is_free
 from goca.runs.summary import total_counts
 from goca.runs.tables import Cell, Table
 

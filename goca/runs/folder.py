@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from goca.config.identity import difference
 from goca.errors import ConfigError, DataError, OutputError
-from goca.runs.identity import difference
 from goca.runs.journal import Journal, read_journal
 from goca.runs.labels import LabelMaps
 from goca.runs.parquet import write_parquet

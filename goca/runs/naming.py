@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from goca import config
+from goca.config.identity import class_name
 from goca.paths import CONF
-from goca.runs.identity import class_name
 
 STAGES = ("aggregation", "calibration", "refinement", "decision", "views")
 _FIRST = ("goca", "vanilla", "manual")  # named in preference to others that are as near

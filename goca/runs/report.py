@@ -13,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from goca.config.identity import group_of
 from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.errors import GocaError
@@ -20,7 +21,6 @@ from goca.figures import plots
 from goca.figures.example import Example
 from goca.redact import redact
 from goca.runs.folder import RunFolder
-from goca.runs.identity import group_of
 from goca.runs.records import Summary
 from goca.runs.tables import Table, run_tables
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from goca.runs.identity import FREE_UNREAD, decisive
+from goca.config.identity import FREE_UNREAD, decisive
 from goca.runs.records import Summary
 
 FINISHED = "finished.json"  # in the folder of a job that another folder holds the results of

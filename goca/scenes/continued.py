@@ -10,8 +10,8 @@ import yaml
 from omegaconf import DictConfig
 
 from goca import config
+from goca.config.identity import difference
 from goca.errors import ConfigError
-from goca.runs.identity import difference
 
 FILE = "training.yaml"
 # Where things lie and how the work is spread.

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from goca import config
+from goca.config.identity import decisive, difference, group_of
 from goca.paths import BUNDLED
-from goca.runs.identity import decisive, difference, group_of
 from goca.runs.sweeps import config_hash
 
 BEFORE = yaml.safe_load(Path(__file__).with_name("begun_before.yaml").read_text().replace("bundled/", f"{BUNDLED}/"))

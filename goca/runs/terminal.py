@@ -116,7 +116,7 @@ def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console
             )
         console.print(table)
     if summaries:
-        text = f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json"
+        text = f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json\nOn one page: python -m goca.compare {folder}"
     else:
         text = f"No job of this sweep finished: there are no numbers and no pictures in {folder}"
     console.print(text, soft_wrap=True, markup=False, highlight=False)

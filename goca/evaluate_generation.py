@@ -27,7 +27,7 @@ from torch import Tensor
 from goca import config
 from goca.errors import ConfigError, DataError
 from goca.generation.frechet import Gaussian
-from goca.generation.image_sets import ImageSet, measured
+from goca.generation.image_sets import ImageSet, measured, read_file
 from goca.generation.measures import ClipScore, Features
 from goca.generation.pictures import origin, read_manifest
 from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
@@ -100,11 +100,8 @@ def image_size(images: ImageSet) -> tuple[int, int]:
     file = images.files[0]
     if isinstance(file, int):
         return 64, 64
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except OSError as error:
-        raise DataError(f"{file} is no readable image ({error}); remove it or make it again") from error
+    height, width, _ = read_file(file).shape
+    return height, width
 
 
 def check_count(images: ImageSet, features: Features, minimum: int | None) -> None:

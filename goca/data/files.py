@@ -61,13 +61,13 @@ def existing(path: Path) -> Path:
     return found
 
 
-def file_name(name: str, ending: str = "", most: int = 250) -> str:
+def file_name(name: str, ending: str = "", most: int = 255) -> str:
     """A name, such as an image id, as the name of a file to write; what is too long is cut and told apart by a digest.
 
     Args:
         most: bytes that each part of the path may have; file systems take 255.
 
-    >>> file_name("city/a", ".png"), len(file_name("图" * 100, ".png").encode()) <= 250
+    >>> file_name("city/a", ".png"), len(file_name("图" * 100, ".png").encode()) <= 255
     ('city/a.png', True)
     """
     *folders, last = name.split("/")

@@ -61,7 +61,7 @@ def write(
     palette = np.full((256, 3), _VOID, np.uint8)
     palette[: min(len(classes), IGNORE)] = classes.colours[:IGNORE]
     strip.putpalette(palette.tobytes())
-    path = folder / file_name(image_id)
+    path = folder / file_name(image_id, most=251)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(path.with_name(f"{path.name}.jpg"), quality=85)
     strip.save(path.with_name(f"{path.name}.png"), optimize=True)

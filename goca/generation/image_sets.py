@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from goca.data.pictures import ENDINGS, read_rgb
 from goca.errors import DataError
 from goca.generation.pictures import origin, read_manifest
 from goca.scenes.generator import TEST_SEEDS, scene
 
 Resize = Literal["crop", "squash"]
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ImageSet:
         if records:
             files = tuple(folder / record["file"] for record in records)
             return cls(folder.name, files, tuple(record["prompt"] for record in records), tuple(map(origin, records)))
-        files = tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in _SUFFIXES))
+        files = tuple(sorted(path for path in folder.glob("*") if path.suffix.lower() in ENDINGS))
         if not files:
             raise DataError(f"{source}: {'no image in this folder' if folder.is_dir() else 'there is no such folder'}")
         return cls(folder.name, files, ids=tuple(path.stem for path in files))
@@ -75,19 +75,20 @@ class ImageSet:
             DataError: the file is no readable image.
         """
         file = self.files[position]
-        if isinstance(file, int):
-            image = Image.fromarray(scene(file, min(size)).image)
-        else:
-            try:
-                with Image.open(file) as opened:
-                    image = opened.convert("RGB")
-            except (OSError, SyntaxError) as error:
-                raise DataError(f"{file} is no readable image ({error}); remove it or make it again") from error
+        image = Image.fromarray(scene(file, min(size)).image if isinstance(file, int) else read_file(file))
         width, height = size[1], size[0]
         if image.size != (width, height):
             fit = ImageOps.fit if resize == "crop" else Image.Image.resize
             image = fit(image, (width, height), Image.Resampling.BICUBIC)
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def read_file(file: Path) -> np.ndarray:
+    """(H, W, 3) uint8, by the rules of all pictures; DataError where it cannot be read."""
+    try:
+        return read_rgb(file)
+    except DataError as error:
+        raise DataError(f"{file} is no readable image ({error}); remove it or make it again") from error
 
 
 def measured(

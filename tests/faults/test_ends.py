@@ -155,3 +155,47 @@ def test_ctrl_c_leaves_the_bars_line_before_it_says_why(tiny: list[str], tmp_pat
     assert process.returncode == 130
     assert bar.endswith("\n")
     assert said.startswith("error: stopped by SIGINT; the same command with run.dir=")
+
+
+def _folder(root: Path, sizes: dict[str, tuple[int, int]], mode: str) -> list[str]:
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+        for name, size in sizes.items():
+            Image.new("RGB" if kind == "images" else mode, size, (1, 1, 1) if kind == "images" or mode == "RGB" else 1).save(
+                root / kind / f"{name}.png"
+            )
+    (root / "classes.txt").write_text("grass\n[red]sky $x^{2\n雪\n", encoding="utf-8")
+    return ["dataset=folder", f"paths.data={root}"]
+
+
+def test_a_run_whose_images_all_fail_lists_why(run: Run, tmp_path: Path) -> None:
+    code, _, err = run(*_folder(tmp_path / "colour", {"a": (8, 8), "b": (8, 8)}, "RGB"), f"run.dir={tmp_path / 'out'}")
+    assert code == 2
+    assert err.count("is a colour picture (mode RGB)") == 2
+    assert "2 of 2 images failed" in err
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["miou"] is None
+
+
+def test_odd_names_and_shapes_run_to_the_end(run: Run, tmp_path: Path) -> None:
+    """One column of 5000 pixels; names in every notation, one of 249 bytes."""
+    sizes = {"tall": (1, 5000), "wide": (5000, 1), "one": (1, 1), "图" * 83: (9, 9), "Ba$$in [red]{x} 100%_\udce9": (9, 9)}
+    folder, out = _folder(tmp_path / "odd", sizes, "L"), tmp_path / "out"
+    options = [
+        "limit=null",
+        "figures.count=5",
+        "figures.gallery=5",
+        "save_predictions=true",
+        "logger=csv",
+        "data.num_workers=1",
+    ]
+    code, _, err = run(*folder, *options, f"run.dir={out}")
+    assert (code, err) == (0, "")
+    names = {name.replace("\udce9", "%E9") for name in sizes}
+    assert {record["image_id"] for record in RunFolder(out).records()} == names
+    for image_id, size in zip(sorted(names), [sizes[name] for name in sorted(sizes)], strict=True):
+        with Image.open(out / "predictions" / f"{image_id}.png") as prediction:
+            assert prediction.size == size
+    figures = list((out / "figures").glob("*.png"))
+    assert len([file for file in figures if file.name.startswith("attention_")]) == 5
+    assert all(max(Image.open(file).size) < 3000 for file in figures)
+    assert len(list((out / "gallery").glob("*.jpg"))) == 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import textwrap
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -60,11 +62,24 @@ def group_table(choices: Mapping[str, str | None]) -> str:
     """The groups among `choices` (group -> chosen option) with a word of explanation and their options, for --help."""
     words = yaml.safe_load((CONF / "base" / "groups.yaml").read_text(encoding="utf-8"))
     lines = []
-    for group, chosen in reversed(choices.items()):  # Hydra lists them from the last to the first
+    for group, chosen in reversed(list(choices.items())):  # Hydra lists them from the last to the first
         if not group.startswith("hydra/") and options(group):
             lines.append(f"  {group} [{chosen}]: {words.get(group, 'a group of your own')}")
             lines += textwrap.wrap(option_names(group), 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
     return "\n".join(lines) or "  this command has none"
+
+
+def _quick_help() -> None:
+    """Have Hydra's --help collect the options of every group only for a template that shows them: it takes a second."""
+    slow = Hydra.get_help
+
+    def get_help(self: Hydra, help_cfg: Any, cfg: Any, args_parser: Any, resolve: bool) -> str:
+        if "CONFIG_GROUPS" in help_cfg.template:
+            return slow(self, help_cfg, cfg, args_parser, resolve)
+        template = string.Template(help_cfg.template)
+        return template.substitute(FLAGS_HELP=self.format_args_help(args_parser), CONFIG=OmegaConf.to_yaml(cfg, resolve=resolve))
+
+    Hydra.get_help = get_help
 
 
 def _resolver(name: str, function: str, **settings: bool) -> None:
@@ -78,5 +93,6 @@ def _resolver(name: str, function: str, **settings: bool) -> None:
 OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
 OmegaConf.register_new_resolver("options", option_names, replace=True)
 OmegaConf.register_new_resolver("group_table", group_table, replace=True)
+_quick_help()
 _resolver("run_folder", "goca.runs.sweeps.run_folder", use_cache=True)
 _resolver("auto_model", "goca.backbones.auto.setting")

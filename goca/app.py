@@ -220,7 +220,7 @@ def _controls(name: str, models: Sequence[str], aggregation: str, calibration: s
     with gr.Accordion(f"Setting {name}", open=False, elem_id=f"setting-{name}"):
         controls: list[Any] = [gr.Dropdown(list(models), value=models[0], label="backbone", elem_id=f"model-{name}")]
         for group, value in (("aggregation", aggregation), ("calibration", calibration), ("refinement", "affinity")):
-            controls.append(gr.Dropdown(_choices(group), value=value, label=group, elem_id=f"{group}-{name}"))
+            controls.append(gr.Dropdown(config.options(group), value=value, label=group, elem_id=f"{group}-{name}"))
         controls.append(gr.Checkbox(False, label="background competes", elem_id=f"background-{name}"))
         controls.append(gr.Slider(0, 1, value=0.7, step=0.05, label="background threshold (one word alone: 0.5)"))
     return controls
@@ -261,7 +261,7 @@ def launch(cfg: DictConfig, wait: bool = True) -> Any:
     """
     if gr is None:
         raise ConfigError(missing("gradio", "app", "the app"))
-    known = _choices("model")
+    known = config.options("model")
     for model in cfg.models:
         if model not in known:
             raise ConfigError(f"models: there is no model '{model}'; choices are {', '.join(known)}")
@@ -281,11 +281,6 @@ def launch(cfg: DictConfig, wait: bool = True) -> Any:
         prevent_thread_lock=not wait,
     )
     return page
-
-
-def _choices(group: str) -> list[str]:
-    """Options of a configuration group, a user's own among them."""
-    return sorted({path.stem for folder in config.folders() for path in (folder / group).glob("*.yaml")})
 
 
 def _scenes(folder: Path) -> list[tuple[str, str]]:

@@ -177,3 +177,27 @@ def test_an_installed_wheel_runs_a_users_own_model_data_and_calibration(tmp_path
     assert "my_backbone.Emphasis" in written
     assert "my_steps.square" in written
     assert f"checkpoint: {tmp_path / 'installed'}" in written  # its own bundled backbone, not the checkout's
+
+
+def test_a_users_preset_names_the_method(folder):
+    from goca.runs.naming import method_name
+
+    (folder / "my_conf" / "preset").mkdir()
+    (folder / "my_conf" / "preset" / "soft.yaml").write_text(
+        "# @package _global_\n# Ours.\ndefaults:\n  - override /refinement: blur\n  - override /views: darker\n"
+    )
+    assert method_name(config.compose(["preset=soft"], folder="my_conf")) == "soft"
+    assert method_name(config.compose(["refinement=blur"], folder="my_conf")) == "goca, refinement=blur"
+
+
+def test_auto_takes_a_users_model_config_with_the_same_layers_and_a_users_adapter(folder):
+    from goca.paths import BUNDLED
+
+    own = {"name": "auto", "checkpoint": str(BUNDLED / "scenes_unet")}
+    (folder / "my_conf" / "model" / "ours.yaml").write_text(
+        f"# Ours.\ndefaults:\n  - scenes_unet\ncheckpoint: {BUNDLED / 'scenes_unet'}\nname: ours\ntimestep: 77\n"
+    )
+    overrides = ["model=auto", f"model.checkpoint={own['checkpoint']}"]
+    assert config.compose(overrides, folder="my_conf").model.timestep == 77
+    assert config.compose(overrides).model.timestep == 100
+    assert "ours" in (config.compose([], folder="my_conf") and config.options("model"))

@@ -77,7 +77,9 @@ def _quick_help() -> None:
         if "CONFIG_GROUPS" in help_cfg.template:
             return slow(self, help_cfg, cfg, args_parser, resolve)
         template = string.Template(help_cfg.template)
-        return template.substitute(FLAGS_HELP=self.format_args_help(args_parser), CONFIG=OmegaConf.to_yaml(cfg, resolve=resolve))
+        return template.substitute(
+            FLAGS_HELP=self.format_args_help(args_parser), CONFIG=OmegaConf.to_yaml(cfg, resolve=resolve)
+        )
 
     Hydra.get_help = get_help
 

@@ -49,7 +49,7 @@ def method_name(cfg: DictConfig) -> str:
 
 def _stage_name(cfg: DictConfig, stage: str, values: Values, usual: Values) -> list[str]:
     """`stage=option` where the values are an option's, else also the keys that differ from the nearest one."""
-    options = {path.stem: _resolved(cfg, _option(stage, path.stem)) for path in sorted((CONF / stage).glob("*.yaml"))}
+    options = {name: _resolved(cfg, _option(stage, name)) for name in config.options(stage)}
     nearest = min(options, key=lambda name: (len(_changed(options[name], values)), options[name] != usual))
     chosen = [] if options[nearest] == usual else [f"{stage}={nearest}"]
     return [*chosen, *(f"{stage}.{key}={_short(value)}" for key, value in _changed(options[nearest], values).items())]
@@ -58,7 +58,7 @@ def _stage_name(cfg: DictConfig, stage: str, values: Values, usual: Values) -> l
 def _model_name(cfg: DictConfig) -> list[str]:
     """Settings of the model that belong to the method and are not those of its own file."""
     name = str(cfg.model.get("name"))
-    if not (CONF / "model" / f"{name}.yaml").is_file():
+    if name not in config.options("model"):
         return []
     usual, given = _option("model", name), OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(given, dict)
@@ -71,20 +71,23 @@ def _changed(before: Values, now: Values) -> dict[str, Any]:
     return {key: now.get(key) for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)}
 
 
-@cache
 def _presets() -> tuple[str, ...]:
-    names = sorted(path.stem for path in (CONF / "preset").glob("*.yaml") if path.stem != "none")
+    names = [name for name in config.options("preset") if name != "none"]
     return tuple(sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)))
 
 
-@cache
 def _preset(name: str) -> Mapping[str, Any]:
     """Stage -> section of a preset, references unresolved; read by hand, as composing it takes a second."""
+    return _read_preset(name, config.folders())
+
+
+@cache
+def _read_preset(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any]:
     chosen: dict[str, str] = {}
     for entry in _defaults(CONF / "config.yaml"):
         if isinstance(entry, Mapping | DictConfig):
             chosen |= {str(group): str(option) for group, option in entry.items()}
-    preset: Any = OmegaConf.load(CONF / "preset" / f"{name}.yaml")
+    preset: Any = OmegaConf.load(_find(folders, "preset", name))
     for entry in preset.pop("defaults", []):
         if isinstance(entry, Mapping | DictConfig):
             chosen |= {str(group).removeprefix("override /"): str(option) for group, option in entry.items()}
@@ -100,16 +103,25 @@ def _defaults(path: Path) -> list[Any]:
     return list(loaded["defaults"])
 
 
-@cache
 def _option(group: str, name: str) -> dict[str, Any]:
     """One option of a group with those it inherits from, references unresolved."""
-    return dict(OmegaConf.to_container(_read(CONF / group / f"{name}.yaml"), resolve=False))  # type: ignore[arg-type]
+    return _read_option(group, name, config.folders())
 
 
-def _read(path: Path) -> Any:
-    own: Any = OmegaConf.load(path)
+@cache
+def _read_option(group: str, name: str, folders: tuple[Path, ...]) -> dict[str, Any]:
+    return dict(OmegaConf.to_container(_read(group, name, folders), resolve=False))  # type: ignore[arg-type]
+
+
+def _read(group: str, name: str, folders: tuple[Path, ...]) -> Any:
+    own: Any = OmegaConf.load(_find(folders, group, name))
     parents = [str(entry).partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str)]
-    return OmegaConf.merge(*(_read(path.parent / f"{parent}.yaml") for parent in parents if parent != "_self_"), own)
+    return OmegaConf.merge(*(_read(group, parent, folders) for parent in parents if parent != "_self_"), own)
+
+
+def _find(folders: tuple[Path, ...], group: str, name: str) -> Path:
+    """The file of an option in the first folder that has it, as Hydra looks for it."""
+    return next(file for folder in folders if (file := folder / group / f"{name}.yaml").is_file())
 
 
 def _resolved(cfg: DictConfig, raw: Any) -> Values:

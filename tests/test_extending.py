@@ -89,7 +89,7 @@ def test_a_recipe_runs_as_it_stands(recipe, folder):
     if "logger" not in recipe.partition("\n")[0].lower():
         assert (folder / "out" / "config.yaml").read_text().count("my_") or "_target_: my_" in recipe or "- {}" in recipe
     else:
-        assert (folder / "results.tsv").read_text().startswith("goca\t")
+        assert (folder / "results.tsv").read_text().startswith("scenes_unet scenes goca\t")
 
 
 def test_the_table_beside_a_module_is_the_data_sets(folder):

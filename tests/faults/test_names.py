@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import unicodedata
 import warnings
 from pathlib import Path
@@ -14,9 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from goca import config
 from goca.data.classes import ClassTable
 from goca.data.files import existing, file_name, readable_name
-from goca.errors import DataError
+from goca.errors import ConfigError, DataError
 from goca.figures import plots, text
 from goca.prompts.files import image_key, read_captions
 from tests.data.conftest import Build, build_dataset
@@ -190,3 +192,12 @@ def test_a_line_with_two_names_is_refused(tmp_path: Path, build: Build) -> None:
     (base / "ImageSets" / "Segmentation" / "val.txt").write_text("a 1\nb -1\n")
     with pytest.raises(DataError, match=r"line 1 of the list .*val\.txt.*'a 1'"):
         build("voc", tmp_path).setup()
+
+
+# ---------------------------------------------------------------------------------------------------------- command lines
+@pytest.mark.parametrize("folder", ["/tmp/a{b", "/my photos (1)", "/x/图 (1)", "a b=c", "[a", "a,b"])
+def test_a_value_that_hydra_cannot_read_is_shown_as_it_should_be_written(folder: str) -> None:
+    with pytest.raises(ConfigError, match="quotes that Hydra sees") as caught:
+        config.compose([f"paths.data={folder}"])
+    advised = re.search(r"'(paths\.data=\".*?\")'", str(caught.value))[1]
+    assert config.compose([advised]).paths.data == folder

@@ -16,6 +16,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from goca.backbones.loading.pipelines import choose_device
 from goca.errors import ModelError
+from goca.prompts.reachable import find_model
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
 
 _CONFIG = ConfigDict(extra="forbid")
@@ -128,6 +129,7 @@ class ClipScore:
 
     def load(self) -> None:
         """Read the weights; raises ModelError where there are none."""
+        find_model(self.model, None, "clip")
         try:
             self._processor = CLIPProcessor.from_pretrained(self.model)
             network: Any = CLIPModel.from_pretrained(self.model, use_safetensors=True)

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from goca.errors import DataError, ModelError
 from goca.prompts.answers import Answer
 from goca.prompts.asked import Asked
+from goca.prompts.reachable import find_model
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -52,6 +53,7 @@ class VLM(Asked):
     def _pipeline(self) -> Any:
         from transformers import pipeline
 
+        find_model(self.model, self.revision, "prompts.model")
         try:
             return pipeline(
                 "image-text-to-text", model=self.model, revision=self.revision, device=self.device, dtype=self.dtype

@@ -1,12 +1,13 @@
 # make run: set up and run the default experiment.  make test: set up and run the tests.  make install: set up alone.
 # make test-fast: tests of a minute.  make test-machines: the numeric tests as other processors and thread counts run them,
 # all or some (SETTINGS="avx2 random", see tests/machines.py).
+# make test-versions: the family tests with the lowest and the newest versions of torch, diffusers and transformers.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test test-fast test-machines lint clean
+.PHONY: install run test test-fast test-machines test-versions lint clean
 
 install: $(INSTALLED)
 
@@ -32,10 +33,14 @@ test-fast: install
 test-machines: install
 	$(BIN)/python -m tests.machines $(SETTINGS)
 
+test-versions:
+	$(PYTHON) -m tests.versions lowest
+	$(PYTHON) -m tests.versions newest
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest $(VENV)-main

@@ -249,7 +249,7 @@ def explain(error: BaseException, config_name: str = "config", overrides: Sequen
     text = str(error)
     if isinstance(error, OverrideParseException):
         return _explain_grammar(error)
-    if ambiguous := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'\n", text, re.DOTALL):
+    if ambiguous := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'\n", text, re.DOTALL):
         key, value = ambiguous.groups()
         return (
             f"{key}={value} holds a comma. As one value it needs quotes that Hydra sees, inside the shell's own: "

@@ -11,9 +11,11 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     start("goca.dashboard", "dashboard")
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
+import requests
 from omegaconf import DictConfig
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
@@ -21,7 +23,6 @@ from rich.console import Console
 
 from goca import config
 from goca.errors import ConfigError, require
-from goca.loggers.weights_and_biases import logged_in
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -115,6 +116,12 @@ def _own_entity() -> str:
     if not entity:
         raise ConfigError("W&B names no default entity; set dashboard.entity")
     return str(entity)
+
+
+def logged_in() -> bool:
+    """Whether a Weights & Biases key is known, from the environment or from the netrc file."""
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(host))
 
 
 def run(dashboard: Dashboard, offline: bool, console: Console | None = None) -> Sequence[str]:

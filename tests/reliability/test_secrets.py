@@ -11,7 +11,7 @@ from goca import config, evaluate_generation, generate
 from goca.compare.__main__ import compare
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError
-from goca.loggers import CsvLogger, Report, base
+from goca.loggers import CsvLogger, Report
 from goca.redact import HIDDEN, redact
 from goca.runs.evaluation import evaluate
 
@@ -65,7 +65,7 @@ def test_a_logger_that_fails_repeats_no_secret(canary: str, tmp_path: Path, capl
     def refused(self, report: Report) -> None:
         raise ConnectionError(f"401 for https://user:hunter2@host with the key {canary}")
 
-    monkeypatch.setattr(base, "PAUSES", ())
+    monkeypatch.setattr("goca.runs.report.PAUSES", ())
     monkeypatch.setattr(CsvLogger, "log", refused)
     CsvLogger().log_safely(Report(tmp_path, {}, {}, ClassTable.from_names(["cat"])))
     assert "could not log this run" in caplog.text

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from goca.data.files import inside
+from goca.disk import replacing
 from goca.errors import DataError
 
 Member = tuple[str, int, IO[bytes] | None]  # name, size, content (None for a folder)
@@ -48,15 +49,13 @@ def unpack(archive: Path, target: Path) -> int:
 
 def _copy(content: IO[bytes], path: Path, size: int) -> None:
     """Write under a temporary name, no more than the size the archive declares."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         remaining = size
         while block := content.read(min(1 << 20, remaining + 1)):
             remaining -= len(block)
             if remaining < 0:
                 raise DataError(f"{path.name} is larger than its archive says")
             file.write(block)
-    part.replace(path)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from goca.data.base import Sample
+from goca.disk import replacing
 from goca.prediction import Prediction
 
 _ARRAYS = ("image", "labels", "raw", "calibrated", "refined", "token_maps")
@@ -74,8 +75,7 @@ class Example:
             "head_weights": dict(self.head_weights),
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS} | ({} if self.truth is None else {"truth": self.truth})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
+        with replacing(path) as part, open(part, "wb") as file:
             np.savez_compressed(file, facts=np.array(json.dumps(facts)), **arrays)
 
     @classmethod

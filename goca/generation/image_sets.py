@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from goca.data.pictures import ENDINGS, read_rgb
+from goca.disk import replacing
 from goca.errors import DataError
 from goca.generation.pictures import origin, read_manifest
 from goca.scenes.generator import TEST_SEEDS, scene
@@ -122,9 +123,8 @@ def measured(
         if part is None:
             found = [measure(*batch) for batch in _batches(images, positions, texts, size, resize, batch_size)]
             part = {name: torch.cat([one[name].float().cpu() for one in found]) for name in found[0]}
-            cache.mkdir(parents=True, exist_ok=True)
-            save_file(part, file.with_suffix(".part"))
-            file.with_suffix(".part").replace(file)
+            with replacing(file) as unfinished:
+                save_file(part, unfinished)
         parts.append(part)
         progress(len(positions))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from goca.disk import Journal, replacing
 from goca.errors import ConfigError, DataError
 from goca.generation.pipeline import Request
 
@@ -51,7 +52,6 @@ class PictureFolder:
         except OSError as error:
             raise ConfigError(f"the output folder {path} cannot be written to ({error.strerror}); set output") from error
         self._listed = {record["image_id"] for record in read_manifest(path)}
-        self._end_last_line()
 
     def file(self, image_id: str) -> Path:
         return self.images / f"{image_id}.png"
@@ -98,13 +98,10 @@ class PictureFolder:
 
     def write(self, path: Path, content: bytes) -> None:
         """Write a file as a whole or not at all."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            part.replace(path)
+            with replacing(path) as part:
+                part.write_bytes(content)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise self._cannot_write(path, error) from error
 
     def write_json(self, name: str, content: Any) -> None:
@@ -123,25 +120,13 @@ class PictureFolder:
         record: dict[str, Any] = {"image_id": request.image_id, "file": f"images/{request.image_id}.png"}
         record |= {**self._fields(request), "seed": request.seed}
         record["seconds"] = None if seconds is None else round(seconds, 4)
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
         path = self.path / MANIFEST
         try:
-            with open(path, "ab", buffering=0) as manifest:
-                if manifest.write(line) != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with closing(Journal(path, shared=True)) as manifest:
+                manifest.append(record)
         except OSError as error:
             raise self._cannot_write(path, error) from error
         self._listed.add(request.image_id)
-
-    def _end_last_line(self) -> None:
-        """Close a line in the middle of which an earlier process was stopped, so that the next one stands by itself."""
-        path = self.path / MANIFEST
-        if not path.exists() or not path.stat().st_size:
-            return
-        with open(path, "rb+") as manifest:
-            manifest.seek(-1, os.SEEK_END)
-            if manifest.read(1) != b"\n":
-                manifest.write(b"\n")
 
     def _cannot_write(self, path: Path, error: OSError) -> DataError:
         return DataError(

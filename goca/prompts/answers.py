@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
+from goca.disk import Journal
 from goca.errors import ConfigError, DataError
 from goca.prompts.files import image_key, read_jsonl
 
@@ -74,7 +73,7 @@ class AnswerFile:
         self.prompt_hash = hashlib.sha256(request.encode()).hexdigest()[:12]
         self.answered: dict[str, Status] = {}
         self._writing = Lock()
-        self._file: BinaryIO
+        self._journal: Journal
 
     @contextmanager
     def open(self) -> Iterator[AnswerFile]:
@@ -86,12 +85,12 @@ class AnswerFile:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(f"{self.path}.lock", timeout=0), self.path.open("ab+") as self._file:
+            with FileLock(f"{self.path}.lock", timeout=0):
+                self.path.touch()
                 for number, row in read_jsonl(self.path):
                     self._remember(number, row)
-                self._file.seek(0)
-                self._file.truncate(self._file.read().rfind(b"\n") + 1)
-                yield self
+                with closing(Journal(self.path)) as self._journal:
+                    yield self
         except Timeout:
             raise DataError(f"{self.path}: another captioning run is writing this file; choose another prompts.path") from None
 
@@ -105,9 +104,8 @@ class AnswerFile:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with self._writing:
-            self._file.write(json.dumps(record).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            self._journal.append(record)
+            self._journal.sync()
             self.answered[image_key(image_id)] = answer.status
 
     def _remember(self, number: int, row: Any) -> None:

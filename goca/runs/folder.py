@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from goca.config.identity import difference
+from goca.disk import Journal, read_journal, replacing
 from goca.errors import ConfigError, DataError, OutputError
-from goca.runs.journal import Journal, read_journal
 from goca.runs.labels import LabelMaps
 from goca.runs.parquet import write_parquet
 from goca.runs.records import Facts, ImageRecord, Summary
@@ -121,11 +121,10 @@ class RunFolder:
         return summary
 
     def _write(self, name: str, text: str) -> Path:
-        """Under its final name there is never half a file."""
         path = self.path / name
-        part = path.with_name(f"{name}.part")
-        part.write_text(text, encoding="utf-8")
-        return part.replace(path)
+        with replacing(path) as part:
+            part.write_text(text, encoding="utf-8")
+        return path
 
     def _refuse(self, changed: Mapping[str, tuple[Any, Any]], what: str) -> None:
         if changed:

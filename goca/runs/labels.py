@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from goca.data.files import file_name
+from goca.disk import replacing
 
 _BYTE = 255  # the highest id that a palette PNG holds
 
@@ -46,5 +47,5 @@ class LabelMaps:
         if not wide:
             picture = Image.fromarray(label.astype(np.uint8), mode="P")
             picture.putpalette([channel for colour in self.colours[: _BYTE + 1] for channel in colour])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
+        with replacing(path) as part:
+            picture.save(part, format="PNG")

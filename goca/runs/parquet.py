@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
+from goca.disk import replacing
 from goca.runs.records import ImageRecord
 
 # The column type of each field's annotation.
@@ -29,9 +30,8 @@ SCHEMA = pa.schema({field.name: _TYPES[str(field.type)] for field in dataclasses
 def write_parquet(records: Sequence[ImageRecord], path: Path) -> None:
     """One row per record, under the final name only when it is whole."""
     rows = [{name: _cell(value) for name, value in record.json.items()} for record in records]
-    part = path.with_name(f"{path.name}.part")
-    pyarrow.parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
-    part.replace(path)
+    with replacing(path) as part:
+        pyarrow.parquet.write_table(pa.Table.from_pylist(rows, SCHEMA), part)
 
 
 def _cell(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from goca.disk import replacing
 from goca.errors import ConfigError
 from goca.scenes.generator import TEST_SEEDS, TRAIN_SEEDS, scene
 
@@ -72,10 +72,8 @@ def encode_latents(vae: Any, count: int, held_out: int, size: int, cache: Path) 
             stds.append(posterior.std)
             words += [list(s.words) for s in scenes]
         stored = {"mean": torch.cat(means), "std": torch.cat(stds), "words": words}
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_name(f"{cache.name}.{os.getpid()}.part")  # several processes may make it at the same time
-        torch.save(stored, part)
-        part.replace(cache)
+        with replacing(cache) as part:  # several processes may make it at the same time
+            torch.save(stored, part)
     scale = 1.0 / stored["mean"].std().item()
     mean, std, words = stored["mean"] * scale, stored["std"] * scale, stored["words"]
     training = CachedLatents(mean[:count], std[:count], words[:count])

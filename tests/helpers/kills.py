@@ -36,22 +36,21 @@ class Outcome:
 
 def run(overrides: Sequence[str], folder: Path, tear: int | None = None) -> None:
     """One run in this process; with `tear`, it dies while it writes that record."""
-    from goca import config
-    from goca.runs import journal
+    from goca import config, disk
     from goca.runs.evaluation import evaluate
 
     config.quiet()
     if tear is not None:
-        whole, count = journal.Journal.append, [0]
+        whole, count = disk.Journal.append, [0]
 
-        def append(self: journal.Journal, record: journal.Record) -> None:
+        def append(self: disk.Journal, record: Any) -> None:
             count[0] += 1
             if count[0] == tear:
                 self._file.write(json.dumps(record).encode()[: tear * 7 + 1])
                 os.kill(os.getpid(), signal.SIGKILL)
             whole(self, record)
 
-        journal.Journal.append = append  # type: ignore[method-assign]
+        disk.Journal.append = append  # type: ignore[method-assign]
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
         evaluate(config.compose(overrides), folder)
 

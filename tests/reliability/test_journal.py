@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from goca import disk as journal_module
+from goca.disk import Journal, read_journal, replacing
 from goca.errors import ConfigError, DataError, OutputError
-from goca.runs import journal as journal_module
 from goca.runs.folder import RunFolder, stops_cleanly
-from goca.runs.journal import Journal, read_journal
 from goca.runs.records import ImageRecord
 
 
@@ -127,3 +127,28 @@ def test_the_table_holds_what_the_records_hold(undisturbed: Path) -> None:
 
     rows = pyarrow.parquet.read_table(undisturbed / "records.parquet").to_pylist(maps_as_pydicts="strict")
     assert rows == [json.loads(line) for line in (undisturbed / "records.jsonl").read_text().splitlines()]
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / ("n" * 250 + ".json")
+    with replacing(path) as part:
+        part.write_text("first")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), replacing(path) as part:
+        part.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "first"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_shared_journal_cuts_nothing_off(tmp_path: Path) -> None:
+    """A torn line may be one that another process is about to end; it stays by itself."""
+    path = tmp_path / "manifest.jsonl"
+    path.write_bytes(b'{"image_id": "a"}\n{"image_id": "b')
+    for name in ("c", "d"):
+        journal = Journal(path, shared=True)
+        journal.append({"image_id": name})
+        journal.close()
+    assert path.read_bytes().split(b"\n") == [
+        b'{"image_id": "a"}', b'{"image_id": "b', b'{"image_id": "c"}', b'{"image_id": "d"}', b""
+    ]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from goca.disk import replacing
 from goca.errors import ModelError
 
 Conditioning = Mapping[str, Tensor]  # arguments of the denoiser that come from the prompt; the batch is axis 0
@@ -55,10 +55,8 @@ class PromptEmbeddings:
         if known and known != dict(made_by):
             raise ModelError(f"model.prompt_cache: {self._folder} holds embeddings of other text encoders; delete this folder")
         if self._folder is not None and not known:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part = self._folder / f"{_MADE_BY}.{os.getpid()}.part"
-            part.write_text(json.dumps(dict(made_by), indent=2) + "\n", encoding="utf-8")
-            part.replace(self._folder / _MADE_BY)
+            with replacing(self._folder / _MADE_BY) as part:
+                part.write_text(json.dumps(dict(made_by), indent=2) + "\n", encoding="utf-8")
 
     def made_by(self) -> dict[str, str] | None:
         """What `note` wrote, by this process or an earlier one."""
@@ -85,9 +83,8 @@ class PromptEmbeddings:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = self._file(text)
             # Stopped half-way, a run leaves no half file under the final name; another process may be writing the same prompt.
-            part = file.with_suffix(f".{os.getpid()}.part")
-            save_file({key: tensor.contiguous().cpu() for key, tensor in conditioning.items()}, part)
-            part.replace(file)
+            with replacing(file) as part:
+                save_file({key: tensor.contiguous().cpu() for key, tensor in conditioning.items()}, part)
         self._keep(text, conditioning)
 
     def _read(self, text: str) -> dict[str, Tensor]:

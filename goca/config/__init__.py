@@ -67,24 +67,29 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", folder: 
     return cfg
 
 
-def check(cfg: DictConfig, config_name: str = "config") -> None:
+def check(cfg: DictConfig, config_name: str = "config", complete: bool = False) -> None:
     """Check the keys that belong to no section with a class of its own; see `goca.config.settings`.
+
+    Args:
+        complete: keys that a person has to give may not be missing.
 
     Raises:
         ConfigError: a line for every key that is not what it should be.
     """
-    values = {}
+    values, absent = {}, []
     for key in keys(SETTINGS[config_name]):
         parent, _, name = key.rpartition(".")
         try:
             section = OmegaConf.select(cfg, parent) if parent else cfg
             if not isinstance(section, DictConfig):
                 values[parent] = section
-            elif name in section and not OmegaConf.is_missing(section, name):
+            elif OmegaConf.is_missing(section, name):
+                absent.append(f"{key} has to be given, as {key}=...; --help says what it is")
+            elif name in section:
                 values[key] = plain(section[name])
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}: {_first_line(error)}") from error
-    if lines := problems(values, config_name):
+    if lines := problems(values, config_name) + absent * complete:
         raise ConfigError("\n".join(lines))
 
 
@@ -198,7 +203,7 @@ def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     hydra_config = HydraConfig.get()
     quiet()
     try:
-        check(cfg, config_name)
+        check(cfg, config_name, complete=True)
         yield
     except GocaError as error:
         if hydra_config.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):

@@ -131,6 +131,18 @@ def test_the_package_of_an_endpoint_is_looked_for_before_the_first_call(monkeypa
         config.build(cfg, "prompts").load()
 
 
+def test_what_a_person_has_to_give_is_named() -> None:
+    with pytest.raises(ConfigError, match="image has to be given, as image=") as caught:
+        config.check(config.compose([], "observe"), "observe", complete=True)
+    assert str(caught.value).splitlines()[1].startswith("prompt has to be given")
+    config.check(config.compose(["image=a.png", "prompt=cat"], "observe"), "observe", complete=True)
+
+
+def test_captions_of_a_model_of_the_hub_lie_in_one_folder() -> None:
+    assert config.compose(["prompts=vlm"], "caption").prompts.path == "captions/scenes-Qwen2.5-VL-3B-Instruct.jsonl"
+    assert config.compose(["prompts=openai"], "caption").prompts.path == "captions/scenes-gpt-4o-2024-11-20.jsonl"
+
+
 def test_composed_configurations_stay_as_they_are() -> None:
     cfg = config.compose(["seed=3"])
     assert OmegaConf.to_container(cfg, resolve=True)["seed"] == 3

@@ -14,7 +14,7 @@ from goca.errors import ModelError
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LayerNames:
-    """Which layers of a backbone play which part; names or globs, in the terms of METHOD 5.
+    """Which layers of a backbone play which part; names or globs, as in the paper's table of constants.
 
     Args:
         cross: layers whose attention to text is observed.

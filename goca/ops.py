@@ -40,7 +40,7 @@ def resize(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bilinear"
 
 
 def resize_adjoint(maps: Tensor, size: tuple[int, int], mode: Interpolation = "bilinear") -> Tensor:
-    """The transpose of resizing from `size` to the maps' grid: <resize(P), X> = <P, resize_adjoint(X)> (METHOD 2.2)."""
+    """The transpose of resizing from `size` to the maps' grid: <resize(P), X> = <P, resize_adjoint(X)>."""
     if maps.shape[-2:] == size:
         return maps
     height, width = maps.shape[-2:]
@@ -56,7 +56,7 @@ def is_constant(maps: Tensor) -> Tensor:
 
 
 def minmax(maps: Tensor, parity: bool = False) -> Tensor:
-    """Each map to the range 0 ... 1 (METHOD 2.3). A constant map becomes zeros (METHOD 5b); `parity` leaves it 0/0.
+    """Each map to the range 0 ... 1. A constant map becomes zeros; `parity` leaves it 0/0.
 
     >>> minmax(torch.tensor([[1.0, 2.0], [3.0, 5.0]])).tolist()
     [[0.0, 0.25], [0.5, 1.0]]
@@ -67,7 +67,7 @@ def minmax(maps: Tensor, parity: bool = False) -> Tensor:
 
 
 def gaussian_blur(maps: Tensor, kernel_size: int = 5, sigma: float = 1.1) -> Tensor:
-    """Gaussian blur of each map with reflected borders; METHOD 2.3 uses 5x5 and sigma 1.1. Needs sides > kernel_size // 2."""
+    """Gaussian blur of each map with reflected borders; 5x5 and sigma 1.1 are the released code's. Needs sides > kernel_size // 2."""
     if not maps.numel():
         return maps
     half = kernel_size // 2

@@ -71,7 +71,7 @@ class SegmentationDataset(Dataset[Sample]):
         split: null for the protocol's split.
         background: evaluate class 0 under `standard` too (VOC-21 against VOC-20, Context-60 against Context-59).
         synonyms: words of the classes, `corrected` or `upstream`.
-        background_token, add_missing: how captions of this data set are turned into prompts (METHOD.md, section 3);
+        background_token, add_missing: how captions of this data set are turned into prompts (docs/prompts.md);
             prompt configs refer to them as `${dataset.background_token}` and `${dataset.add_missing}`.
         max_pixels: larger pictures are refused before they are decoded.
         orientation: whether an EXIF tag turns pictures, see `goca.data.pictures.read_picture`.

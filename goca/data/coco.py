@@ -26,7 +26,7 @@ class CocoObject(SegmentationDataset):
     """The 80 things of the panoptic annotation; stuff is background, pixels of no segment (id 0) are void.
 
     Every segment is looked up once, by its id. The released code relabels the mask in place, segment by segment, so that a
-    segment with an id below 81 takes pixels that were already relabelled (QUIRKS E9).
+    segment with an id below 81 takes pixels that were already relabelled (docs/parity.md, E9).
     """
 
     COUNTS: ClassVar = {"train": 118287, "val": 5000}
@@ -82,7 +82,7 @@ class CocoStuff(SegmentationDataset):
     """The 182 fine values of the official `stuffthingmaps` (0 ... 181, 255 for void) as 27 coarse classes.
 
     Args:
-        shift: look every value up one too low, as the released code does (QUIRKS E8): person (0) becomes background and other
+        shift: look every value up one too low, as the released code does (docs/parity.md, E8): person (0) becomes background and other
             classes take their predecessor's coarse class. Only for parity with the paper's numbers.
     """
 

@@ -97,7 +97,7 @@ class Step:
 
 
 class RegionGuide:
-    """While open, every denoiser call is observed and its conditional half replaced (METHOD 7).
+    """While open, every denoiser call is observed and its conditional half replaced.
 
     The pipeline goes on to compute eps_uncond + scale * (eps_cond' - eps_uncond); with eps_cond' = eps_uncond + rate *
     (eps_cond - eps_uncond) that is the wanted guidance, and the pipeline's code stays as it is.

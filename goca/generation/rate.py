@@ -1,4 +1,4 @@
-"""How strongly each pixel is guided: S-CFG's rate, which evens out the guidance of regions (METHOD 7). Pure functions.
+"""How strongly each pixel is guided: S-CFG's rate, which evens out the guidance of regions. Pure functions.
 
 Every tensor may have a batch of pictures as its first axis.
 """

@@ -1,4 +1,4 @@
-"""From the attention of one guided step to a region per token and a foreground (METHOD 7; S-CFG). Tensors in, tensors out."""
+"""From the attention of one guided step to a region per token and a foreground (S-CFG). Tensors in, tensors out."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _SPACE = "▁"  # sentencepiece's space standing alone
 
 @dataclass(frozen=True)
 class TokenRoles:
-    """The text axis of one prompt as region guidance sees it (METHOD 7).
+    """The text axis of one prompt as region guidance sees it.
 
     Args:
         tokens: one readable string per position.

@@ -1,4 +1,4 @@
-"""From token maps to one calibrated score map per class (METHOD 2.3, degenerate cases 5b; paper section 4.3).
+"""From token maps to one calibrated score map per class (paper section 4.3).
 
 A calibration is a chain of named steps. A step is `step(maps (G, h, w), groups) -> (G, h, w)`; yours is one decorated function
 
@@ -126,7 +126,7 @@ def times_raw(maps: Tensor, groups: Groups) -> Tensor:
 class Calibration:
     """Groups the tokens' maps by class and passes them through a chain of steps.
 
-    `parity` keeps what the released code computes where it breaks (QUIRKS Q14, Q15): NaN, and maps of classes without tokens.
+    `parity` keeps what the released code computes where it breaks (docs/parity.md, Q14, Q15): NaN, and maps of classes without tokens.
     """
 
     steps: tuple[str, ...] = ("per_pixel", "minmax")
@@ -172,7 +172,7 @@ class Calibration:
 
 
 def _silence(maps: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:
-    """Zeros in place of maps that are constant or not finite (METHOD 5b), and their names: they could win everywhere."""
+    """Zeros in place of maps that are constant or not finite, and their names: they could win everywhere."""
     unusable = ops.is_constant(maps) | ~maps.isfinite().flatten(1).all(1)
     silenced = [name for name, bad in zip(names, unusable.tolist(), strict=True) if bad]
     return maps.masked_fill(unusable[:, None, None], 0.0), silenced

@@ -1,4 +1,4 @@
-"""From class maps to a label per pixel (METHOD 2.5)."""
+"""From class maps to a label per pixel."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def background_score(rule: str, supporting: Tensor, tau: float) -> Tensor:
 class Decision:
     """Arg-max over the classes of the prompt and, where the data set has one, the background, for every threshold at once.
 
-    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code (QUIRKS E1-E3).
+    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code (docs/parity.md, E1-E3).
     """
 
     rule: str = "offset"
@@ -110,7 +110,7 @@ class Decision:
         ids = torch.tensor([0, *(maps.ids[i] for i in order)], device=maps.supporting.device)
         stack = torch.cat([maps.supporting[None], maps.scores[order]])  # (1 + C, h, w)
         absent = next((i for i in range(1, num_classes) if i not in maps.ids), None) if self.absent_classes == "zero" else None
-        # In a maximum NaN would win everywhere. It does so in the released code (QUIRKS E3), otherwise it never wins.
+        # In a maximum NaN would win everywhere. It does so in the released code (docs/parity.md, E3), otherwise it never wins.
         nan = torch.inf if self.absent_classes == "zero" else -torch.inf
         dtype = torch.uint8 if num_classes <= IGNORE else torch.int16
         taus = self.taus(has_background)

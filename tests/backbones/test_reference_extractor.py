@@ -122,7 +122,7 @@ def _flux_module(entry, tensors, single):
 
 @pytest.mark.parametrize("case", ["flux_dual"], indirect=True)
 def test_flux_double_stream_block(case):
-    """Maps are slices of one softmax over text and image; upstream's value is that of the image part (QUIRKS Q8)."""
+    """Maps are slices of one softmax over text and image; upstream's value is that of the image part (docs/parity.md, Q8)."""
     entry, tensors = case
     inputs = _inputs(tensors)
     image, text = inputs["hidden_states"], inputs["encoder_hidden_states"]

@@ -92,7 +92,7 @@ def test_protocols_treat_void_their_way(samples: Path, build: Build, name: str, 
 
 
 def test_official_values_show_that_the_released_lookup_is_off_by_one(samples: Path, build: Build) -> None:
-    """QUIRKS E8: the skier's pixels store 0. Mapped as documented they are a person; shifted they are background."""
+    """docs/parity.md, E8: the skier's pixels store 0. Mapped as documented they are a person; shifted they are background."""
     right = build("coco_stuff", samples, "upstream")
     shifted = build("coco_stuff", samples, "upstream", shift=True)
     index = [sample.image_id for sample in right].index("000000000785")

@@ -31,7 +31,7 @@ DATASETS = {
 SEARCH = {
     "entity_found_earlier",
     "token_offset_wrong",
-}  # the reference's flags for its string search gone wrong (QUIRKS C2, C3)
+}  # the reference's flags for its string search gone wrong (docs/parity.md, C2, C3)
 
 
 @pytest.fixture(scope="module", params=DATASETS)
@@ -131,7 +131,7 @@ def _summary(prompt: Prompt) -> dict[str, Any]:
 
 
 def _expected(output: dict[str, Any]) -> dict[str, Any]:
-    """The captioner's output without its empty groups: classes that lost all tokens are left out here (METHOD 5b)."""
+    """The captioner's output without its empty groups: classes that lost all tokens are left out here."""
     return {
         "classes": {int(i): positions for i, positions in output["existent_objects"].items() if positions},
         "background": [group for group in output["background_objects"] if group],

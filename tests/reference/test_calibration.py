@@ -70,7 +70,7 @@ def test_class_maps(case: Case, parity: bool):
 
 @pytest.mark.parametrize("case", cases("goca_cross_run", where=_is_degenerate))
 def test_one_entity_keeps_its_shape_by_default(case: Case):
-    """Upstream divides the only entity by itself; ours skips that step, so the map still says where (METHOD 5b)."""
+    """Upstream divides the only entity by itself; ours skips that step, so the map still says where."""
     maps = _calibration(case, parity=False)(_token_maps(case), prompt_of(case))
     vanilla = _calibration(case, parity=False, steps=("minmax",))(_token_maps(case), prompt_of(case))
     torch.testing.assert_close(maps.scores, vanilla.scores)

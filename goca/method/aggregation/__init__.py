@@ -13,7 +13,7 @@ from goca.method.aggregation import layers as layer_methods
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Aggregation:
-    """How the attention of one forward becomes one map per token (METHOD 2.1, 2.2).
+    """How the attention of one forward becomes one map per token.
 
     Args:
         heads: weight of each head at each pixel, a name of `goca.method.aggregation.heads.METHODS` or a dotted path.

@@ -1,4 +1,4 @@
-"""Refinements of class maps; they compose as a list (METHOD 2.4)."""
+"""Refinements of class maps; they compose as a list."""
 
 from goca.method.refinement.activation import Activation
 from goca.method.refinement.affinity import Affinity

@@ -1,4 +1,4 @@
-"""Refinement by the similarity of dense features (METHOD 2.4)."""
+"""Refinement by the similarity of dense features."""
 
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
@@ -38,7 +38,7 @@ class Activation:
     Args:
         layers: layers whose dense features are compared, names or globs.
         order: how often T is applied.
-        channels: `first` compares channel 0 alone, as the released code does after aggregation (QUIRKS P2).
+        channels: `first` compares channel 0 alone, as the released code does after aggregation (docs/parity.md, P2).
     """
 
     layers: Annotated[tuple[str, ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""Refinement by self-attention affinity (paper section 4.4; METHOD 2.4)."""
+"""Refinement by self-attention affinity (paper section 4.4)."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from goca.method.refinement.propagation import propagate
 class Affinity:
     """Pixels share scores with the pixels they attend to: X <- T X, T the mean self-attention of the listed layers.
 
-    Rows of coarser layers are not renormalised after resizing, so those layers weigh more (METHOD 2.2, QUIRKS P1).
+    Rows of coarser layers are not renormalised after resizing, so those layers weigh more (docs/parity.md, P1).
 
     Args:
         layers: self-attention layers, names or globs.

@@ -1,4 +1,4 @@
-"""What refinements have in common: what they need, what they are given, and how they compose (METHOD 2.4)."""
+"""What refinements have in common: what they need, what they are given, and how they compose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refinement by a dense conditional random field (Kraehenbuehl and Koltun, NIPS 2011; with FTTM's constants, METHOD 2.4)."""
+"""Refinement by a dense conditional random field (Kraehenbuehl and Koltun, NIPS 2011; with FTTM's constants)."""
 
 import numpy as np
 import torch

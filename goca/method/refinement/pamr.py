@@ -1,4 +1,4 @@
-"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3; METHOD 2.4)."""
+"""Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3)."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -19,7 +19,7 @@ from goca.ops import blocks
 class PAMR:
     """Scores flow between neighbouring pixels of similar colour, then a 3x3 median filter removes specks.
 
-    One channel per class and one for the background (METHOD 5b; the released wrapper joins them along the width, QUIRKS P8).
+    One channel per class and one for the background (the released wrapper joins them along the width, docs/parity.md, P8).
 
     Args:
         iterations: how often each pixel takes the mean of its neighbours, weighted by colour.

@@ -1,4 +1,4 @@
-"""Class maps spread along an affinity between pixels, without the matrix T ever standing at full size (METHOD 2.4)."""
+"""Class maps spread along an affinity between pixels, without the matrix T ever standing at full size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refinement by class prototypes in feature space (METHOD 2.4)."""
+"""Refinement by class prototypes in feature space."""
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ class Prototype:
     """Each pixel goes to the class whose prototype its feature is most like; maps become 0 or 1 at the size of the image.
 
     An all-zero map has no prototype and stays zero. As maps are 0 or 1, thresholds of the decision hardly matter afterwards
-    (QUIRKS P5).
+    (docs/parity.md, P5).
 
     Args:
         layer: layer whose dense feature is used, a name or a glob that matches one layer.

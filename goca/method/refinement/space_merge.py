@@ -1,4 +1,4 @@
-"""Refinement by segments of the self-attention (after DiffSeg, Tian et al., CVPR 2024; METHOD 2.4)."""
+"""Refinement by segments of the self-attention (after DiffSeg, Tian et al., CVPR 2024)."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -21,7 +21,7 @@ _EPSILON = 1e-4
 class SpaceMerge:
     """Pixels are grouped by what they attend to; a segment takes the class that its pixels favour, wholly or not at all.
 
-    Maps become 0 or 1; pixels of a segment without a favourite belong to no class (QUIRKS P4).
+    Maps become 0 or 1; pixels of a segment without a favourite belong to no class (docs/parity.md, P4).
 
     Args:
         layers: self-attention layers, names or globs.

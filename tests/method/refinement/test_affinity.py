@@ -17,7 +17,7 @@ grids = st.tuples(st.integers(1, 7), st.integers(1, 7))
 
 
 def oracle(attention: ExplicitAttention, size: tuple[int, int]) -> Tensor:
-    """T (N, N) of one layer as METHOD 2.4 states it: keys bilinear, queries nearest, every entry formed."""
+    """T (N, N) of one layer as docs/method.md states it: keys bilinear, queries nearest, every entry formed."""
     keys = F.interpolate(attention.maps.view(-1, 1, *attention.grid), size, mode="bilinear", align_corners=False)
     queries = keys.flatten(1).T.reshape(-1, 1, *attention.grid)  # (keys, 1, h, w)
     return F.interpolate(queries, size, mode="nearest").flatten(1).T

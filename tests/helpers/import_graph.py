@@ -82,14 +82,19 @@ def commands() -> list[str]:
     return [name for name, path in modules().items() if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")]
 
 
+def drawn_arrows(graph: Graph) -> list[tuple[str, str]]:
+    """The arrows of the graph, without those that a longer way makes superfluous."""
+    return [
+        (source, target)
+        for source in sorted(graph)
+        for target in sorted(graph[source])
+        if not any(_leads(graph, other, target) for other in graph[source] if other != target)
+    ]
+
+
 def mermaid(graph: Graph) -> str:
-    """The graph in Mermaid's notation, without arrows that a longer way makes superfluous."""
-    lines = ["graph TD"]
-    for source in sorted(graph):
-        for target in sorted(graph[source]):
-            if not any(_leads(graph, other, target) for other in graph[source] if other != target):
-                lines.append(f"    {source} --> {target}")
-    return "\n".join(lines)
+    """The graph in Mermaid's notation."""
+    return "\n".join(["graph TD", *(f"    {source} --> {target}" for source, target in drawn_arrows(graph))])
 
 
 def _leads(graph: Graph, source: str, target: str) -> bool:

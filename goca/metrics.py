@@ -56,7 +56,8 @@ class SegmentationScores(NamedTuple):
 def scores(counts: Tensor, unseen_classes: Literal["zero", "skip"] = "skip", has_background: bool = True) -> SegmentationScores:
     """IoU per class, its mean and the pixel accuracy from counts (T, K, K).
 
-    `zero`: the mean is over all classes, and one in no label and no prediction counts 0 (protocol `upstream`, docs/parity.md, E5);
+    `zero`: the mean is over all classes, and one in no label and no prediction counts 0 (protocol `upstream`,
+    docs/parity.md, E5);
     `skip`: such classes do not take part (protocol `standard`). Without a background class, id 0 never takes part.
 
     >>> counts = torch.tensor([[[2, 1, 0], [0, 1, 0], [0, 0, 0]]])

@@ -67,7 +67,8 @@ def minmax(maps: Tensor, parity: bool = False) -> Tensor:
 
 
 def gaussian_blur(maps: Tensor, kernel_size: int = 5, sigma: float = 1.1) -> Tensor:
-    """Gaussian blur of each map with reflected borders; 5x5 and sigma 1.1 are the released code's. Needs sides > kernel_size // 2."""
+    """Gaussian blur of each map with reflected borders; 5x5 and sigma 1.1 are the released code's. Needs sides > kernel_size
+    // 2."""
     if not maps.numel():
         return maps
     half = kernel_size // 2

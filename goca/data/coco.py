@@ -82,7 +82,8 @@ class CocoStuff(SegmentationDataset):
     """The 182 fine values of the official `stuffthingmaps` (0 ... 181, 255 for void) as 27 coarse classes.
 
     Args:
-        shift: look every value up one too low, as the released code does (docs/parity.md, E8): person (0) becomes background and other
+        shift: look every value up one too low, as the released code does (docs/parity.md, E8): person (0) becomes background
+        and other
             classes take their predecessor's coarse class. Only for parity with the paper's numbers.
     """
 

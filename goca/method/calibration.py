@@ -126,7 +126,8 @@ def times_raw(maps: Tensor, groups: Groups) -> Tensor:
 class Calibration:
     """Groups the tokens' maps by class and passes them through a chain of steps.
 
-    `parity` keeps what the released code computes where it breaks (docs/parity.md, Q14, Q15): NaN, and maps of classes without tokens.
+    `parity` keeps what the released code computes where it breaks (docs/parity.md, Q14, Q15): NaN, and maps of classes
+    without tokens.
     """
 
     steps: tuple[str, ...] = ("per_pixel", "minmax")

@@ -75,7 +75,8 @@ def background_score(rule: str, supporting: Tensor, tau: float) -> Tensor:
 class Decision:
     """Arg-max over the classes of the prompt and, where the data set has one, the background, for every threshold at once.
 
-    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code (docs/parity.md, E1-E3).
+    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code
+    (docs/parity.md, E1-E3).
     """
 
     rule: str = "offset"

@@ -1,4 +1,5 @@
-"""The plain implementation: every head's map of every layer is materialised and the formulas are written out as docs/method.md has them.
+"""The plain implementation: every head's map of every layer is materialised and the formulas are written out as
+docs/method.md has them.
 
 Slow and large on purpose; the streaming statistics must agree with it.
 """

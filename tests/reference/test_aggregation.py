@@ -1,6 +1,7 @@
 """Head weights, layer weights and aggregated maps against the authors' function, then the whole chain to class maps.
 
-The default `reference_channels: all` is compared with `out_ref_all_channels`, the option `first` with `out` (docs/parity.md, Q1).
+The default `reference_channels: all` is compared with `out_ref_all_channels`, the option `first` with `out` (docs/parity.md,
+Q1).
 """
 
 import pytest

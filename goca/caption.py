@@ -22,6 +22,7 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from goca import config
+from goca.backbones.loading import hub
 from goca.data.base import Sample, SegmentationDataset
 from goca.errors import DataError, Interrupted, ModelError
 from goca.prompts import Captions, Prompt, PromptSource, TextSegment
@@ -44,7 +45,9 @@ def text_axis(tokenizers: Sequence[DictConfig]) -> tuple[TextSegment, ...]:
     segments: list[TextSegment] = []
     for entry in tokenizers:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(entry.name, subfolder=entry.subfolder)
+            tokenizer = AutoTokenizer.from_pretrained(
+                entry.name, subfolder=entry.subfolder, **hub.options(entry.name, "text_axis")
+            )
         except (OSError, ValueError) as error:
             raise ModelError(f"text_axis: no tokenizer in {entry.name}/{entry.subfolder}: {error}") from error
         length = entry.length or tokenizer.model_max_length

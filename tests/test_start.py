@@ -14,6 +14,7 @@ HYDRA = {
     "goca.caption": "limit",
     "goca.layers": "model.size",
     "goca.verify": "weights",
+    "goca.fetch": "dry_run",
     "goca.dashboard": "offline",
     "goca.generate": "steps",
     "goca.evaluate_generation": "chunk",

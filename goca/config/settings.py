@@ -178,6 +178,10 @@ class TrainDecoder(Section):
     paths: Paths
 
 
+class Fetch(Section):
+    dry_run: bool
+
+
 class Dashboard(Section):
     offline: bool
 
@@ -201,6 +205,7 @@ SETTINGS: Mapping[str, type[Section]] = {
     "generate": Generate,
     "evaluate_generation": EvaluateGeneration,
     "layers": Section,
+    "fetch": Fetch,
     "train": Train,
     "train_classifier": TrainClassifier,
     "train_decoder": TrainDecoder,

@@ -91,7 +91,7 @@ def old_names(folder: Path) -> None:
         names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
         _rename(file, lambda key, names=names: _replaced(key, names) if ".attentions." in key else key)
     for encoder in folder.glob("text_encoder*"):
-        kind = json.loads((encoder / "config.json").read_text())["architectures"][0]
+        kind = json.loads((encoder / "config.json").read_text()).get("architectures", [""])[0]
         for file in encoder.glob("*.safetensors"):
             if kind.startswith("CLIPText") and "index" not in file.name and "-of-" not in file.name:
                 positions = {"text_model.embeddings.position_ids": torch.arange(4)[None]}

@@ -194,7 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _hub(self, path: str, query: Mapping[str, list[str]]) -> None:
-        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        given = self.headers.get("Authorization") or ""
+        token = given.removeprefix("Bearer ") if given.startswith("Bearer ") else None
         self.hub.tokens.append(token)
         if token == "expired":
             return self._refuse(401, "", "Invalid credentials in Authorization header")

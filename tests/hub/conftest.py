@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from goca.backbones.base import Backbone
-from goca.backbones.loading import hub as hub_module
+from goca.backbones.loading import download
 from tests.helpers.hub_repositories import Official, official
 from tests.helpers.hub_server import HubServer
 from tests.helpers.tiny_pipelines import tiny_backbone
@@ -38,8 +38,8 @@ def hub(running: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(hub_module, "PATIENCE", 2.0)
-    monkeypatch.setattr(hub_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(download, "PATIENCE", 2.0)
+    monkeypatch.setattr(download, "_FIRST_WAIT", 0.01)
     for variable in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
         monkeypatch.delenv(variable.lower(), raising=False)

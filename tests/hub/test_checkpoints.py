@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants, hf_hub_download
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from goca import config
 from goca.backbones.loading import hub as hub_module
 from goca.errors import ModelError
+from goca.paths import CONF
 from goca.runs.provenance import checkpoint_identity
 from tests.helpers.hub_repositories import copied, official
 from tests.helpers.saved_pipeline import seen
@@ -42,12 +44,12 @@ def test_every_family_loads_from_an_empty_cache(hub, tmp_path, family) -> None:
     """With the loading settings of its own model configuration: its checkpoint's name and variant."""
     made = official(family, tmp_path / "repository")
     model = FAMILIES[family].model or family
-    settings = config.compose([f"model={model}"]).model
-    hub.add(settings.checkpoint, made.folder)
-    overrides = [line for line in family_overrides(family, "") if not line.startswith(("model.checkpoint", "model.variant"))]
-    cfg = config.compose(overrides)
-    assert (cfg.model.checkpoint, cfg.model.variant) == (settings.checkpoint, settings.variant)
-    backbone = config.build(cfg, "model").load()
+    published = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("checkpoint")
+    name = published or "small/any"  # model=auto has none of its own
+    hub.add(name, made.folder)
+    overrides = [line for line in family_overrides(family, name) if not line.startswith("model.variant")]
+    settings = config.compose(overrides).model
+    backbone = config.build(OmegaConf.create({"model": settings}), "model").load()
     assert hub.fetched() == (made.variant if settings.variant else made.plain)
     assert all(parameter.dtype == torch.float32 for parameter in backbone.denoiser.parameters())
 

@@ -9,8 +9,8 @@ import socket
 import pytest
 from huggingface_hub import constants
 
+from goca.backbones.loading import download, network_errors
 from goca.backbones.loading import hub as hub_module
-from goca.backbones.loading import network_errors
 from goca.errors import ModelError
 from goca.redact import redact
 from tests.hub.conftest import SD, small
@@ -32,7 +32,7 @@ def _message(backbone) -> str:
 def _loads(hub) -> None:
     """Once the fault is gone, the same settings load."""
     hub.faults.clear()
-    hub_module.PATIENCE = 30  # threads that were left behind may still hold a file
+    download.PATIENCE = 30  # threads that were left behind may still hold a file
     assert small().load().opened.commit
 
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_before_and_while_fetching(hub, monkeypatch) -> None
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(hub_module, "hf_hub_download", full)
+        patch.setattr(download, "hf_hub_download", full)
         text = _message(small())
     assert f"no room for small/sd in the hub's cache {constants.HF_HUB_CACHE}" in text
     _loads(hub)

@@ -161,6 +161,10 @@ class Checkpoint:
         source = self.source
         return hub.fetch(source.checkpoint, self._listing, list(dict.fromkeys(files)), revision=source.revision)
 
+    def sizes(self, files: Iterable[str]) -> dict[str, int]:
+        """Bytes of files, by path; 0 where the list of the commit does not say."""
+        return {file: self._files.get(file, 0) for file in files}
+
     @contextmanager
     def view(self, parts: Iterable[Part]) -> Iterator[Path]:
         """A folder with the files of these components and no others, so that nothing else can be read by accident."""

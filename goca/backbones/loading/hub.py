@@ -1,8 +1,7 @@
 """Repositories of the Hugging Face hub: one commit per process, its list of files, and the files that are wanted of it.
 
 Everything goes through huggingface_hub, into its own cache. What this module adds: a revision is resolved once, a hub that
-cannot be asked is replaced by the cache, downloads show what they do and end after `PATIENCE` seconds of silence, and what
-arrives is compared with the hash that the hub gives.
+cannot be asked is replaced by the cache, and nothing is fetched that is there.
 """
 
 from __future__ import annotations
@@ -13,30 +12,24 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub import errors as hub
 
-from goca.backbones.loading import network_errors
-from goca.backbones.loading.digests import cache_folder, file_digest
-from goca.backbones.loading.network_errors import Damaged, Silence, explain
+from goca.backbones.loading import download, network_errors
+from goca.backbones.loading.digests import cache_folder
+from goca.backbones.loading.download import hub_is_quiet, within
+from goca.backbones.loading.network_errors import explain
 from goca.backbones.loading.progress import Meter
 from goca.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 60.0  # seconds without a byte or an answer after which a download is given up
-ATTEMPTS = 4
 _ANSWER, _ANSWER_WITH_CACHE = 10.0, 5.0  # seconds to wait for the hub's word on a revision
-_AT_ONCE = 4  # files
-_FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _COMMITS = "GOCA_HUB_COMMITS"  # in the environment, so that processes which this one starts read the same commits
 
@@ -49,11 +42,13 @@ class Listing:
         commit: its full hash.
         files: path -> bytes.
         complete: False where only those in the cache are known.
+        answered: False where the hub could not be asked just now.
     """
 
     commit: str
     files: Mapping[str, int]
     complete: bool = True
+    answered: bool = True
 
 
 def is_commit(revision: str | None) -> bool:
@@ -100,10 +95,22 @@ def listing(name: str, revision: str | None, key: str = "model.checkpoint", comp
         reason = explain(error, name, revision, key).partition(": ")[2]
         if not isinstance(error, hub.OfflineModeIsEnabled):
             log.warning("taking commit %s of %s from the cache: %s", cached.commit[:8], name, reason)
-        found = cached
+        found = replace(cached, answered=False)
     if not is_commit(revision):
         pin(name, revision, found.commit)
     return found
+
+
+def options(name: str, key: str) -> dict[str, Any]:
+    """What `from_pretrained` of a library takes so that it waits for no hub that is not there; {} where there is one.
+
+    Raises:
+        ModelError: it is on no hub that can be asked, and not in the cache.
+    """
+    if Path(name).is_dir() or name.count("/") != 1:
+        return {"local_files_only": True}
+    found = listing(name, None, key)
+    return {} if found.answered else {"revision": found.commit, "local_files_only": True}
 
 
 def fetch(name: str, found: Listing, wanted: list[str], key: str = "model.checkpoint", revision: str | None = None) -> Path:
@@ -124,7 +131,7 @@ def fetch(name: str, found: Listing, wanted: list[str], key: str = "model.checkp
         meter = Meter(f"fetching {name}", needed, len(missing))
         with hub_is_quiet(), meter.shown():
             _probe(name, found.commit, missing[0])
-            _fetch_all(name, found.commit, sorted(missing, key=lambda path: found.files.get(path, 0)), meter)
+            download.fetch_all(name, found.commit, sorted(missing, key=lambda path: found.files.get(path, 0)), meter)
     except ModelError:
         raise
     except Exception as error:
@@ -138,27 +145,13 @@ def fetch(name: str, found: Listing, wanted: list[str], key: str = "model.checkp
     return folder
 
 
-@contextmanager
-def hub_is_quiet() -> Iterator[None]:
-    """Keep what the hub's client says of requests and retries, signed addresses included, out of terminals and logs."""
-    loggers = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 # ------------------------------------------------------------------------------------------------------------ revisions
 def _ask(name: str, revision: str | None, seconds: float) -> Listing:
     """Ask the hub, again after short waits where that may help."""
     api = HfApi(endpoint=constants.ENDPOINT)
     for attempt in range(3):
         try:
-            info = _within(seconds, lambda: api.model_info(name, revision=revision, timeout=seconds, files_metadata=True))
+            info = within(seconds, lambda: api.model_info(name, revision=revision, timeout=seconds, files_metadata=True))
             break
         except Exception as error:
             wait = max(network_errors.wait_wanted(error), 2.0**attempt)
@@ -174,31 +167,10 @@ def _probe(name: str, commit: str, path: str) -> None:
     """One question about one file, so that a gate or a dead network shows before the client's own long retries."""
     url = hf_hub_url(name, path, revision=commit, endpoint=constants.ENDPOINT)
     try:
-        _within(_ANSWER, lambda: get_hf_file_metadata(url, timeout=_ANSWER, endpoint=constants.ENDPOINT))
+        within(_ANSWER, lambda: get_hf_file_metadata(url, timeout=_ANSWER, endpoint=constants.ENDPOINT))
     except Exception as error:
         if not network_errors.is_passing(error):
             raise
-
-
-def _within(seconds: float, call: Callable[[], Any]) -> Any:
-    """The call's result; given up a little after `seconds`, for a name server that hangs is under nobody's timeout."""
-    answer: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            answer.put((call(), None))
-        except BaseException as error:
-            answer.put((None, error))
-
-    with hub_is_quiet():
-        Thread(target=work, daemon=True).start()
-        try:
-            result, error = answer.get(timeout=seconds + 2)
-        except Empty:
-            raise Silence(seconds) from None
-    if error is not None:
-        raise error
-    return result
 
 
 def _known(name: str, commit: str) -> Listing | None:
@@ -257,107 +229,6 @@ def _write_quietly(path: Path, text: str) -> None:
         part.replace(path)
     except OSError:
         pass  # a cache that cannot be written to serves all the same
-
-
-# ------------------------------------------------------------------------------------------------------------ downloads
-def _fetch_all(name: str, commit: str, paths: list[str], meter: Meter) -> None:
-    """Several files at once, in threads that are left behind when one fails, the hub falls silent or the user interrupts."""
-    todo: SimpleQueue[str] = SimpleQueue()
-    done: SimpleQueue[BaseException | None] = SimpleQueue()
-    stop = Event()
-    for path in paths:
-        todo.put(path)
-
-    def work() -> None:
-        while not stop.is_set():
-            try:
-                path = todo.get_nowait()
-            except Empty:
-                return
-            try:
-                _fetch_one(name, commit, path, meter, stop)
-                done.put(None)
-            except BaseException as error:
-                done.put(error)
-                return
-
-    for _ in range(min(_AT_ONCE, len(paths))):
-        Thread(target=work, daemon=True).start()
-    finished, told = 0, 0.0
-    try:
-        while finished < len(paths):
-            try:
-                error = done.get(timeout=0.5)
-            except Empty:
-                if meter.idle > PATIENCE:
-                    raise Silence(PATIENCE) from None
-                if meter.idle > 15 and time.monotonic() - told > 15:
-                    told = time.monotonic()
-                    log.info("fetching %s: nothing for %.0f s; given up after %.0f s", name, meter.idle, PATIENCE)
-                continue
-            if error is not None:
-                raise error
-            finished += 1
-            meter.finish_file()
-    finally:
-        stop.set()
-
-
-def _fetch_one(name: str, commit: str, path: str, meter: Meter, stop: Event) -> None:
-    """One file, again after a wait where that may help."""
-    fruitless, furthest = 0, 0
-    while True:
-        bar = _Bar(meter)
-        try:
-            where: Any = {"revision": commit, "endpoint": constants.ENDPOINT, "tqdm_class": bar}
-            _compare(Path(hf_hub_download(name, path, **where)), path, meter)
-            return
-        except Exception as error:
-            further = bar.count > furthest and not isinstance(error, Damaged)
-            fruitless, furthest = (1 if further else fruitless + 1), max(furthest, bar.count)
-            wait = max(network_errors.wait_wanted(error), _FIRST_WAIT * 2 ** (fruitless - 1))
-            if fruitless >= ATTEMPTS or wait > PATIENCE or not network_errors.is_passing(error) or stop.is_set():
-                raise
-            meter.add(-bar.count)  # the client begins a file anew
-            log.info("fetching %s of %s: again in %.0f s (%s)", path, name, wait, network_errors.first_line(error))
-            meter.touch(wait)
-            stop.wait(wait)
-
-
-class _Bar:
-    """What huggingface_hub takes for a class of progress bars: counts into the meter and draws nothing."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._meter, self.count = meter, 0
-
-    def __call__(self, **options: Any) -> _Bar:
-        return self
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def update(self, count: float | None = 1) -> None:
-        self.count += int(count or 0)
-        self._meter.add(int(count or 0))
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-
-def _compare(file: Path, path: str, meter: Meter) -> None:
-    """Large files are named by their SHA-256 in the cache: what has another content is removed and reported.
-
-    Raises:
-        Damaged: it has another content.
-    """
-    blob = file.resolve()
-    if len(blob.name) == 64 and file_digest(blob, lambda _: meter.touch()) != blob.name:
-        file.unlink()
-        blob.unlink()
-        raise Damaged(f"what arrives as {path} is not the file that the hub names (its SHA-256 differs)")
 
 
 def _check_room(name: str, needed: int, key: str) -> None:

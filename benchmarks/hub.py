@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> None:
             run(server, "second", cache, arguments),
             run(server, "pinned", cache, [*arguments, f"model.revision={commit}"]),
             run(server, "offline", cache, arguments, HF_HUB_OFFLINE="1"),
-            run(server, "variant fp16, empty cache", cache / "half", [*arguments, "model.variant=fp16"]),
+            run(server, "variant fp16 on an empty cache", cache / "half", [*arguments, "model.variant=fp16"]),
         ]
     finally:
         server.close()

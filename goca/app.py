@@ -186,7 +186,7 @@ def build(studio: Studio, models: Sequence[str], examples: Sequence[tuple[str, s
 def _upload(**options: Any) -> Any:
     """A field for pictures that hands on the file as it came: it is read, and refused, by the same rules as everywhere else."""
     field = gr.Image(type="filepath", **options)
-    field.preprocess = lambda payload: None if payload is None else payload.path
+    field.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
     return field
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -64,7 +64,8 @@ class ErnieImageBackbone(FlowMatching, JointAttention):
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         if noisy.device.type == "meta":  # torch has no autocast for it, which this model turns off around its positions
-            self.denoiser.pos_embed.forward = self._blank_positions
+            denoiser: Any = self.denoiser
+            denoiser.pos_embed.forward = self._blank_positions
         return self.denoiser(
             noisy,
             timestep=self.times(noisy, scale=1000),
@@ -74,4 +75,5 @@ class ErnieImageBackbone(FlowMatching, JointAttention):
 
     def _blank_positions(self, ids: Tensor) -> Tensor:
         """What the model's rotary embedding gives for positions (B, S, 3), in shape alone: (B, S, 1, head width)."""
-        return torch.empty(*ids.shape[:2], 1, self.denoiser.head_dim, device=ids.device)
+        denoiser: Any = self.denoiser
+        return torch.empty(*ids.shape[:2], 1, denoiser.head_dim, device=ids.device)

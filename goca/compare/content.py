@@ -231,7 +231,7 @@ def repeats(members: Sequence[Run]) -> Table:
             first = runs[0].summary
             spread = (number(miou.mean()), number(miou.std(ddof=1)), number(miou.min()), number(miou.max()))
             rows.append((first["method"], first["model"], *spread, len(runs)))
-    rows.sort(key=lambda row: -row[2])
+    rows.sort(key=lambda row: -(row[2] or 0.0))
     return Table(("method", "model", "mean mIoU", "deviation", "lowest", "highest", "seeds"), tuple(rows))
 
 

@@ -81,7 +81,7 @@ def _quick_help() -> None:
             FLAGS_HELP=self.format_args_help(args_parser), CONFIG=OmegaConf.to_yaml(cfg, resolve=resolve)
         )
 
-    Hydra.get_help = get_help
+    Hydra.get_help = get_help  # type: ignore[method-assign]
 
 
 def _resolver(name: str, function: str, **settings: bool) -> None:

@@ -87,7 +87,7 @@ def run_tables(
 def _layer_weights(records: Sequence[ImageRecord]) -> Table:
     """Mean weight of each layer and its spread over images."""
     weights = [record.layer_weights for record in records if record.layer_weights]
-    rows = []
+    rows: list[tuple[str | float, ...]] = []
     for layer in weights[0] if weights else ():
         values = np.array([weight[layer] for weight in weights if layer in weight])
         rows.append((layer, *(round(float(f(values)), 6) for f in (np.mean, np.std, np.min, np.max))))

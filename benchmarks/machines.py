@@ -14,8 +14,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -33,26 +32,31 @@ SETTINGS: dict[str, dict[str, str]] = {
     "AVX2 throughout": AVX2,
 }
 BFLOAT16 = {"bfloat16, AMX": {}, "bfloat16, no AMX": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, "bfloat16, AVX2": AVX2}
+# The first of the arguments: model and dtype of each run, as JSON; the others: overrides of all.
 RUN = """
-import sys
+import json, sys, tempfile
 from pathlib import Path
 from goca import config
 from goca.runs.evaluation import evaluate
 config.quiet()
-evaluate(config.compose(sys.argv[2:]), Path(sys.argv[1]))
-"""
-
-
-def summary(environment: dict[str, str], overrides: list[str]) -> dict[str, Any]:
-    """The summary of one run, whose process has these variables set."""
+out = []
+for model, dtype in json.loads(sys.argv[1]):
     with tempfile.TemporaryDirectory() as folder:
-        job = ["logger=none", "figures.count=0", "figures.gallery=0", "model.device=cpu", "trainer.enable_progress_bar=false"]
-        command = [sys.executable, "-c", RUN, folder, *job, *overrides]
-        variables = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **environment}
-        subprocess.run(
-            [*command, "trainer.enable_progress_bar=false", *overrides], env=variables, check=True, capture_output=True
-        )
-        found: dict[str, Any] = json.loads(Path(folder, "summary.json").read_text())
+        evaluate(config.compose([f"model={model}", f"model.dtype={dtype}", *sys.argv[2:]]), Path(folder))
+        out.append(json.loads(Path(folder, "summary.json").read_text()))
+print(json.dumps(out))
+"""
+JOB = ("logger=none", "figures.count=0", "figures.gallery=0", "model.device=cpu", "trainer.enable_progress_bar=false")
+
+
+def summaries(environment: dict[str, str], backbones: Sequence[str], dtype: str, overrides: list[str]) -> list[dict[str, Any]]:
+    """The summary of each backbone's run, in one process that has these variables set."""
+    command = [sys.executable, "-c", RUN, json.dumps([(backbone, dtype) for backbone in backbones]), *JOB, *overrides]
+    variables = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **environment}
+    ran = subprocess.run(command, env=variables, check=False, capture_output=True, text=True)
+    if ran.returncode:
+        raise SystemExit(ran.stderr)
+    found: list[dict[str, Any]] = json.loads(ran.stdout.splitlines()[-1])
     return found
 
 
@@ -75,18 +79,15 @@ def largest(before: dict[str, float], now: dict[str, float]) -> dict[str, float]
 
 
 def main(overrides: list[str]) -> None:
-    chosen = next((override.removeprefix("model=") for override in overrides if override.startswith("model=")), None)
+    chosen = [override.removeprefix("model=") for override in overrides if override.startswith("model=")]
     rest = [override for override in overrides if not override.startswith("model=")]
     table = Table("backbone", "setting", "mIoU", "threads", "instructions", "largest differences")
-    for backbone in [chosen] if chosen else BACKBONES:
-        for settings, dtype in ((SETTINGS, "float32"), (BFLOAT16, "bfloat16")):
-            base: dict[str, float] | None = None
-            for name, environment in settings.items():
-                found = summary(environment, [f"model={backbone}", f"model.dtype={dtype}", *rest])
-                numbers = reported(found)
-                base = base or numbers
-                differences = largest(base, numbers)
-                where = found["machine"]
+    for settings, dtype in ((SETTINGS, "float32"), (BFLOAT16, "bfloat16")):
+        first: dict[str, dict[str, float]] = {}
+        for name, environment in settings.items():
+            for found in summaries(environment, chosen or BACKBONES, dtype, rest):
+                backbone, where = found["model"], found["machine"]
+                differences = largest(first.setdefault(backbone, reported(found)), reported(found))
                 shown = ", ".join(f"{group} {value:g}" for group, value in differences.items() if value) or "none"
                 table.add_row(backbone, name, f"{found['miou']:.4f}", str(where["threads"]), where["instructions"], shown)
                 line = {"backbone": backbone, "setting": name, "images": found["images"], "miou": found["miou"]}

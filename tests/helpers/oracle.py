@@ -93,7 +93,9 @@ def aggregate(
             attention = resized_self_attention(attention, own[name].grid, tuple(reference.shape[2:]))
             if aggregation.renormalize:
                 attention = attention / attention.sum(-1, keepdim=True)
-            weight = layer_weight(aggregation.layers, affinity, attention).clamp(min=0)
+            pixels = affinity.shape[1]
+            rows = torch.linspace(0, pixels - 1, min(aggregation.rows or pixels, pixels)).round().long()  # evenly spread
+            weight = layer_weight(aggregation.layers, affinity[:, rows], attention[:, rows]).clamp(min=0)
         weights[name] = weight
     normaliser = sum(weights.values())
     for name, call in cross.items():

@@ -65,7 +65,7 @@ def cases(*families: str, where: Callable[[Case], bool] = lambda case: True, fol
     """Parameters for `pytest.mark.parametrize`: every case of the families, or one that is skipped where the data is absent."""
     index = folder / "cases.json"
     if not index.is_file():
-        absent = pytest.mark.skip(reason=f"no reference data at {REFERENCE.name}/{folder.name}")
+        absent = pytest.mark.skip(reason=f"the reference data is not here ({REFERENCE.name}/{folder.name})")
         return [pytest.param(None, id="absent", marks=absent)]
     found = [Case(info, folder) for info in json.loads(index.read_text())["cases"] if info["family"] in families]
     return [pytest.param(case, id=case.id) for case in found if where(case)]

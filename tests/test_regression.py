@@ -21,8 +21,15 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize(("model", "preset"), MEASURED)
-def test_miou_stays_in_its_band(model, preset, tmp_path):
-    overrides = [f"model={model}", f"preset={preset}", "limit=40", "model.device=cpu", "logger=none", "figures.count=0"]
+# Other processors, thread counts and bfloat16 move these by less than 0.1: docs/reliability.md.
+BAND = 0.3
+
+
+@pytest.mark.parametrize(
+    ("model", "preset", "dtype"), [*((*key, "float32") for key in MEASURED), ("scenes_unet", "goca", "bfloat16")]
+)
+def test_miou_stays_in_its_band(model, preset, dtype, tmp_path):
+    job = ["limit=40", f"model.dtype={dtype}", "model.device=cpu", "logger=none", "figures.count=0"]
+    overrides = [f"model={model}", f"preset={preset}", *job]
     summary = evaluate(config.compose([*overrides, "trainer.enable_progress_bar=false"]), tmp_path)
-    assert summary["miou"] == pytest.approx(MEASURED[model, preset], abs=1)
+    assert summary["miou"] == pytest.approx(MEASURED[model, preset], abs=BAND)

@@ -267,7 +267,7 @@ def test_get_then_check(server: Server, tmp_path: Path, monkeypatch: pytest.Monk
     assert main(["get", *command, "--mirror", server.address]) == 2
     assert "the official one is 219e1696" in capsys.readouterr().err
     archive = Archive("http://example.invalid/ADEChallengeData2016.zip", hash=f"md5:{hashlib.md5(data).hexdigest()}")
-    monkeypatch.setattr("goca.data.__main__.archives_of", lambda name, split: [archive])
+    monkeypatch.setattr("goca.data.download.archives_of", lambda name, split: [archive])
     assert main(["get", *command, "--mirror", server.address]) == 0
     assert "4 files, checksum matches" in capsys.readouterr().out
     assert main(["check", *command]) == 1

@@ -22,7 +22,7 @@ class Kind:
     """Runs of one kind answer the same question on the same images, so that their numbers can be ranked."""
 
     dataset: str
-    split: str
+    split: str | None
     protocol: str
     prompts: str
     classes: tuple[str, ...]

@@ -121,7 +121,7 @@ def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, 
     assert evaluator.metric is not None
     return Facts(
         dataset=dataset.name,
-        split=dataset.split or "",
+        split=dataset.split,
         model=backbone.name,
         method=method_name(cfg),
         protocol=dataset.protocol.name,

@@ -99,7 +99,7 @@ class Facts(Keyed):
     """
 
     dataset: str
-    split: str
+    split: str | None
     model: str
     method: str
     protocol: str

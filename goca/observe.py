@@ -38,6 +38,7 @@ from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
 from goca.figures.attention_view import AttentionView
 from goca.layer_names import resolve
+from goca.method import weighed_layers
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
@@ -63,7 +64,7 @@ class HeadStatistics(AttentionStatistics):
 
     def __init__(self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int]) -> None:
         plan = segmentor.plan()
-        super().__init__(segmentor.method.aggregation, plan, segmentor.max_bytes, True, segmentor.precision)
+        super().__init__(weighed_layers(segmentor.method), plan, segmentor.max_bytes, True, segmentor.precision)
         shown = [plan.reference] if plan.reference and plan.reference in plan.cross else list(plan.cross)[-1:]
         self.head_layers = resolve(head_layers or shown, plan.cross, "heads")
         self._tokens = list(tokens)

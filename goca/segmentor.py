@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,15 +12,18 @@ import torch
 from omegaconf import OmegaConf
 
 from goca import config
-from goca.attention.statistics import AttentionStatistics, Observation, Precision
+from goca.attention.mixture import Statistics, collector
+from goca.attention.statistics import Observation, Precision
 from goca.backbones.auto import propose_for
 from goca.backbones.base import Backbone
+from goca.backbones.word_losses import class_exponents
 from goca.data.base import Sample
 from goca.data.datamodule import to_pixels
 from goca.data.pictures import ImageSource, read_picture
 from goca.errors import ConfigError, ModelError
 from goca.method import Method, Plan
 from goca.method.calibration import ClassMaps
+from goca.method.outside import MapFiles
 from goca.method.refinement import RefinementContext
 from goca.prediction import Prediction, join
 from goca.prompts import sources
@@ -196,14 +199,13 @@ class Segmentor:
         """The layers that the method observes, by name; raises ModelError for names the model lacks."""
         return self.method.plan(self.backbone)
 
-    def observe(self, rows: Sequence[Row], statistics: AttentionStatistics | None = None) -> Observation:
+    def observe(self, rows: Sequence[Row], statistics: Statistics | None = None) -> Observation:
         """Run the denoiser once for these rows and return what its attention showed.
 
         `statistics` that follow `plan()` may keep more than the method needs.
         """
-        statistics = statistics or AttentionStatistics(
-            self.method.aggregation, self.plan(), self.max_bytes, precision=self.precision
-        )
+        passes = self.method.passes
+        statistics = statistics or collector(self.method.aggregation, self.plan(), self.max_bytes, len(passes), self.precision)
         pixels = [row.seen.pixels for row in rows]
         if any(image is None for image in pixels):
             raise ValueError("samples need `pixels`; set the data module's size to the backbone's")
@@ -214,6 +216,8 @@ class Segmentor:
             self.seed,
             statistics,
             self.timer,
+            passes,
+            [row.prompt for row in rows],
         )
 
     def finish(
@@ -237,9 +241,10 @@ class Segmentor:
         method = self.method.at(background)
         rows = [row for row in rows if row.sample is sample]
         calibrated, refined = [], []
+        exponents = self._exponents(sample, prompts)
         for prompt in prompts:
             assert observation is not None
-            parts = [self._class_maps(row, observation) for row in rows if row.prompt is prompt]
+            parts = [self._class_maps(row, observation, exponents) for row in rows if row.prompt is prompt]
             calibrated.append(method.views.merge([part for part, _ in parts], sample))
             refined.append(method.views.merge([part for _, part in parts], sample))
         size = method.aggregation.feature_size
@@ -265,16 +270,30 @@ class Segmentor:
             warnings=tuple(dict.fromkeys(warnings)),
         )
 
-    def _class_maps(self, row: Row, observation: Observation) -> tuple[ClassMaps, ClassMaps]:
+    def _exponents(self, sample: Sample, prompts: Sequence[Prompt]) -> dict[int, float] | None:
+        """Class -> exponent of its map, where the calibration wants them; costs forwards of its own."""
+        calibration = self.method.calibration
+        if isinstance(calibration, MapFiles) or calibration.exponents is None:
+            return None
+        with self.timer("losses"):
+            return class_exponents(calibration.exponents, self.backbone, sample, prompts, self.seed)
+
+    def _class_maps(
+        self, row: Row, observation: Observation, exponents: Mapping[int, float] | None
+    ) -> tuple[ClassMaps, ClassMaps]:
         """Calibrated and refined maps of one row of the observation."""
         token_maps = observation.token_maps[row.index]
         if not token_maps.isfinite().all():
             raise ModelError(f"{row.seen.image_id}: the model gave attention that is not finite; try model.dtype=float32")
         with self.timer("calibrate"):
-            calibrated = self.method.calibration(token_maps, row.prompt)
+            if isinstance(self.method.calibration, MapFiles):
+                calibrated = self.method.calibration.of_image(row.sample.image_id)
+            else:
+                levels = [(maps[row.index], weight) for maps, weight in observation.level_maps]
+                calibrated = self.method.calibration(token_maps, row.prompt, levels, exponents)
         with self.timer("refine"):
             context = RefinementContext(
-                size=calibrated.size,
+                size=(token_maps.shape[-2], token_maps.shape[-1]),
                 self_attention=observation.self_attention(row.index),
                 features={name: feature[row.index] for name, feature in observation.features.items()},
                 image=row.seen.pixels,

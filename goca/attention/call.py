@@ -33,6 +33,7 @@ class AttentionCall:
     value: Tensor | None = None  # (B, H, n, d)
     output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h
     projection: Tensor | None = None  # (D, H * d), W^O without its bias: O = concat(z) projection^T
+    bias: Tensor | None = None  # (D,) of W^O
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits over all keys, where the kernel gave it
     linear: bool = False  # linear attention: query . key over their row sum in place of a softmax; both are non-negative
     text_axis: int | None = None  # length of the text axis where `text` is its beginning alone: the rest gets no attention
@@ -41,7 +42,20 @@ class AttentionCall:
 
     def without_values(self) -> AttentionCall:
         """The same call with only what probabilities need: queries and keys."""
-        return replace(self, value=None, output=None, projection=None)
+        return replace(self, value=None, output=None, projection=None, bias=None)
+
+    def head_at(self, index: int) -> AttentionCall:
+        """The call of one head alone, for probabilities."""
+        return self.with_heads([index])
+
+    def with_heads(self, heads: list[int]) -> AttentionCall:
+        """The call of some heads in the order of the list, for probabilities."""
+        mask = self.mask
+        if mask is not None and mask.ndim == 4 and mask.shape[1] > 1:
+            mask = mask[:, heads]
+        lse = None if self.lse is None else self.lse[:, heads]
+        query, key = self.query[:, heads], self.key[:, heads]
+        return replace(self.without_values(), query=query, key=key, mask=mask, lse=lse, scratch={})
 
     def image_at(self, index: int) -> AttentionCall:
         """The call of one image of the batch; shapes keep a batch axis of 1."""
@@ -78,12 +92,22 @@ def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), 
         totals = torch.matmul(query, key.sum(2)[..., None])  # (b, H, r, 1); 0 of a query that is all zeros
         return torch.matmul(query, key[:, :, keys].transpose(-1, -2)) / totals.clamp(min=_TINY)
     if call.lse is not None and _visited(call, keys) < call.keys:
-        logits = _logits(query, call.key[batch][:, :, keys], call)
-        return logits.sub_(call.lse[batch][:, :, rows, None]).exp_()
-    logits = _logits(query, call.key[batch], call)
+        some = _logits(query, call.key[batch][:, :, keys], call)
+        return some.sub_(call.lse[batch][:, :, rows, None]).exp_()
+    every = _logits(query, call.key[batch], call)
     if call.mask is not None:
-        logits = _masked(logits, call.mask, batch, rows)
-    return logits.softmax(-1)[..., keys]
+        every = _masked(every, call.mask, batch, rows)
+    return every.softmax(-1)[..., keys]
+
+
+def logits(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:
+    """Scaled products of queries and keys before the softmax, as `probabilities` shapes them: (b, H, r, |keys|) float32."""
+    return _logits(call.query[batch][:, :, rows], call.key[batch][:, :, keys], call)
+
+
+def exponentials(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:
+    """exp(q k^T scale), not divided by its sum over keys: as `probabilities` shapes it; large logits overflow to inf."""
+    return logits(call, keys, batch, rows).exp_()
 
 
 def _logits(query: Tensor, key: Tensor, call: AttentionCall) -> Tensor:
@@ -103,7 +127,7 @@ def _visited(call: AttentionCall, keys: slice) -> int:
     return call.keys if call.lse is None and not call.linear else len(range(*keys.indices(call.keys)))
 
 
-def _masked(logits: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) -> Tensor:
+def _masked(values: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) -> Tensor:
     while mask.ndim < 4:
         mask = mask.unsqueeze(0)
     if mask.shape[0] > 1:
@@ -111,8 +135,8 @@ def _masked(logits: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) ->
     if mask.shape[2] > 1:
         mask = mask[:, :, rows]
     if mask.dtype == torch.bool:
-        return logits.masked_fill(~mask, float("-inf"))
-    return logits + mask.float()
+        return values.masked_fill(~mask, float("-inf"))
+    return values + mask.float()
 
 
 def blocks(call: AttentionCall, keys: slice, rows: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:

@@ -6,7 +6,7 @@ Of a cross-attention layer there remains one S x n map until its weight is known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.attention.features import dense_feature
 from goca.attention.reductions import head_mean_values, head_weights, inner_product, mean_rows, weighted_map
 from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
@@ -39,10 +40,18 @@ class SelfAttention:
         max_bytes: largest block of attention probabilities to hold at a time.
         known: rows that need not be computed again, of the whole batch.
         image: the image's place in the batch.
+        further: calls of the same layer in other forwards; the attention is the mean of all.
     """
 
-    def __init__(self, call: AttentionCall, max_bytes: int, known: KnownRows | None = None, image: int = 0) -> None:
-        self._call, self._max_bytes = call, max_bytes
+    def __init__(
+        self,
+        call: AttentionCall,
+        max_bytes: int,
+        known: KnownRows | None = None,
+        image: int = 0,
+        further: Sequence[AttentionCall] = (),
+    ) -> None:
+        self._call, self._max_bytes, self._further = call, max_bytes, further
         self.grid = call.grid
         self._place: Tensor | None = None  # of each pixel among the known rows, -1 where there is none
         if known is not None:
@@ -63,12 +72,29 @@ class SelfAttention:
         return found
 
     def _compute(self, index: Tensor) -> Tensor:
-        return mean_rows(self._call, index, self._max_bytes)[0]
+        rows = mean_rows(self._call, index, self._max_bytes)[0]
+        for call in self._further:
+            rows += mean_rows(call, index, self._max_bytes)[0]
+        return rows / (1 + len(self._further)) if self._further else rows
+
+    @property
+    def heads(self) -> int:
+        """How many heads the layer has."""
+        return self._call.query.shape[1]
+
+    def head_rows(self, index: Tensor, heads: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Of each head, or of those listed, its own rows (len(index), h * w) float32, one head at a time."""
+        index = index.to(self._call.query.device)
+        for head in range(self.heads) if heads is None else heads:
+            parts = [mean_rows(call.head_at(head), index, self._max_bytes)[0] for call in (self._call, *self._further)]
+            yield parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
 
     @property
     def through_kernel(self) -> bool:
         """Whether `apply` is faster than rows: half precision on a GPU, where the attention kernel is far ahead of products."""
-        return self._call.half_products and not self._call.linear and self._call.query.device.type == "cuda"
+        return (
+            not self._further and self._call.half_products and not self._call.linear and self._call.query.device.type == "cuda"
+        )
 
     def apply(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
         """The rows times values (h * w, C), without the rows: (r, C) float32; `rows` chooses query pixels, None takes all."""
@@ -87,13 +113,16 @@ class Observation:
     self_attention_calls: Mapping[str, AttentionCall] = field(default_factory=dict)
     known_rows: Mapping[str, KnownRows] = field(default_factory=dict)
     max_bytes: int = 2**28
+    further_calls: Mapping[str, tuple[AttentionCall, ...]] = field(default_factory=dict)  # of further forwards, to be averaged
+    level_maps: tuple[tuple[Tensor, float], ...] = ()  # (B, n, f, f) of each resolution, and its weight
 
     def self_attention(self, image: int) -> dict[str, SelfAttention]:
         """Self-attention of one image of the batch, by layer."""
-        return {
-            name: SelfAttention(call.image_at(image), self.max_bytes, self.known_rows.get(name), image)
-            for name, call in self.self_attention_calls.items()
-        }
+        found = {}
+        for name, call in self.self_attention_calls.items():
+            further = [other.image_at(image) for other in self.further_calls.get(name, ())]
+            found[name] = SelfAttention(call.image_at(image), self.max_bytes, self.known_rows.get(name), image, further)
+        return found
 
 
 class AttentionStatistics:
@@ -150,7 +179,7 @@ class AttentionStatistics:
         if call.layer in self.plan.self_attention and call.image is not None:
             self._self_attention[call.layer] = call.without_values()
         if call.layer in self.plan.features:
-            self._features[call.layer] = _dense_feature(call, self.plan.feature_kind)
+            self._features[call.layer] = dense_feature(call, self.plan.feature_kind)
         if call.layer == self.plan.reference:
             for waiting, weights in self._waiting:
                 self._reduce(waiting, True, weights)
@@ -197,7 +226,7 @@ class AttentionStatistics:
         return weights
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:
-        feature = _dense_feature(call, self.plan.feature_kind)
+        feature = dense_feature(call, self.plan.feature_kind)
         return feature[:, :1] if self.aggregation.reference_channels == "first" else feature
 
     def _settle(self, layer: str) -> None:
@@ -306,10 +335,3 @@ class _Reference:
         if self._affinity is not None:
             return self._affinity[batch, rows]
         return layers.reference_affinity(self.feature[batch], self.rows[rows].to(self.feature.device))
-
-
-def _dense_feature(call: AttentionCall, kind: str) -> Tensor:
-    """Image queries, or attention output, of all heads side by side: (B, H * d, h, w)."""
-    tensor = call.query if kind == "query" else call.output
-    assert tensor is not None
-    return tensor.transpose(2, 3).flatten(1, 2).unflatten(2, call.grid)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
@@ -17,14 +18,20 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from goca.attention.call import AttentionCall
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.concept_maps import ConceptStatistics
+from goca.attention.concepts import TextBranch
+from goca.attention.mixture import Statistics
+from goca.attention.statistics import Observation
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.quantization import dense_weight
+from goca.backbones.prompting import emphasised, read_text
 from goca.errors import ModelError
 from goca.layer_names import LayerNames, resolve
-from goca.prompts.prompt import TextSegment
+from goca.method.losses import Predicts
+from goca.method.passes import Passes
+from goca.prompts.prompt import Prompt, TextSegment
 from goca.timing import StageTimer
 
 
@@ -55,6 +62,7 @@ class Backbone(Pretrained):
     feature_size: PositiveInt = 64
 
     denoiser_name: ClassVar[str] = "transformer"
+    takes_concepts: ClassVar[bool] = False  # whether `text_branch` takes words along a forward
     unobserved: ClassVar[tuple[str, ...]] = ()  # globs of attention modules in which the image meets no text, such as refiners
 
     def inspect(self) -> Backbone:
@@ -156,6 +164,13 @@ class Backbone(Pretrained):
             return dense_weight(module.to_out)[:, : like.shape[1] * like.shape[3]].to(like)
         return dense_weight(module.to_out[0]).to(like)
 
+    def projection_bias(self, layer: str, like: Tensor) -> Tensor | None:
+        """The bias of W^O (D,), None where there is none."""
+        linear = getattr(self.attention_modules[layer], "to_out", None)
+        linear = linear[0] if isinstance(linear, nn.ModuleList) else linear
+        bias = getattr(linear, "bias", None)
+        return None if bias is None else bias.to(like)
+
     @torch.inference_mode()
     def observe(
         self,
@@ -163,10 +178,12 @@ class Backbone(Pretrained):
         texts: Sequence[str],
         image_ids: Sequence[str],
         seed: int,
-        statistics: AttentionStatistics,
+        statistics: Statistics,
         timer: StageTimer | None = None,
+        passes: Passes | None = None,
+        prompts: Sequence[Prompt] = (),
     ) -> Observation:
-        """Encode, add noise, and run the denoiser once under the tap.
+        """Encode, add noise, and run the denoiser under the tap, once or at several noise levels.
 
         Args:
             pixels: (B, 3, size, size) in [-1, 1].
@@ -174,33 +191,88 @@ class Backbone(Pretrained):
             image_ids: with `seed` these choose each image's noise.
             statistics: what to compute from the attention.
             timer: charged with the stages `encode`, `forward` and `aggregate`.
+            passes: noise levels whose attention the statistics bring together; None is the model's own, once.
+            prompts: one per image, where its class tokens are emphasised, or another text or concepts are read.
         """
-        timer = timer or StageTimer()
+        timer, passes = timer or StageTimer(), passes or Passes()
         with timer("encode"):
             latents = self.encode_image(pixels.to(self.torch_device, self.torch_dtype))
-            noise = image_noise(latents.shape[1:], image_ids, seed).to(latents)
-            noisy = self.add_noise(latents, noise)
-            conditioning = self.conditioning(texts)
+            conditioning = emphasised(self.conditioning(texts), prompts, self.conditioning)
+            read = read_text(prompts, self.conditioning)
         grid = (latents.shape[-2], latents.shape[-1])
         seen: set[str] = set()
 
         def observe(raw: RawCall) -> None:
             seen.add(raw.layer)
             with timer("aggregate"):
+                if isinstance(statistics, ConceptStatistics):
+                    statistics.follow(raw, self.image_keys(raw, grid))
                 call = self.canonical(raw, grid)
                 if call is not None:
-                    statistics.observe(call)
+                    statistics.observe(call if read is None else self.read(call, read))
 
         check_finite(latents, "autoencoder", image_ids)
         for embedding in conditioning.values():
             check_finite(embedding, "text encoder", image_ids)
         modules = {name: self.attention_modules[name] for name in statistics.plan.observed}
-        with timer("forward"), AttentionTap(modules, observe):
-            predicted = self.denoise(noisy, conditioning)
+        for number, timestep in enumerate(passes.timesteps or (self.timestep,)):
+            with timer("encode"), self.at(timestep):
+                ids = [f"{image_id}/pass{number}" if number else image_id for image_id in image_ids]
+                noise = image_noise(latents.shape[1:], ids, seed).to(latents)
+                noisy = latents if passes.clean else self.add_noise(latents, noise)
+                if isinstance(statistics, ConceptStatistics):
+                    rows = [{key: value[row : row + 1] for key, value in conditioning.items()} for row in range(len(prompts))]
+                    branches = [self.text_branch(prompt.concepts, row) for prompt, row in zip(prompts, rows, strict=True)]
+                    statistics.begin(branches)
+            with timer("forward"), self.at(timestep), AttentionTap(modules, observe):
+                predicted = self.denoise(noisy, conditioning)
+            check_finite(predicted, "denoiser", image_ids)
         self._check_seen(seen, modules)
-        check_finite(predicted, "denoiser", image_ids)
         with timer("aggregate"):
             return statistics.finish()
+
+    @contextmanager
+    def at(self, timestep: int) -> Iterator[None]:
+        """The backbone at another noise level."""
+        own = self.timestep
+        if timestep == own:
+            yield
+            return
+        self.timestep = timestep
+        self.__dict__.pop("sigma", None)
+        try:
+            yield
+        finally:
+            self.timestep = own
+            self.__dict__.pop("sigma", None)
+
+    def read(self, call: AttentionCall, text: Tensor) -> AttentionCall:
+        """A cross-attention call with the keys of another text, whose embeddings (B, n, C) are given; others as they are.
+
+        Raises:
+            ModelError: the family's text is not keyed straight from its embeddings.
+        """
+        raise ModelError(f"{self.name}: another text can be read only where layers take keys straight from it, as in a UNet")
+
+    def image_keys(self, raw: RawCall, latent_grid: tuple[int, int]) -> slice:
+        """Where the image's tokens stand in a joint call.
+
+        Raises:
+            ModelError: the family has no joint attention.
+        """
+        raise ModelError(f"{self.name}: concepts go through the text branch of joint attention, which this model lacks")
+
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+        """The text branch that takes these words along the next forward of a prompt.
+
+        Raises:
+            ModelError: the family has no text branch.
+        """
+        raise ModelError(f"{self.name}: concepts need blocks with a text branch of their own; take SD3 or FLUX.1")
+
+    def prediction_kind(self) -> tuple[float, Predicts]:
+        """The part of the data's variance that is left at this noise level, and what the model predicts."""
+        return float(self.pipeline.scheduler.alphas_cumprod[self.timestep]), self.pipeline.scheduler.config.prediction_type
 
     def _check_seen(self, seen: Collection[str], modules: Mapping[str, nn.Module]) -> None:
         hidden = {name: module for name, module in modules.items() if name not in seen}

@@ -24,6 +24,7 @@ class ChromaBackbone(FluxBackbone):
 
     pipelines: ClassVar[tuple[str, ...]] = ("ChromaPipeline",)
     large_encoder: ClassVar[str | None] = "text_encoder"
+    takes_concepts: ClassVar[bool] = False  # its modulation is made otherwise
 
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from goca.attention.concepts import FluxBranch, TextBranch
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.quantization import dense_weight
 from goca.backbones.mixins import FlowMatching, JointAttention
@@ -44,6 +45,7 @@ class FluxBackbone(FlowMatching, JointAttention):
     pipelines: ClassVar[tuple[str, ...]] = ("FluxPipeline",)
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     large_encoder: ClassVar[str | None] = "text_encoder_2"
+    takes_concepts: ClassVar[bool] = True
 
     @property
     def patch(self) -> int:
@@ -72,6 +74,15 @@ class FluxBackbone(FlowMatching, JointAttention):
         if self.pipeline.transformer.config.guidance_embeds:
             guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
         return self.denoiser(**self._tokens(noisy, conditioning), guidance=guidance, **conditioning).sample
+
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+        """A concept is T5's vector at the first token of the word encoded alone; its pooled vector is zero."""
+        net: Any = self.denoiser
+        embeddings = torch.cat([self.conditioning([word])["encoder_hidden_states"][:, :1] for word in words], dim=1)
+        time = self.times(embeddings, scale=1000)
+        pooled = torch.zeros_like(conditioning["pooled_projections"][:1])
+        guidance = [torch.full_like(time, 1000 * self.guidance)] if net.config.guidance_embeds else []
+        return FluxBranch(net, embeddings, net.time_text_embed(time, *guidance, pooled))
 
     def _tokens(self, noisy: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         """The packed image, its time, and the positions of image and text tokens."""

@@ -13,6 +13,7 @@ from goca.attention.call import AttentionCall
 from goca.attention.tap import RawCall
 from goca.backbones.base import Backbone
 from goca.errors import ModelError
+from goca.method.losses import Predicts
 
 
 class CrossAttention(Backbone):
@@ -32,6 +33,7 @@ class CrossAttention(Backbone):
             text=slice(None) if is_text else None,
             image=None if is_text else slice(None),
             projection=self.projection(raw.layer, raw.output),
+            bias=self.projection_bias(raw.layer, raw.output),
             lse=raw.lse,
             linear=raw.linear,
         )
@@ -94,8 +96,14 @@ class JointAttention(Backbone):
             image=image,
             text_axis=self.text_axis,
             projection=self.projection(raw.layer, raw.output),
+            bias=self.projection_bias(raw.layer, raw.output),
             lse=None if raw.lse is None else raw.lse[:, :, rows],
         )
+
+    def image_keys(self, raw: RawCall, latent_grid: tuple[int, int]) -> slice:
+        grid = self.token_grid(latent_grid)
+        pixels, total = grid[0] * grid[1], raw.key.shape[2]
+        return slice(total - pixels, total) if self.text_first else slice(0, pixels)
 
     def paired_self_attention(self, layer: str) -> str:
         return layer
@@ -122,6 +130,9 @@ class FlowMatching(Backbone):
 
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
         return (1 - self.sigma) * latents + self.sigma * noise
+
+    def prediction_kind(self) -> tuple[float, Predicts]:
+        return 0.0, "flow"
 
     def times(self, noisy: Tensor, scale: float = 1.0) -> Tensor:
         """sigma for every image of the batch, times `scale`: (B,)."""

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from goca.attention.concepts import SD3Branch, TextBranch
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
-from goca.prompts.prompt import TextSegment
+from goca.errors import ModelError
+from goca.prompts.align import align
+from goca.prompts.prompt import Entity, TextSegment
 
 
 @backbone
@@ -30,6 +33,7 @@ class SD3Backbone(FlowMatching, JointAttention):
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     large_encoder: ClassVar[str | None] = "text_encoder_3"
+    takes_concepts: ClassVar[bool] = True
     text_first: ClassVar[bool] = False
 
     @cached_property
@@ -60,6 +64,20 @@ class SD3Backbone(FlowMatching, JointAttention):
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         return self.denoiser(noisy, timestep=self.times(noisy, scale=1000), **conditioning).sample
+
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+        """Concepts are encoded side by side by CLIP; the start token and the first token of each word are taken along."""
+        net: Any = self.denoiser
+        text, entities = " ".join(words), []
+        for number, word in enumerate(words):
+            entities.append(Entity(word, number, len(" ".join((*words[:number], "")))))
+        aligned = align(entities, self.text_segments[:1], text)
+        if aligned.lost_classes:
+            raise ModelError(f"{self.name}: {len(words)} concepts are more than fit into one prompt; take fewer")
+        positions = [0, *(aligned.class_tokens[number][0] for number in range(len(words)))]
+        embeddings = self.conditioning([text])["encoder_hidden_states"][:, positions]
+        modulation = net.time_text_embed(self.times(embeddings, scale=1000), conditioning["pooled_projections"])
+        return SD3Branch(net, embeddings, modulation)
 
     def is_text_layer(self, layer: str) -> bool:
         return not layer.endswith("attn2")

@@ -11,6 +11,8 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from goca.attention.call import AttentionCall
+from goca.attention.readout import with_text
 from goca.attention.tap import RawCall
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import CrossAttention, level_grid
@@ -71,6 +73,12 @@ class UNetBackbone(CrossAttention):
         return self.denoiser(
             noisy, self.timestep, encoder_hidden_states=conditioning["encoder_hidden_states"], added_cond_kwargs=added
         ).sample
+
+    def read(self, call: AttentionCall, text: Tensor) -> AttentionCall:
+        if call.text is None:
+            return call
+        module: Any = self.attention_modules[call.layer]
+        return with_text(call, module.to_k, text)
 
     def query_grid(self, raw: RawCall, latent_grid: tuple[int, int]) -> tuple[int, int]:
         return level_grid(raw.query.shape[2], latent_grid, raw.layer)

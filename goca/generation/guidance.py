@@ -18,7 +18,7 @@ from goca.errors import ConfigError, ModelError
 from goca.generation.rate import guidance_strength, guide, rate_map
 from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles
-from goca.method import Method
+from goca.method import Method, calibration_of, weighed_layers
 from goca.method.refinement import RefinementContext
 
 _CONFIG = ConfigDict(extra="forbid")
@@ -80,8 +80,10 @@ def check_method(method: Method, backbone: Backbone) -> None:
     """Resolve layer names, and refuse methods that need what does not exist while a picture is being made.
 
     Raises:
-        ConfigError: a refinement that needs the image. ModelError: a layer name that matches nothing.
+        ConfigError: a refinement that needs the image, or maps that are not weighed by heads and layers.
+        ModelError: a layer name that matches nothing.
     """
+    weighed_layers(method), calibration_of(method)
     if method.refinement.needs.image:
         raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
     method.plan(backbone)
@@ -161,7 +163,7 @@ class RegionGuide:
         grid = (latents.shape[-2], latents.shape[-1])
         # Regions are no finer than the latents that they guide.
         size = min(self.method.aggregation.feature_size, max(grid))
-        aggregation = replace(self.method.aggregation, feature_size=size)
+        aggregation = replace(weighed_layers(self.method), feature_size=size)
         statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes, precision=self.precision)
 
         def observe(raw: RawCall) -> None:
@@ -210,7 +212,7 @@ class RegionGuide:
             features={name: feature[row] for name, feature in observation.features.items()},
             max_bytes=self.max_bytes,
         )
-        return find_regions(maps, global_map, roles, self.method.calibration, self.method.refinement, context)
+        return find_regions(maps, global_map, roles, calibration_of(self.method), self.method.refinement, context)
 
     def _rates(self, unconditional: Tensor, conditional: Tensor) -> Tensor:
         """The factor on the guidance of every picture: (B, h, w)."""

@@ -7,14 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from goca import config
+from goca.errors import ConfigError
 from goca.method.aggregation import Aggregation
+from goca.method.aggregation.concepts import ConceptMaps
+from goca.method.aggregation.mixture import Mixture
 from goca.method.calibration import Calibration
 from goca.method.decision import Decision, Hungarian
+from goca.method.outside import MapFiles
+from goca.method.passes import Passes
 from goca.method.plan import Layered, Plan, plan_layers
 from goca.method.refinement import Refinements
+from goca.method.scored import Scored
 from goca.method.views import Views
 
-__all__ = ["Method", "Plan", "plan_layers"]
+__all__ = ["Method", "Plan", "calibration_of", "plan_layers", "weighed_layers"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,15 @@ class Method:
         refinement: spreads class maps along the picture.
         decision: class maps to labels.
         views: in how many ways each picture is seen; the maps of all are averaged (test-time augmentation).
+        passes: at which noise levels every view is seen; the attention of all is averaged.
     """
 
-    aggregation: Aggregation
-    calibration: Calibration
+    aggregation: Aggregation | Mixture | ConceptMaps
+    calibration: Calibration | MapFiles
     refinement: Refinements = dataclasses.field(default_factory=Refinements)
-    decision: Decision | Hungarian = dataclasses.field(default_factory=Decision)
+    decision: Decision | Hungarian | Scored = dataclasses.field(default_factory=Decision)
     views: Views = dataclasses.field(default_factory=Views)
+    passes: Passes = dataclasses.field(default_factory=Passes)
 
     @classmethod
     def from_config(cls, cfg: Any) -> Method:
@@ -49,10 +57,33 @@ class Method:
     def plan(self, backbone: Layered) -> Plan:
         """The layers of a backbone that this method observes; raises ModelError for names the model lacks."""
         needs = self.refinement.needs
-        return plan_layers(backbone, self.aggregation, needs.self_attention, needs.features)
+        return plan_layers(backbone, self.aggregation, needs.self_attention, needs.features, needs.feature_kind)
 
     def at(self, background: float | None) -> Method:
         """This method with one background threshold in place of its sweep; None leaves it as it is."""
-        if background is None or not isinstance(self.decision, Decision):
+        if background is None or isinstance(self.decision, Hungarian):
             return self
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=(background,)))
+
+
+def weighed_layers(method: Method) -> Aggregation:
+    """The method's aggregation where heads and layers are weighed one by one, as looking at them and guiding a generation want.
+
+    Raises:
+        ConfigError: an aggregation of another kind.
+    """
+    if isinstance(method.aggregation, Aggregation):
+        return method.aggregation
+    kind = type(method.aggregation).__name__
+    raise ConfigError(f"this goes with an aggregation of heads and layers (goca, vanilla, manual, ...), not with {kind}")
+
+
+def calibration_of(method: Method) -> Calibration:
+    """The method's calibration of token maps.
+
+    Raises:
+        ConfigError: class maps that come from files.
+    """
+    if isinstance(method.calibration, Calibration):
+        return method.calibration
+    raise ConfigError("this calibrates the attention's own maps; calibration=files hands in others")

@@ -9,7 +9,7 @@ A calibration is a chain of named steps. A step is `step(maps (G, h, w), groups)
 used as `steps: [per_pixel, square]` once its module is imported, or as `steps: [per_pixel, my_module.square]` without that.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -19,6 +19,8 @@ from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
 from goca import ops
+from goca.method.clusters import clustered
+from goca.method.losses import LossExponents
 from goca.registry import Registry, dotted_path
 
 
@@ -68,6 +70,7 @@ class Groups:
     factor: Tensor  # (h, w): sum of the maps of all content tokens
     alone: bool  # one group holds every content token, so X / factor is a constant
     parity: bool  # keep the released code's arithmetic where it breaks (0/0)
+    exponents: Tensor | None = None  # (G,): of the step `power`
 
 
 CalibrationStep = Callable[[Tensor, Groups], Tensor]
@@ -105,6 +108,24 @@ def minmax(maps: Tensor, groups: Groups) -> Tensor:
 
 
 @calibration_step
+def stretch(maps: Tensor, groups: Groups) -> Tensor:
+    """Min-max normalised without a blur."""
+    return ops.minmax(maps, groups.parity)
+
+
+@calibration_step
+def stretch_softly(maps: Tensor, groups: Groups) -> Tensor:
+    """Min-max normalised without a blur, 1e-6 added to the divisor: a nearly constant map stays small."""
+    return _stretch_softly(maps)
+
+
+@calibration_step
+def power(maps: Tensor, groups: Groups) -> Tensor:
+    """X to the power of the group's exponent, which says how well the model predicts the picture given that word."""
+    return maps if groups.exponents is None else maps ** groups.exponents.to(maps)[:, None, None]
+
+
+@calibration_step
 def lift(maps: Tensor, groups: Groups) -> Tensor:
     """X / its mean over pixels: how much more likely a pixel makes a group, whatever share the group has of all attention."""
     return _divide(maps, maps.mean((-2, -1), keepdim=True), groups.parity)
@@ -122,17 +143,38 @@ def times_raw(maps: Tensor, groups: Groups) -> Tensor:
     return maps * groups.raw
 
 
+TokenStep = Callable[[Tensor], Tensor]
+
+
+def _stretch_softly(maps: Tensor) -> Tensor:
+    shifted = maps - maps.amin((-2, -1), keepdim=True)
+    return shifted / (shifted.amax((-2, -1), keepdim=True) + 1e-6)
+
+
+# Before tokens are joined: on maps (n, h, w) of all tokens, special ones included.
+TOKEN_STEPS: dict[str, TokenStep] = {"cluster": clustered, "stretch": _stretch_softly}
+
+
 @config_dataclass(frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Calibration:
     """Groups the tokens' maps by class and passes them through a chain of steps.
 
-    `parity` keeps what the released code computes where it breaks (docs/parity.md, Q14, Q15): NaN, and maps of classes
-    without tokens.
+    Args:
+        steps: names of steps on the groups' maps, in order.
+        token_reduction: of the tokens of a class or background group.
+        parity: keep what the released code computes where it breaks: NaN, and maps of classes without tokens.
+        token_steps: steps on all tokens' maps before they are joined: `cluster` gives every pixel the mean of the pixels that
+            say nearly the same about all tokens; `stretch` min-max normalises each token.
+        token_choice: `last` takes a class's last token alone.
+        exponents: of the step `power`; measured on each image with further forwards.
     """
 
     steps: tuple[str, ...] = ("per_pixel", "minmax")
     token_reduction: Literal["mean", "sum"] = "mean"
     parity: bool = False
+    token_steps: tuple[Literal["cluster", "stretch"], ...] = ()
+    token_choice: Literal["all", "last"] = "all"
+    exponents: LossExponents | None = None
 
     @field_validator("steps")
     @classmethod
@@ -141,17 +183,36 @@ class Calibration:
             STEPS.find(name)
         return steps
 
-    def __call__(self, token_maps: Tensor, prompt: TokenGroups) -> ClassMaps:
-        """Token maps (n, h, w) on the prompt's text axis -> class maps. Negative values are the caller's to clamp."""
+    def __call__(
+        self,
+        token_maps: Tensor,
+        prompt: TokenGroups,
+        levels: Sequence[tuple[Tensor, float]] = (),
+        exponents: Mapping[int, float] | None = None,
+    ) -> ClassMaps:
+        """Token maps (n, h, w) on the prompt's text axis -> class maps. Negative values are the caller's to clamp.
+
+        Args:
+            levels: maps (n, h, w) of each resolution with its weight, where the groups' maps are to be min-max normalised
+                within a resolution and then mixed.
+            exponents: of the step `power`, by class; others have 1.
+        """
         token_maps = token_maps.float()
+        for token_step in self.token_steps:
+            token_maps = TOKEN_STEPS[token_step](token_maps)
         kept = {class_id: tokens for class_id, tokens in prompt.class_tokens.items() if tokens or self.parity}
         lost = sorted(prompt.class_tokens.keys() - kept)
         warnings = [f"class {class_id} has no token in the prompt and is left out" for class_id in lost]
         members = [*kept.values(), *prompt.background_groups]
         raw = self._group(token_maps, members)  # (G, h, w)
+        if levels and members:
+            raw = torch.stack([weight * ops.minmax(self._group(part.float(), members)) for part, weight in levels]).sum(0)
         alone = len(members) == 1 and set(members[0]) >= set(prompt.content)
         factor = token_maps[list(prompt.content)].sum(0)
-        groups = Groups(raw, factor, alone, self.parity)
+        powers = None
+        if exponents is not None:
+            powers = torch.tensor([exponents.get(i, 1.0) for i in kept] + [1.0] * len(prompt.background_groups))
+        groups = Groups(raw, factor, alone, self.parity, powers)
         maps = raw
         for name in self.steps:
             maps = STEPS.find(name)(maps, groups)
@@ -169,7 +230,8 @@ class Calibration:
         if not members:
             return token_maps[:0]
         reduce = torch.mean if self.token_reduction == "mean" else torch.sum
-        return torch.stack([reduce(token_maps[list(tokens)], dim=0) for tokens in members])
+        chosen = [tokens[-1:] if self.token_choice == "last" else tokens for tokens in members]
+        return torch.stack([reduce(token_maps[list(tokens)], dim=0) for tokens in chosen])
 
 
 def _silence(maps: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:

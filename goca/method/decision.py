@@ -14,7 +14,7 @@ from torch import Tensor
 from goca.data.base import IGNORE
 from goca.errors import DataError
 from goca.method.calibration import ClassMaps
-from goca.ops import blocks, resize
+from goca.ops import CONSTANT, blocks, resize
 from goca.registry import Registry, dotted_path
 
 BackgroundRule = Callable[[Tensor, float], Tensor]
@@ -66,6 +66,12 @@ def offset(supporting: Tensor, tau: float) -> Tensor:
     return supporting + tau
 
 
+@background_rule
+def complement(best: Tensor, tau: float) -> Tensor:
+    """(1 - the highest class score)^2: the only rule that looks at the classes, not at the supporting map; no threshold."""
+    return (1 - best) ** 2
+
+
 def background_score(rule: str, supporting: Tensor, tau: float) -> Tensor:
     """Score of class 0 from the supporting map and one threshold; every threshold starts from the same map."""
     return RULES.find(rule)(supporting, tau)
@@ -75,14 +81,25 @@ def background_score(rule: str, supporting: Tensor, tau: float) -> Tensor:
 class Decision:
     """Arg-max over the classes of the prompt and, where the data set has one, the background, for every threshold at once.
 
-    `absent_classes`: those that are not in the prompt do not compete, or have score 0 as in the released code
-    (docs/parity.md, E1-E3).
+    Args:
+        rule: score of the background.
+        thresholds: tau of the rule.
+        absent_classes: those that are not in the prompt do not compete, or have score 0 as in the released code.
+        stretch: min-max normalise each class's map once it has the label's size, where thresholds are of the stretched map.
+        resize: how maps are brought to the label's size.
+        ties: who wins where the best class scores as the background does.
+        eight_bits: round stretched scores to 255 steps, as a method does that keeps them in pictures.
+        max_bytes: of upsampled maps at once.
     """
 
     rule: str = "offset"
     thresholds: tuple[float, ...] = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
     absent_classes: Literal["left_out", "zero"] = "left_out"
     max_bytes: PositiveInt = 2**26  # of upsampled maps at once
+    stretch: bool = False
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    ties: Literal["background", "class"] = "background"
+    eight_bits: bool = False
 
     @field_validator("rule")
     @classmethod
@@ -105,7 +122,7 @@ class Decision:
     ) -> Decided:
         """Label maps (T, H, W) of class ids at the label's size, uint8 (int16 from 256 classes on); ties go to the lowest id.
 
-        Maps are upsampled bilinearly, a band of rows at a time. `label` is not used; `Hungarian` takes it.
+        Maps are upsampled a band of rows at a time. `label` is not used; `Hungarian` takes it.
         """
         order = sorted(range(len(maps.ids)), key=maps.ids.__getitem__)  # ascending ids: the first maximum is the lowest id
         ids = torch.tensor([0, *(maps.ids[i] for i in order)], device=maps.supporting.device)
@@ -117,23 +134,44 @@ class Decision:
         taus = self.taus(has_background)
         labels = torch.empty(len(taus), *size, dtype=dtype, device=stack.device)
         near = torch.zeros(len(taus), dtype=torch.long, device=stack.device)
-        for rows, band in upsampled_bands(stack, size, self.max_bytes):
+        for rows, band in self.score_bands(stack, size):
             band = band.nan_to_num(nan, torch.inf, -torch.inf)
             best, best_id = _best(band[1:], ids[1:], absent)
-            doubtful = _near(band[1:], best)  # between two classes
+            doubtful = near_best(band[1:], best)  # between two classes
             for t, tau in enumerate(taus):
                 if tau is None:
                     labels[t, rows] = best_id.to(dtype)
                     near[t] += doubtful.sum()
                 else:
-                    background = background_score(self.rule, band[0], tau)
-                    wins = background >= best
+                    background = background_score(self.rule, best if self.rule == "complement" else band[0], tau)
+                    wins = background >= best if self.ties == "background" else background > best
                     labels[t, rows] = best_id.masked_fill(wins, 0).to(dtype)
                     near[t] += ((doubtful & ~wins) | ((background - best).abs() < NEAR)).sum()
         return Decided(labels, tuple(near.tolist()))
 
+    def score_bands(self, stack: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+        """The scores that are compared, (C, rows, W) at the label's size, a band of rows at a time (bicubic: all at once)."""
 
-def _near(scores: Tensor, best: Tensor) -> Tensor:
+        def bands() -> Iterator[tuple[slice, Tensor]]:
+            if self.resize == "bicubic":
+                return iter([(slice(0, size[0]), resize(stack, size, "bicubic"))])
+            return upsampled_bands(stack, size, self.max_bytes)
+
+        if not self.stretch:
+            return bands()
+        low, high = stack.new_full((len(stack),), torch.inf), stack.new_full((len(stack),), -torch.inf)
+        for _, band in bands():
+            low, high = torch.minimum(low, band.amin((1, 2))), torch.maximum(high, band.amax((1, 2)))
+        return ((rows, self._stretched(band, low[:, None, None], high[:, None, None])) for rows, band in bands())
+
+    def _stretched(self, band: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """Between 0 and 1; a constant map is 0."""
+        constant = high - low <= CONSTANT * torch.maximum(low.abs(), high.abs())
+        scores = ((band - low) / (high - low)).masked_fill(constant, 0.0)
+        return (scores * 255).round() / 255 if self.eight_bits else scores
+
+
+def near_best(scores: Tensor, best: Tensor) -> Tensor:
     """Where the second highest of the scores (C, h, w) is within `NEAR` of the highest (h, w)."""
     return (scores > best - NEAR).sum(0) > 1
 
@@ -192,7 +230,7 @@ class Hungarian:
         near = 0
         for rows, band in upsampled_bands(stack, size, self.max_bytes):
             clusters[rows] = band.argmax(0)
-            near += int(_near(band, band.amax(0)).sum())
+            near += int(near_best(band, band.amax(0)).sum())
         return Decided(match_clusters(clusters, label.to(stack.device), num_classes, has_background)[None], (near,))
 
 

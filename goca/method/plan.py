@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
+from goca.errors import ModelError
 from goca.layer_names import LayerNames, resolve
 from goca.method.aggregation import Aggregation
+from goca.method.aggregation.concepts import ConceptMaps
+from goca.method.aggregation.mixture import Mixture
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Plan:
         reference: layer of the reference affinity, if layer weights need one.
         self_attention: layers whose self-attention a refinement uses.
         features: layers whose dense feature a refinement uses.
-        feature_kind: `query` (the layer's image queries) or `output` (its attention output before the projection).
+        feature_kind: `query` (the layer's image queries) or `output` (its attention output before the
+            projection) or `projected` (after it).
     """
 
     cross: Mapping[str, str]
@@ -40,6 +44,7 @@ class Layered(Protocol):
     """What planning asks of a backbone."""
 
     layers: LayerNames
+    takes_concepts: ClassVar[bool]
 
     @property
     def attention_modules(self) -> Mapping[str, Any]:
@@ -56,7 +61,11 @@ class Layered(Protocol):
 
 
 def plan_layers(
-    backbone: Layered, aggregation: Aggregation, self_attention: Sequence[str] = (), features: Sequence[str] = ()
+    backbone: Layered,
+    aggregation: Aggregation | Mixture | ConceptMaps,
+    self_attention: Sequence[str] = (),
+    features: Sequence[str] = (),
+    feature_kind: str | None = None,
 ) -> Plan:
     """Resolve the layer names that an aggregation and a refinement ask for.
 
@@ -64,10 +73,13 @@ def plan_layers(
         backbone: inspected or loaded.
         aggregation: names the cross-attention layers and the reference.
         self_attention, features: names or globs that the refinement needs.
+        feature_kind: what those features are, where it is not what the model's reference is.
 
     Raises:
         ModelError: a name or glob that matches no layer, or none of the right kind.
     """
+    if isinstance(aggregation, ConceptMaps) and not backbone.takes_concepts:
+        raise ModelError("aggregation=concepts: concepts go through the text branch of SD3 or FLUX.1, which this model lacks")
     names = list(backbone.attention_modules)
     text = [name for name in names if backbone.is_text_layer(name)]
     paired = {backbone.paired_self_attention(name) for name in text}
@@ -81,5 +93,5 @@ def plan_layers(
         reference=reference,
         self_attention=resolve(self_attention, image, "self-attention layers of the refinement"),
         features=resolve(features, names, "feature layers of the refinement"),
-        feature_kind=backbone.layers.feature,
+        feature_kind=feature_kind or backbone.layers.feature,
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from goca.prompts.emphasis import Emphasis
 from goca.prompts.segments import TextSegment
 
 __all__ = ["Entity", "Prompt", "TextSegment"]
@@ -43,6 +44,9 @@ class Prompt:
         lost_classes: classes the prompt names whose tokens all lie beyond the token limit, or that no token covers.
         warnings: what a reader of the results should know about this prompt.
         entities: the parts the text is made of.
+        emphasis: how class tokens' embeddings change before the denoiser sees them.
+        reads: a text whose tokens are read in place of the prompt's; positions are then those of this text.
+        concepts: words that a concept stream takes along; positions are then numbers of these words.
     """
 
     text: str
@@ -53,6 +57,9 @@ class Prompt:
     lost_classes: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = ()
+    emphasis: Emphasis | None = None
+    reads: str | None = None
+    concepts: tuple[str, ...] = ()
 
     @cached_property
     def content(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Refinement by the similarity of dense features."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Literal
 
@@ -29,6 +30,15 @@ class FeatureAffinity:
         """As `SelfAttention.rows`."""
         flat = self.feature.flatten(1).float()  # (C, S)
         return torch.softmax(flat[:, index.to(flat.device)].T @ flat / flat.shape[0] ** 0.5, dim=-1)
+
+    @property
+    def heads(self) -> int:
+        """One: features have no heads."""
+        return 1
+
+    def head_rows(self, index: Tensor, heads: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """As `SelfAttention.head_rows`."""
+        yield self.rows(index)
 
 
 @dataclass(frozen=True, config=CONFIG)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -22,12 +22,14 @@ class Needs:
     self_attention: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     image: bool = False
+    feature_kind: str | None = None  # of the features, where it is not the model's: `query`, `output` or `projected`
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
             tuple(dict.fromkeys((*self.self_attention, *other.self_attention))),
             tuple(dict.fromkeys((*self.features, *other.features))),
             self.image or other.image,
+            other.feature_kind or self.feature_kind,
         )
 
 
@@ -41,6 +43,13 @@ class SelfAttention(Protocol):
 
     def rows(self, index: Tensor) -> Tensor:
         """(len(index), h * w) float32 attention of those query pixels, in a tensor that the caller may change."""
+        ...
+
+    @property
+    def heads(self) -> int: ...
+
+    def head_rows(self, index: Tensor, heads: Sequence[int] | None = None) -> Iterator[Tensor]:
+        """Rows of each head, or of those listed, one head at a time, each as `rows` gives their mean."""
         ...
 
 

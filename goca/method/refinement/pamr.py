@@ -48,28 +48,29 @@ def pamr(image: Tensor, masks: Tensor, iterations: int, dilations: tuple[int, ..
     Masks are resized bilinearly with aligned corners. Weights are a softmax over neighbours j of
     -mean over colours of |x_i - x_j| / (0.1 std_i), std_i the unbiased deviation in the neighbourhood of i.
     """
-    weights = _colour_weights(image.to(masks.device).float(), dilations)  # (8 * dilations, H, W)
+    weights = colour_weights(image.to(masks.device).float(), dilations)  # (8 * dilations, H, W)
     resized = F.interpolate(masks.float()[None], size=image.shape[-2:], mode="bilinear", align_corners=True)[0]
     refined = torch.empty_like(resized)
     for channels in blocks(len(resized), 4 * resized[0].nbytes, max_bytes):
         part = resized[channels]
         for _ in range(iterations):
-            neighbours = _neighbours(part, dilations)
-            part = sum((weight * shifted for weight, shifted in zip(weights, neighbours, strict=True)), torch.zeros_like(part))
+            around = neighbours(part, dilations)
+            part = sum((weight * shifted for weight, shifted in zip(weights, around, strict=True)), torch.zeros_like(part))
         refined[channels] = part
     return refined
 
 
-def _colour_weights(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
+def colour_weights(image: Tensor, dilations: tuple[int, ...]) -> Tensor:
+    """How much a pixel takes from each of its neighbours, by likeness of colour: (8 * dilations, H, W), adding up to 1."""
     # The neighbourhood holds the pixel itself once per dilation.
     count = 9 * len(dilations)
-    mean = sum(_neighbours(image, dilations), len(dilations) * image) / count
-    squares = sum(((shifted - mean) ** 2 for shifted in _neighbours(image, dilations)), len(dilations) * (image - mean) ** 2)
+    mean = sum(neighbours(image, dilations), len(dilations) * image) / count
+    squares = sum(((shifted - mean) ** 2 for shifted in neighbours(image, dilations)), len(dilations) * (image - mean) ** 2)
     scale = 0.1 * (squares / (count - 1)).sqrt() + 1e-8
-    return torch.stack([-((image - shifted).abs() / scale).mean(0) for shifted in _neighbours(image, dilations)]).softmax(0)
+    return torch.stack([-((image - shifted).abs() / scale).mean(0) for shifted in neighbours(image, dilations)]).softmax(0)
 
 
-def _neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Iterator[Tensor]:
+def neighbours(maps: Tensor, dilations: tuple[int, ...]) -> Iterator[Tensor]:
     """Maps (C, H, W) shifted to each of the eight neighbours at each distance; borders are repeated."""
     height, width = maps.shape[-2:]
     for d in dilations:
@@ -85,5 +86,5 @@ def median_filter(maps: Tensor, max_bytes: int = 2**28) -> Tensor:
     filtered = torch.empty_like(maps)
     for channels in blocks(len(maps), 20 * maps[0].nbytes, max_bytes):
         part = maps[channels]
-        filtered[channels] = torch.stack([*_neighbours(part, (1,)), part]).median(0).values
+        filtered[channels] = torch.stack([*neighbours(part, (1,)), part]).median(0).values
     return filtered

@@ -1,7 +1,10 @@
 """Refinement by class prototypes in feature space."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from pydantic import PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -9,7 +12,7 @@ from goca.errors import ModelError
 from goca.layer_names import resolve
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext
-from goca.ops import resize
+from goca.ops import blocks, resize, resize_matrix
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -53,3 +56,66 @@ def assign_to_prototypes(maps: Tensor, feature: Tensor, size: tuple[int, int]) -
     likeness[weights.flatten(1).sum(1) == 0] = -torch.inf
     assigned = F.one_hot(likeness.argmax(0), len(maps)).permute(2, 0, 1).to(maps.dtype)
     return assigned * likeness.isfinite()  # no map with a prototype at all: zeros
+
+
+@dataclass(frozen=True, config=CONFIG)
+class FeaturePrototypes:
+    """Class scores are products of each pixel's feature, of length 1, with the class's mean feature (MaskDiffusion).
+
+    Maps and features are both brought to the size of the image, and each map is divided by its maximum. Means are as long as
+    they come out: a class whose pixels disagree has a shorter one and loses, which favours coherent regions.
+
+    Args:
+        layers: layers whose dense features are used side by side, names or globs.
+        size: (height, width) at which features are compared; null is the image's.
+    """
+
+    layers: tuple[str, ...]
+    size: tuple[PositiveInt, PositiveInt] | None = None
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(features=self.layers, image=True)
+
+    def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
+        """Scores at the size of the context's image; a supporting map that is all zero stays so."""
+        names = resolve(self.layers, context.features, "refinement: feature layers of the prototypes")
+        if context.image is None and self.size is None:
+            raise ModelError("refinement: prototypes are compared at the size of the image, and the context holds none")
+        size = self.size or (context.image.shape[-2], context.image.shape[-1])  # type: ignore[union-attr]
+        stack = maps.stack(with_supporting=bool(maps.supporting.any()))
+        scores = prototype_scores(stack, [context.features[name] for name in names], size, context.max_bytes)
+        return maps.with_stack(scores)
+
+
+def prototype_scores(maps: Tensor, features: Sequence[Tensor], size: tuple[int, int], max_bytes: int = 2**28) -> Tensor:
+    """<p_c, f_i> at every pixel, p_c the mean of unit features weighted by map c: (C, *size).
+
+    Features (D, h, w) are resized bilinearly and joined before they get length 1; a band of rows is at hand at a time.
+    """
+    weights = peaked(maps, size)
+    depth = sum(feature.shape[0] for feature in features)
+    sums = weights.new_zeros(len(maps), depth)
+    bands = list(blocks(size[0], 3 * 4 * depth * size[1], max_bytes))
+    for rows in bands:
+        unit = _unit_rows(features, size, rows)
+        sums += torch.einsum("chw,dhw->cd", weights[:, rows], unit)
+    prototypes = sums / weights.sum((-2, -1)).clamp(min=torch.finfo(weights.dtype).tiny)[:, None]
+    return torch.cat([torch.einsum("cd,dhw->chw", prototypes, _unit_rows(features, size, rows)) for rows in bands], 1)
+
+
+def peaked(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (C, h, w) at a size, each divided by its largest value; a map of zeros stays zeros."""
+    large = resize(maps, size)
+    peak = large.amax((-2, -1), keepdim=True)
+    return torch.where(peak > 0, large / peak, torch.zeros_like(large))
+
+
+def _unit_rows(features: Sequence[Tensor], size: tuple[int, int], rows: slice) -> Tensor:
+    """(D, rows, W) of length 1 at each pixel."""
+    parts = []
+    for feature in features:
+        matrix = resize_matrix(feature.shape[-2], size[0], "bilinear", feature.device)[rows]
+        wide = resize(feature.float(), (feature.shape[-2], size[1]))
+        parts.append(matrix @ wide)
+    return F.normalize(torch.cat(parts), dim=0, eps=1e-10)

@@ -1,0 +1,142 @@
+"""Mixtures of layers against a plain implementation that holds every head's map."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goca.attention.call import AttentionCall
+from goca.attention.mixture import MixtureStatistics, collector
+from goca.attention.readout import with_text
+from goca.errors import ModelError
+from goca.method.aggregation import Aggregation
+from goca.method.aggregation.mixture import Mixture, stage_weights
+from goca.method.plan import Plan
+from goca.ops import resize
+
+TOKENS = 5
+SIDES = {"down.0": 8, "down.1": 4, "mid.0": 2, "up.0": 4, "up.1": 8}
+
+
+def _calls(seed: int, joint: bool = False, heads: int = 2) -> list[AttentionCall]:
+    """A small network's cross-attention, or joint attention on one grid, in the order of the forward."""
+    generator = torch.Generator().manual_seed(seed)
+    calls = []
+    for name, side in SIDES.items():
+        side = 4 if joint else side
+        keys = TOKENS + (side * side if joint else 0)
+        query = torch.randn(2, heads, side * side, 3, generator=generator)
+        key = torch.randn(2, heads, keys, 3, generator=generator)
+        text = slice(side * side, keys) if joint else slice(None)
+        image = slice(0, side * side) if joint else None
+        calls.append(AttentionCall(name, (side, side), query, key, 3**-0.5, text, image, value=key, output=query))
+    return calls
+
+
+def _heads(call: AttentionCall, score: str = "softmax") -> torch.Tensor:
+    """(B, H, n, h, w) of the text's keys."""
+    values = call.query @ call.key.transpose(-1, -2) * call.scale
+    if score == "text":
+        values = values[..., call.text].softmax(-1)
+    else:
+        values = {"softmax": values.softmax(-1), "exp": values.exp(), "logits": values}[score][..., call.text]
+    return values.transpose(-1, -2).unflatten(-1, call.grid)
+
+
+def _run(mixture: Mixture, passes: list[list[AttentionCall]], max_bytes: int = 2**26) -> torch.Tensor:
+    plan = Plan(dict.fromkeys(SIDES, ""))
+    statistics = MixtureStatistics(mixture, plan, max_bytes, len(passes))
+    for calls in passes:
+        for call in calls:
+            statistics.observe(call)
+    observation = statistics.finish()
+    assert sum(float(weight[0]) for weight in observation.layer_weights.values()) == pytest.approx(1)
+    return observation.token_maps
+
+
+def _mixture(**options) -> Mixture:
+    return Mixture(cross_layers=("*",), feature_size=8, **options)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 999), st.sampled_from(["softmax", "text", "exp", "logits"]), st.booleans(), st.sampled_from([300, 2**26]))
+def test_equal_layers(seed: int, score: str, joint: bool, max_bytes: int):
+    calls = _calls(seed, joint)
+    expected = torch.stack([resize(_heads(call, score).mean(1), (8, 8)) for call in calls]).mean(0)
+    torch.testing.assert_close(_run(_mixture(score=score), [calls], max_bytes), expected)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 3))
+def test_every_head_clamped_after_the_sum_over_passes(seed: int, passes: int):
+    several = [_calls(seed + 1000 * number) for number in range(passes)]
+    parts = []
+    for calls in zip(*several, strict=True):
+        mean = torch.stack([_heads(call) for call in calls]).mean(0)
+        parts.append(torch.stack([resize(head, (8, 8), "bicubic").clamp(min=0) for head in mean.unbind(1)]))
+    expected = torch.cat(parts).mean(0)
+    torch.testing.assert_close(_run(_mixture(weigh="pair", resize="bicubic", clamp=True), several), expected)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 999), st.sampled_from(["none", "spatial_sum"]), st.sampled_from(["nearest", "bilinear"]))
+def test_levels(seed: int, normalise: str, mode: str):
+    calls, weights = _calls(seed), {1: 0.2, 2: 0.7, 4: 0.1}
+    expected = 0
+    for factor, weight in weights.items():
+        level = torch.cat([_heads(call) for call in calls if call.grid[0] == 8 // factor], 1).mean(1)
+        if normalise == "spatial_sum":
+            level = level / level.sum((-2, -1), keepdim=True)
+        expected = expected + weight * resize(level, (8, 8), mode)
+    torch.testing.assert_close(
+        _run(_mixture(weigh="level", weights=weights, normalise=normalise, resize=mode), [calls]), expected
+    )
+
+
+def test_stages_and_depth_weigh_every_layer():
+    calls = _calls(3)
+    resized = torch.stack([resize(_heads(call).mean(1), (8, 8)) for call in calls])
+
+    def mean(weights: list[float]) -> torch.Tensor:
+        total = torch.tensor(weights)
+        return (resized * total.view(-1, 1, 1, 1, 1)).sum(0) / total.sum()
+
+    torch.testing.assert_close(_run(_mixture(weigh="stage", stage_weights=(1, 2, 3, 4, 5)), [calls]), mean([1, 2, 3, 4, 5]))
+    gauss = [float(torch.exp(torch.tensor(-((layer - 2) ** 2) / 2.0))) for layer in range(5)]
+    torch.testing.assert_close(_run(_mixture(weigh="depth", sigma=1.0), [calls]), mean(gauss))
+
+
+def test_listed_heads_are_numbered_through_the_layers_of_a_level():
+    calls = _calls(4)
+    fine = torch.cat([_heads(call) for call in calls if call.grid == (8, 8)], 1)[:, [1, 2]].mean(1)
+    mixture = _mixture(weigh="level", weights={1: 1.0}, heads={1: (1, 2)})
+    torch.testing.assert_close(_run(mixture, [calls]), fine)
+
+
+def test_a_single_grid_is_the_only_level():
+    calls = _calls(5, joint=True)
+    expected = resize(torch.cat([_heads(call) for call in calls], 1).mean(1), (8, 8))
+    torch.testing.assert_close(_run(_mixture(weigh="level", weights={2: 0.3, 4: 0.7}), [calls]), expected)
+
+
+def test_levels_that_the_model_lacks_are_refused():
+    with pytest.raises(ModelError, match="8 x 8"):
+        _run(_mixture(weigh="level", weights={16: 1.0}), [_calls(0)])
+    with pytest.raises(ModelError, match="5 stages"):
+        stage_weights((1.0, 2.0), [(side, side) for side in SIDES.values()])
+
+
+def test_layer_weights_belong_to_one_forward():
+    goca = Aggregation("average", "average", ("*",))
+    with pytest.raises(ModelError, match="several time steps"):
+        collector(goca, Plan(dict.fromkeys(SIDES, "")), 2**20, passes=2)
+
+
+def test_another_text_is_read_off_the_queries():
+    call = _calls(6)[0]
+    weight = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
+    text = torch.randn(1, 4, 7, generator=torch.Generator().manual_seed(1))
+    read = with_text(call, lambda values: values @ weight.T, text)
+    key = (text @ weight.T).unflatten(-1, (2, 3)).transpose(1, 2)
+    expected = (call.query @ key.transpose(-1, -2) * call.scale).softmax(-1).transpose(-1, -2).unflatten(-1, call.grid)
+    torch.testing.assert_close(_heads(read), expected)

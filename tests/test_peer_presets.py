@@ -1,0 +1,78 @@
+"""Presets of other papers run on every bundled architecture, or are refused before the first image with the reason."""
+
+import pytest
+import torch
+
+from goca import config
+from goca.errors import ModelError
+from goca.method.passes import Passes
+from goca.runs.evaluator import Evaluator
+from goca.segmentor import Segmentor
+
+PRESETS = [
+    *("daam", "ovam", "diffsegmenter", "iseg", "elbo", "faseg", "seg4diff"),
+    *("concept_attention", "diffseg", "diffcut", "maskdiffusion", "refam", "nerve", "cliper"),
+]
+MODELS = ("scenes_unet", "scenes_dit", "scenes_mmdit")
+REFUSED = {
+    ("ovam", "scenes_dit"): "down_blocks",
+    ("ovam", "scenes_mmdit"): "down_blocks",
+    ("concept_attention", "scenes_unet"): "text branch",
+    ("concept_attention", "scenes_dit"): "text branch",
+}
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    return {}
+
+
+def _evaluated(backbones: dict, model: str, preset: str, *overrides: str):
+    cfg = config.compose([f"model={model}", f"preset={preset}", "dataset.count=2", *overrides])
+    data = config.build(cfg, "data")
+    segmentor = Segmentor.build(cfg)
+    if model not in backbones:
+        backbones[model] = segmentor.backbone
+        segmentor.backbone.load()
+    segmentor.backbone = backbones[model]
+    segmentor.plan()
+    evaluator = Evaluator(segmentor, config.build(cfg, "prompts"), data.dataset.classes, data.dataset.has_background)
+    data.setup()
+    data.size = segmentor.backbone.size
+    return evaluator.predict_step(next(iter(data.predict_dataloader())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_preset(backbones: dict, model: str, preset: str):
+    few = ["calibration.exponents.timesteps=[100]"] if preset == "elbo" else []
+    if (preset, model) in REFUSED:
+        with pytest.raises(ModelError, match=REFUSED[preset, model]):
+            _evaluated(backbones, model, preset, *few)
+        return
+    for prediction in _evaluated(backbones, model, preset, *few):
+        assert not hasattr(prediction, "reason"), prediction
+        assert prediction.labels.shape[1:] == (64, 64)
+        assert prediction.maps.scores.isfinite().all()
+        assert len(prediction.labels[0].unique()) > 1  # not one class everywhere
+
+
+def test_several_noise_levels_average_their_attention(backbones: dict):
+    """Token maps of a layer mean over two time steps are the mean of both."""
+    passes = ["[50]", "[150]", "[50,150]"]
+    maps = [
+        _evaluated(backbones, "scenes_unet", "elbo", f"passes.timesteps={steps}", "calibration.exponents=null")[0].token_maps
+        for steps in passes
+    ]
+    # The second of several forwards has noise of its own, so only the first summand is known.
+    assert not torch.allclose(maps[0], maps[2])
+    twice = _evaluated(backbones, "scenes_unet", "elbo", "passes.timesteps=[50]", "calibration.exponents=null")[0].token_maps
+    torch.testing.assert_close(maps[0], twice)
+    assert len(Passes((50, 150))) == 2
+
+
+def test_words_that_predict_a_picture_badly_have_larger_exponents(backbones: dict):
+    cfg = config.compose(["preset=elbo"])
+    exponents = config.build(cfg, "calibration").exponents
+    assert exponents({1: 0.2, 2: 0.6, 3: 0.4}) == pytest.approx({1: 1.0, 2: 3.0, 3: 3.0**0.5})

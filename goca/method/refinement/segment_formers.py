@@ -63,7 +63,7 @@ class CutFeatures:
     """DiffCut: a layer's output, after its projection, cut in two again and again while the normalised cut is below tau.
 
     Args:
-        layer: self-attention layer, a name or a glob that matches one layer.
+        layer: self-attention layer; of several that a glob matches, the last.
         tau: value of a cut above which a segment stays whole.
         alpha: exponent of the affinity.
         names: as in `MergedAttention`.
@@ -85,11 +85,9 @@ class CutFeatures:
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """One map per segment, or class maps of 0 and 1, at the chosen size."""
         names = resolve((self.layer,), context.features, "refinement: feature layer of the cuts")
-        if len(names) > 1:
-            raise ModelError(f"refinement: cuts use one feature layer, and '{self.layer}' matches {', '.join(names)}")
         if context.image is None and self.size is None:
             raise ModelError("refinement: pixels go to segments at the size of the image, and the context holds none")
-        feature = context.features[names[0]]
+        feature = context.features[names[-1]]
         unit = normalised_cut.unit_features(feature)
         cuts = normalised_cut.recursive_cuts(normalised_cut.affinity(unit, self.alpha), self.tau, self.drop_zeros)
         clusters = cuts.clusters(len(unit)).view(feature.shape[-2], feature.shape[-1])

@@ -14,9 +14,23 @@ from goca.backbones.flux_like import BriaBackbone, LongCatImageBackbone, OvisIma
 from goca.backbones.kandinsky5 import Kandinsky5Backbone
 from goca.backbones.kolors import KolorsBackbone
 from goca.backbones.lumina2 import Lumina2Backbone
+from goca.backbones.nucleus_image import NucleusImageBackbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_t5_tokenizer
-from tests.helpers.families import DEPTH, DOUBLE_AND_SINGLE, SMALL, Family, blocks, clip, flow, qwen25_vl, t5, vae
+from tests.helpers.families import (
+    DEPTH,
+    DOUBLE_AND_SINGLE,
+    JOINT,
+    SMALL,
+    Family,
+    blocks,
+    clip,
+    flow,
+    qwen25_vl,
+    qwen_vae,
+    t5,
+    vae,
+)
 from tests.helpers.tiny_unet import VAE
 from tests.helpers.tokenizers import (
     small_chat_tokenizer,
@@ -215,6 +229,43 @@ def tiny_kolors() -> Any:
     )
 
 
+def tiny_nucleus_image() -> Any:
+    tokenizer = small_chat_tokenizer()
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{{ message.content }}",
+        "{% if message.content is string %}{{ message.content }}{% else %}{{ message.content[0].text }}{% endif %}",
+    )
+    text = {**SMALL, "num_hidden_layers": 8, "vocab_size": len(tokenizer)}  # the published layer is the eighth from the end
+    text["rope_scaling"] = {"mrope_section": [1, 1, 2], "rope_type": "default"}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config={**vision, "deepstack_visual_indexes": [0]})
+    transformer = diffusers.NucleusMoEImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=DEPTH,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 6, 6),
+        mlp_ratio=12.0,
+        dense_moe_strategy="leave_first_block_dense",
+        num_experts=2,
+        moe_intermediate_dim=16,
+        capacity_factors=1.0,
+    )
+    for name, parameter in transformer.named_parameters():
+        if "experts" in name:  # it leaves their weights as they were in memory
+            torch.nn.init.normal_(parameter, std=0.1)
+    return diffusers.NucleusMoEImagePipeline(
+        transformer=transformer,
+        scheduler=flow(use_dynamic_shifting=True),
+        vae=qwen_vae(),
+        text_encoder=transformers.Qwen3VLForConditionalGeneration(config),
+        processor=tokenizer,  # published inside a processor, which needs torchvision
+    )
+
+
 _UNET = LayerNames(cross=("*attn2",), manual=("mid_block*attn2",), reference="up_blocks.0*attn2", affinity=("*attn1",))
 _KANDINSKY = LayerNames(
     cross=("*cross_attention",),
@@ -245,4 +296,7 @@ FAMILIES: dict[str, Family] = {
         ErnieImageBackbone, tiny_ernie_image, blocks("layers.*.self_attention"), _LENGTH, masked=True, causal=True
     ),
     "kolors": Family(KolorsBackbone, tiny_kolors, _UNET, {"text_length": 40}, causal=True),
+    "nucleus_image": Family(
+        NucleusImageBackbone, tiny_nucleus_image, JOINT, {"text_length": 320}, model="auto", masked=True, causal=True
+    ),
 }

@@ -19,7 +19,7 @@ from goca.backbones.unet import UNetBackbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
 from tests.helpers import chat_pipelines, newer_pipelines
-from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, clip, flow, qwen25_vl, t5, vae
+from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, clip, flow, qwen25_vl, qwen_vae, t5, vae
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl
 from tests.helpers.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
 
@@ -178,15 +178,6 @@ def tiny_aura_flow() -> Any:
 def tiny_qwen_image() -> Any:
     tokenizer = small_qwen_tokenizer()
     encoder = qwen25_vl(tokenizer)
-    autoencoder = diffusers.AutoencoderKLQwenImage(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.1] * 4,
-        latents_std=[1.5] * 4,
-    )
     transformer = diffusers.QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
@@ -199,7 +190,7 @@ def tiny_qwen_image() -> Any:
     )
     return diffusers.QwenImagePipeline(
         scheduler=flow(use_dynamic_shifting=True, shift_terminal=0.02),
-        vae=autoencoder,
+        vae=qwen_vae(),
         text_encoder=encoder,
         tokenizer=tokenizer,
         transformer=transformer,

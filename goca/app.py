@@ -241,7 +241,7 @@ def _scores(view: AttentionView | None, event: gr.SelectData) -> dict[str, float
 
 
 def _guarded(work: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what a person can mend as a message on the page."""
+    """Show errors that the user can fix as a message on the page."""
 
     @functools.wraps(work)  # gradio reads the signature to know which events it wants
     def call(*arguments: Any) -> Any:

@@ -90,7 +90,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Ask for missing captions, or with `inspect` show what there is; then count. The summary is also written to `folder`.
 
     Raises:
-        GocaError: whatever a person can mend; images that were left out are reported after everything else is done.
+        GocaError: any error that the user can fix; images that were left out are reported after everything else is done.
     """
     dataset: SegmentationDataset = config.build(cfg, "dataset")
     source: PromptSource = config.build(cfg, "prompts")

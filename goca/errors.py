@@ -25,7 +25,7 @@ class OutputError(GocaError):
     """The disk is full or read-only."""
 
 
-class Interrupted(GocaError):  # noqa: N818 - it is no fault
+class Interrupted(GocaError):  # noqa: N818 - it is not a fault
     """A signal has stopped a run; the exit code is the shell's, 128 + signal."""
 
     def __init__(self, message: str, signum: int) -> None:

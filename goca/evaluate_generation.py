@@ -132,7 +132,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Measure every folder; returns the results, which are also written to `folder`.
 
     Raises:
-        GocaError: whatever a person can mend.
+        GocaError: any error that the user can fix.
     """
     sources = [cfg.images] if isinstance(cfg.images, str) else list(cfg.images or ())
     if not sources or (config.build(cfg, "extractor") is None and cfg.clip is None):

@@ -41,7 +41,7 @@ from goca.runs.tables import Table
 from goca.timing import peak_memory_bytes
 
 console = Console(emoji=False)
-# Of the model section, on pictures.
+# Keys of the model section that change generated pictures.
 _WITHOUT_EFFECT = ("allow_pickle", "device", "placement", "prompt_cache", "text_encoders", "timestep")
 
 
@@ -94,7 +94,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Make what is missing of the pictures in `folder`; returns the summary, which is also written there.
 
     Raises:
-        GocaError: whatever a person can mend.
+        GocaError: any error that the user can fix.
     """
     generator = build(cfg)
     logger: Logger = config.build(cfg, "logger")

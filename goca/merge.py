@@ -32,7 +32,7 @@ def merge(folders: Sequence[Path], out: Path) -> Summary:
 
     Raises:
         ConfigError: the shards are of different runs, or `out` holds something else.
-        DataError: an image is missing, or in two shards; a folder that is no run folder.
+        DataError: an image is missing, or in two shards; a folder that is not a run folder.
     """
     from goca.runs.folder import RunFolder, stops_cleanly  # imports torch, which --help should not wait for
 

@@ -110,7 +110,7 @@ class SegmentationMetric(Metric):
         self.add(confusion(prediction, label, self.num_classes, self.ignore))
 
     def add(self, counts: Tensor) -> None:
-        """Add confusion counts (T, K, K) that are at hand already."""
+        """Add confusion counts (T, K, K) that have been computed already."""
         self.counts += counts.to(self.counts.device)
         self._update_count, self._computed = self._update_count + 1, None
 

@@ -57,7 +57,7 @@ class Registry(dict[str, T], Generic[T]):
             raise ConfigError(f"{self.setting}: {error}. Known by name are {', '.join(self)}") from error
         if not (callable(part) if self.instance_of is None else isinstance(part, self.instance_of)):
             wanted = "a function" if self.instance_of is None else f"a {self.instance_of.__name__}"
-            raise ConfigError(f"{self.setting}: {name} is no {self.kind}: it is a {type(part).__name__}, not {wanted}")
+            raise ConfigError(f"{self.setting}: {name} is not a {self.kind}: it is a {type(part).__name__}, not {wanted}")
         return part
 
 

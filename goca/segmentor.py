@@ -143,7 +143,7 @@ class Segmentor:
                 False lets every pixel belong to a word.
 
         Raises:
-            ConfigError: no content word, or a background that is no threshold. DataError: an image that cannot be read.
+            ConfigError: no content word, or a background that is not a threshold. DataError: an image that cannot be read.
         """
         tau = threshold(background)
         segments = self.backbone.text_segments

@@ -129,7 +129,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
             rows = content if isinstance(content, list) else [content]
             found += [row for row in rows if row["model"] and row["kind"] in KINDS and row["date"] and "passed" in row]
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{file} is no record of goca.verify: {error!r}") from error
+            raise ConfigError(f"{file} is not a record of goca.verify: {error!r}") from error
     return found
 
 

@@ -139,7 +139,7 @@ def test_an_unknown_logger_is_named_beside_the_choices() -> None:
     ],
 )
 def test_wandb_uploads_only_where_it_is_asked_to(made_up, monkeypatch, mode, variable, offline) -> None:
-    """A key on this machine is no order to upload."""
+    """A key on this machine is not an order to upload."""
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     if variable:

@@ -88,7 +88,7 @@ def test_the_newest_record_of_a_kind_is_shown_and_a_failure_is_called_one():
 
 def test_a_file_that_is_no_record_is_named(tmp_path):
     (tmp_path / "odd.json").write_text('{"model": "sd15"}')
-    with pytest.raises(ConfigError, match=r"odd\.json is no record of goca\.verify"):
+    with pytest.raises(ConfigError, match=r"odd\.json is not a record of goca\.verify"):
         records(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Streaming statistics: every observed attention call is reduced while it is at hand, so that no head's map is ever kept.
+"""Streaming statistics: every observed attention call is reduced as soon as it happens, so that no head's map is ever kept.
 
 Of a cross-attention layer there remains one S x n map until its weight is known; of a self-attention layer its queries and keys
 (S x D each), and only until the reference feature has run. Everything accumulates in float32.
@@ -66,7 +66,7 @@ class SelfAttention:
             return self._compute(index)
         place = self._place[index]
         missing = (place < 0).nonzero()[:, 0]
-        found = self._values[place]  # of a missing row another stands there until it is replaced
+        found = self._values[place]  # missing rows hold placeholder values until they are filled below
         if len(missing):
             found[missing] = self._compute(index[missing])
         return found

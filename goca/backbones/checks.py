@@ -98,7 +98,7 @@ def check_prompt(backbone: Backbone, words: Sequence[str]) -> dict[str, Check]:
 
 
 def random_conditioning(backbone: Backbone, text: str) -> None:
-    """Let a prompt stand for random embeddings of its shape, where no text encoder is at hand."""
+    """Let a prompt stand for random embeddings of its shape, where no text encoder is available."""
     generator = torch.Generator().manual_seed(0)
     blank = backbone.blank_conditioning()
     backbone.embeddings[text] = {

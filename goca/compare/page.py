@@ -40,7 +40,7 @@ def write_page(comparison: Comparison, notes: Sequence[str], title: str, path: P
         "SCRIPT": (files / "page.js").read_text(encoding="utf-8"),
     }
     for name, text in parts.items():
-        before, _, after = page.rpartition(f"/*{name}*/")  # the places lie in this order: text filled in stays behind
+        before, _, after = page.rpartition(f"/*{name}*/")  # placeholders are in page order: inserted text is never searched
         page = f"{before}{text}{after}"
     path.write_text(page, encoding="utf-8")
     return path

@@ -132,7 +132,7 @@ def _load(folder: Path, name: str) -> Run:
 
 def _class_sets(runs: Sequence[Run]) -> list[str]:
     """Warnings about runs of one data set and protocol that differ in classes or images, and are ranked apart."""
-    first: dict[tuple[str, str, str], Kind] = {}
+    first: dict[tuple[str, str | None, str], Kind] = {}
     apart: dict[str, list[str]] = {}
     for run in runs:
         kind = run.kind

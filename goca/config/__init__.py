@@ -111,7 +111,7 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
 
 
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
-    """Run a Hydra entry point; what a person can mend is one message without a traceback, and an exit code that is not 0."""
+    """Run a Hydra entry point. Errors that the user can fix are one message without a traceback, and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
     quiet()
     failed: list[str] = []
@@ -125,7 +125,7 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     except (HydraException, OmegaConfBaseException) as error:
         failed.append(explain(error, config_name, sys.argv[1:]))
     except _STRAY as error:
-        if not (_raised_by_hydra(error) or _failed_jobs):  # a sweeper whose jobs all failed has no best one to name
+        if not (_raised_by_hydra(error) or _failed_jobs):  # an optimising sweeper raises when every job failed
             raise
         failed.append(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
@@ -197,8 +197,8 @@ _UNWRITABLE = (
 def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     """Around one job's work: checks the configuration first, and keeps libraries quiet.
 
-    In a sweep, what a person can mend is kept for the end, and the other jobs go on; the message is also left in the job's
-    folder as `error.txt`. Only a signal stops a sweep.
+    In a sweep, errors that the user can fix are kept for the end, and the other jobs go on; the message is also left in the
+    job's folder as `error.txt`. Only a signal stops a sweep.
     """
     hydra_config = HydraConfig.get()
     quiet()
@@ -279,7 +279,7 @@ def _explain_grammar(error: OverrideParseException) -> str:
     override = str(error.override)
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override!r} is no setting: settings are written key=value"
+        return f"{override!r} is not a setting: settings are written key=value"
     reason = _first_line(error)
     return (
         f"cannot read {override!r} ({reason})\nSpaces, commas, brackets, braces, quotes, ':', '=' and other signs need quotes "

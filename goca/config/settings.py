@@ -18,7 +18,7 @@ Pixel = Annotated[list[NonNegativeInt], Field(min_length=2, max_length=2)]
 
 
 class Section(BaseModel):
-    """Keys of one section: of these types exactly, so that "maybe" is no switch and 1.5 no seed."""
+    """Keys of one section: of these types exactly, so that "maybe" is not a switch and 1.5 is not a seed."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 

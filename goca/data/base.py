@@ -153,7 +153,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     @property
     def label_map(self) -> np.ndarray:
-        """(R,) class id of every raw value: `IGNORE` for void, 0 for what is no class, `UNKNOWN` for what cannot occur."""
+        """(R,) class id of every raw value: `IGNORE` for void, 0 for what is not a class, `UNKNOWN` for what cannot occur."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------------------------------------------- for all

@@ -27,7 +27,7 @@ class ClassList:
         """The list as it is meant: entries may be numbered, and 0 may be named as background before them.
 
         Raises:
-            ConfigError: an entry that is no class where masks could not tell, or numbers that do not count the classes.
+            ConfigError: an entry that is not a class where masks could not tell, or numbers that do not count the classes.
 
         >>> ClassList.read(["__ignore__", "_background_", "cat", "dog"], "labels.txt").names
         ('cat', 'dog')
@@ -46,7 +46,7 @@ class ClassList:
         for entry in entries:
             if _first_word(entry) in (*_BACKGROUND, *_IGNORE):
                 raise ConfigError(
-                    f"{source} names {entry!r} as a class; masks store 0 for what is no class and 255 for void: list the "
+                    f"{source} names {entry!r} as a class; masks store 0 for what is not a class and 255 for void: list the "
                     "classes alone, or background as the first entry"
                 )
         return cls(tuple(entries), source, tuple(remarks))

@@ -47,7 +47,7 @@ class ClassTable:
             synonyms: which words.
 
         Raises:
-            ConfigError: there is no such table or no such set of synonyms, or a file that is no table.
+            ConfigError: there is no such table or no such set of synonyms, or a file that is not a table.
 
         >>> table = ClassTable.load("voc")
         >>> table.names[11], table.synonyms[11][0], table.id_of("television"), table.id_of("sky")

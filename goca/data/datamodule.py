@@ -54,7 +54,7 @@ class SegmentationDataModule(L.LightningDataModule):
     Args:
         dataset: the data set.
         batch_size, num_workers: as in a DataLoader; reading and resizing happen in the workers.
-        limit: only the first so many images (after `indices`).
+        limit: only the first N images (after `indices`).
         indices: only these positions of the data set, in this order.
         shard: `"k/n"`: every n-th of the remaining batches, beginning with the k-th (k from 1).
         keep_unreadable: leave `Unreadable` entries in the batches for the caller to record, instead of raising their error.
@@ -63,7 +63,7 @@ class SegmentationDataModule(L.LightningDataModule):
         size: side in pixels of `Sample.pixels`; set by the model before the first batch, None leaves pixels out.
         batches: positions in the data set, batch by batch, after `setup()`.
         total: number of images in all shards.
-        done: ids of images whose results are at hand; a batch comes unless all its images are done.
+        done: ids of images that have results already; a batch is skipped if all its images are done.
 
     Batches are cut once and handed out whole: to shards, to the processes of a distributed run, and after an interruption. What
     an image is computed together with, and so its result to the last bit, depends on the batch size alone.

@@ -28,8 +28,8 @@ _PROBED = 20  # masks looked into at the start, until one holds a class
 class Folder(SegmentationDataset):
     """`images/` and, where there is a ground truth, `masks/<same name>.png`; without masks there are predictions but no metric.
 
-    Masks store 0 for what is no class, 1 ... n for the classes in the order of the list, and 255 for void. An image's id is its
-    file's name without the ending, in Unicode's composed form.
+    Masks store 0 for what is not a class, 1 ... n for the classes in the order of the list, and 255 for void. An image's id
+    is its file's name without the ending, in Unicode's composed form.
 
     Args:
         images, masks: folders under the root; without a folder `masks` every label is None.
@@ -123,7 +123,7 @@ class Folder(SegmentationDataset):
                 return
         if 255 in seen:
             raise DataError(
-                f"the masks in {self._mask_folder} hold only 0 and 255: 0 is no class and 255 is void, so there is nothing to "
+                f"the masks in {self._mask_folder} hold only 0 and 255: 0 is not a class and 255 is void: nothing to "
                 f"compare with. For binary masks write 1 where {self.classes.names[1]} is, in place of 255"
             )
 

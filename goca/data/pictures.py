@@ -150,7 +150,7 @@ def _opened(source: Any) -> AbstractContextManager[Image.Image]:
 
 def _unreadable(name: str, error: BaseException) -> DataError:
     if isinstance(error, Image.UnidentifiedImageError):
-        return DataError(f"cannot read the image {name}: it is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture")
+        return DataError(f"cannot read the image {name}: it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture")
     return DataError(f"cannot read the image {name}: {error or type(error).__name__}")
 
 

@@ -28,7 +28,7 @@ _Drawn = TypeVar("_Drawn")
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """Inside, text is no formula, and `label` may add fonts; the caller's settings of matplotlib come back afterwards."""
+    """Inside, text is not a formula, and `label` may add fonts; the caller's settings of matplotlib come back afterwards."""
     with mpl.rc_context({"text.parse_math": False, "text.usetex": False}):
         yield
 

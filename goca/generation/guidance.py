@@ -44,7 +44,7 @@ class RegionGuidance(PlainGuidance):
     Args:
         limits: range of the factor on the scale; [1, 1] gives plain guidance.
         cap: factor times scale stays at or below this.
-        every: find regions anew at every so many denoiser calls; the rate always follows the current prediction.
+        every: find regions again every N denoiser calls; the rate always follows the current prediction.
     """
 
     limits: tuple[PositiveFloat, PositiveFloat] = (0.8, 3.0)

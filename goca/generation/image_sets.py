@@ -73,7 +73,7 @@ class ImageSet:
         """One picture as (3, *size) uint8.
 
         Raises:
-            DataError: the file is no readable image.
+            DataError: the file is not a readable image.
         """
         file = self.files[position]
         image = Image.fromarray(scene(file, min(size)).image if isinstance(file, int) else read_file(file))
@@ -89,7 +89,7 @@ def read_file(file: Path) -> np.ndarray:
     try:
         return read_rgb(file)
     except DataError as error:
-        raise DataError(f"{file} is no readable image ({error}); remove it or make it again") from error
+        raise DataError(f"{file} is not a readable image ({error}); remove it or make it again") from error
 
 
 def measured(

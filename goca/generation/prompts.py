@@ -30,7 +30,7 @@ def read_prompts(
     Args:
         source: a .csv with the columns `image_id,text` (and `seed`, `negative_prompt` if wanted), a .txt with a prompt a line,
             a list of prompts, a single prompt, or `scenes`: the words of the bundled test scenes.
-        limit: only the first so many.
+        limit: only the first N.
         seed: of the first noise of every picture.
         seeds: `same` gives every picture that seed, as the paper does; `by_id` derives one from (seed, image id).
         negative: negative prompt of the rows that have none of their own.
@@ -116,7 +116,7 @@ def _seed(row: dict[str, str], seed: int, seeds: str, where: str) -> int:
     if row.get("seed"):
         if not row["seed"].strip().isdecimal() or int(row["seed"]) not in _SEEDS:
             raise DataError(
-                f"prompts: {where}: the seed of {row['image_id']} is no whole number from 0 to {_SEEDS[-1]}: {row['seed']!r}"
+                f"prompts: {where}: the seed of {row['image_id']} is not a whole number from 0 to {_SEEDS[-1]}: {row['seed']!r}"
             )
         return int(row["seed"])
     if seeds == "same":

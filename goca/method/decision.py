@@ -128,7 +128,7 @@ class Decision:
         ids = torch.tensor([0, *(maps.ids[i] for i in order)], device=maps.supporting.device)
         stack = torch.cat([maps.supporting[None], maps.scores[order]])  # (1 + C, h, w)
         absent = next((i for i in range(1, num_classes) if i not in maps.ids), None) if self.absent_classes == "zero" else None
-        # In a maximum NaN would win everywhere. It does so in the released code (docs/parity.md, E3), otherwise it never wins.
+        # A maximum propagates NaN: such a map would win everywhere, as in the released code (docs/parity.md, E3); here it loses
         nan = torch.inf if self.absent_classes == "zero" else -torch.inf
         dtype = torch.uint8 if num_classes <= IGNORE else torch.int16
         taus = self.taus(has_background)
@@ -239,7 +239,8 @@ def match_clusters(
 ) -> Tensor:
     """Class ids (H, W) in place of cluster ids (H, W): matched one to one over the whole image for the most hits (5b).
 
-    Clusters that find no class become 0. Without a background class, 0 is no class either and pixels labelled so do not count.
+    Clusters that find no class become 0. Without a background class, 0 is not a class either and pixels labelled so do not
+    count.
 
     >>> match_clusters(torch.tensor([[5, 5, 2]]), torch.tensor([[1, 1, 0]]), num_classes=2).tolist()
     [[1, 1, 0]]

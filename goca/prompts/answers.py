@@ -27,7 +27,7 @@ class Answer:
 
     Args:
         caption: nouns and groups joined by commas; None unless the status is "ok".
-        detail: the refusal, or the text that was no caption.
+        detail: the refusal, or the text that was not a caption.
         input_tokens, output_tokens: what the answer is charged for, where known.
     """
 

@@ -21,7 +21,7 @@ from goca.prompts.sources import Captions
 MAX_MALFORMED = (
     3  # so many answers of another form than asked for, and none of the right one, end a run: each may be charged for
 )
-MAX_FAILURES = 20  # so many images in a row without an answer end a run: something is wrong with all of them
+MAX_FAILURES = 20  # consecutive images without an answer that end a run: the cause is not the image
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -54,7 +54,7 @@ def parse(
     Args:
         allowed: classes an entity may name; None allows all of the table.
         missing: classes appended where the caption does not name them, in this order.
-        background_token: append ", background", a word for all that is no object.
+        background_token: append ", background", a word for everything that is not an object.
         classes_first: move entities that name a class to the front, so that a token limit cuts others first.
     """
     caption = caption.removesuffix(".").lower() + (SEPARATOR + BACKGROUND if background_token else "")
@@ -94,6 +94,6 @@ def _entities(part: str, table: ClassTable, allowed: Collection[int] | None) -> 
 
 
 def _class_of(word: str, table: ClassTable, allowed: Collection[int] | None) -> int | None:
-    """The lowest allowed class that has exactly this synonym; upstream, a stray space as in "( cat, toy)" is no match."""
+    """The lowest allowed class that has exactly this synonym; upstream, a stray space as in "( cat, toy)" is not a match."""
     ids = table.id_of(word) if word == word.strip() else ()
     return next((i for i in ids if allowed is None or i in allowed), None)

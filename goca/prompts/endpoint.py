@@ -89,7 +89,7 @@ class OpenAI(Asked):
     options: dict[str, Any] = Field(default_factory=dict)
 
     def is_settled(self, status: Status) -> bool:
-        """What was no JSON may well be a caption in plain text."""
+        """What was not JSON may well be a caption in plain text."""
         return super().is_settled(status) and (self.structured or status != "malformed")
 
     def load(self) -> None:
@@ -139,7 +139,7 @@ class OpenAI(Asked):
             if error.code == "insufficient_quota":
                 raise ModelError(f"{self.base_url}: {self._message(error)}; the same command continues later") from None
             raise DataError(self._message(error)) from None
-        except (openai.APIError, ValueError) as error:  # ValueError: a body that is no JSON
+        except (openai.APIError, ValueError) as error:  # ValueError: a body that is not JSON
             raise DataError(self._message(error)) from None
         if not getattr(completion, "choices", None):
             raise DataError(f"{self.base_url} answered with something else than a chat completion")

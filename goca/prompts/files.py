@@ -60,7 +60,7 @@ def read_folder(folder: Path, extension: str) -> dict[str, str]:
         DataError: for a missing folder, or one without caption files.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder} is no folder; prompts.path names the folder with one caption file per image")
+        raise DataError(f"{folder} is not a folder; prompts.path names the folder with one caption file per image")
     captions = {file.name.removesuffix(extension): _read(file).strip() for file in sorted(folder.glob(f"*{extension}"))}
     if not captions:
         raise DataError(f"{folder} holds no *{extension} file; prompts.extension names the ending of caption files")

@@ -54,7 +54,7 @@ def check_names(names: Iterable[Any]) -> list[str]:
     """Class names that can be looked for, each once.
 
     Raises:
-        ConfigError: one is no text, or is what stands for everything else.
+        ConfigError: one is not text, or is what stands for everything else.
     """
     if names is None or not isinstance(names, Iterable):
         raise ConfigError(f"words are given as text, or as a list of names; got {names!r}")

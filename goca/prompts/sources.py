@@ -82,7 +82,7 @@ class Vocabulary:
         """The same prompts for every image.
 
         Raises:
-            ConfigError: for a word that is no class of the data set, or that the tokenizer cannot express.
+            ConfigError: for a word that is not a class of the data set, or that the tokenizer cannot express.
         """
         prompts = tuple(
             _names_prompt(ids, table, segments, self.background_token)
@@ -102,7 +102,7 @@ class Vocabulary:
         found = {word: table.id_of(word.lower()) for word in self.words}
         if unknown := [word for word, ids in found.items() if not ids]:
             words, names = ", ".join(map(repr, unknown)), ", ".join(table.names[1:])
-            raise ConfigError(f"prompts.words: {words} is no class of this data set, which has {names}")
+            raise ConfigError(f"prompts.words: {words} is not a class of this data set, which has {names}")
         return tuple(dict.fromkeys(ids[0] for ids in found.values()))
 
 

@@ -101,7 +101,7 @@ class Concepts:
 
     Args:
         names: the classes in the label (an oracle), or all of the data set.
-        distractors: words that take what is no class; together they are the background.
+        distractors: words that take what is not a class; together they are the background.
         before: words before the names in the caption.
     """
 

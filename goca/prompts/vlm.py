@@ -59,4 +59,4 @@ class VLM(Asked):
                 "image-text-to-text", model=self.model, revision=self.revision, device=self.device, dtype=self.dtype
             )
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"prompts.model={self.model} is no model for image-text-to-text: {error}") from error
+            raise ModelError(f"prompts.model={self.model} is not a model for image-text-to-text: {error}") from error

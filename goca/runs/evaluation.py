@@ -42,7 +42,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
     Everything cheap is built and checked first: the configuration, the folder, the data, the prompts; then the model loads.
 
     Raises:
-        GocaError: whatever a person can mend, as one message.
+        GocaError: any error that the user can fix, as one message.
     """
     data: SegmentationDataModule = config.build(cfg, "data")
     prompts = config.build(cfg, "prompts")

@@ -165,7 +165,7 @@ class RunFolder:
         try:
             content = parse(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise DataError(f"{self.path} is no run folder: it has no {name}") from error
+            raise DataError(f"{self.path} is not a run folder: it has no {name}") from error
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             why = " ".join(str(error).split())
             raise DataError(f"{path} cannot be read ({why}); restore it, or run again elsewhere") from error
@@ -200,7 +200,7 @@ def _lock(folder: Path) -> int:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             os.close(lock)
             raise ConfigError(f"another process is writing to {folder}; wait for it, or give run.dir another folder") from error
-    return lock  # other errors: a file system without locks
+    return lock  # any other error means that the file system has no locks
 
 
 def _short(value: Any) -> str:

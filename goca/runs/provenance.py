@@ -104,7 +104,7 @@ def _hash_of_scheme_1(folder: Path) -> str:
     total = hashlib.sha256()
     read = (".safetensors", ".json", *PICKLES)
     files = [file for file in folder.rglob("*") if file.suffix in read and file.is_file()]
-    for file in sorted(file for file in files if file != folder / TRAINING):  # a report, which nothing is loaded from
+    for file in sorted(file for file in files if file != folder / TRAINING):  # only a report
         total.update(f"{file.relative_to(folder).as_posix()} {file_digest(file)}\n".encode())
     return total.hexdigest()
 

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run after the batch at hand, with everything written."""
+"""SIGTERM and SIGINT end a run after the current batch, with everything written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopOnSignal(pl.Callback):
-    """Raises `Interrupted` at the end of the batch in which a signal came; place it behind what records the batch.
+    """Raises `Interrupted` at the end of the batch in which a signal came; add it after the callback that records the batch.
 
     Handlers are set when prediction starts, after Lightning's own (which speak to other processes from inside the handler), and
     taken back afterwards. A second SIGINT ends the process at once. The processes that Lightning started stop with this one,

@@ -171,7 +171,7 @@ def train(cfg: DictConfig) -> Path:
     if cfg.compile:
         denoiser.denoiser.compile(dynamic=False)
     # At head widths of 16 and 32 explicit attention in half precision trains faster on a CPU core than the fused kernel.
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # not for CUDA alone
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # despite its name, this setting also affects the CPU
     with sdpa_kernel(SDPBackend.MATH):
         _fit(denoiser, train_latents, settings, work / "denoiser", cfg)
 

@@ -19,7 +19,7 @@ from tests.helpers.tiny_pipelines import tiny_pipeline
         ({"size": 30}, r"model\.size: flux_dev takes multiples of 4 px, got 30; 32 is nearest"),
         ({"dtype": "float16"}, r"model\.dtype: float16 is not usable on the cpu"),
         ({"device": "cuda"}, r"model\.device: 'cuda' is not on this machine"),
-        ({"device": "gpu"}, r"model\.device: 'gpu' is no device name"),
+        ({"device": "gpu"}, r"model\.device: 'gpu' is not a device name"),
         (
             {"layers": layer_names(reference="transformer_blocks.9.attn")},
             r"model\.layers\.reference: .*'transformer_blocks\.9\.attn'",

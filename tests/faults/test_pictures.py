@@ -219,7 +219,7 @@ def test_choices_are_said() -> None:
 def test_other_formats_are_not_opened(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(_bytes(Image.new("RGB", (16, 16)), kind))
-    with pytest.raises(DataError, match=r"a\.png: it is no JPEG, PNG, .*AVIF picture"):
+    with pytest.raises(DataError, match=r"a\.png: it is not a JPEG, PNG, .*AVIF picture"):
         read_rgb(path)
 
 

@@ -105,7 +105,7 @@ def test_folders_that_cannot_be_judged(pictures, tmp_path):
     with pytest.raises(DataError, match="no image"):
         ImageSet.open(str(tmp_path))
     (pictures / "2.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"2\.png is no readable image"):
+    with pytest.raises(DataError, match=r"2\.png is not a readable image"):
         ImageSet.open(str(pictures)).read(2, (16, 16), "crop")
     (pictures / "manifest.jsonl").write_text(json.dumps({"image_id": "1", "file": "1.png", "prompt": "x"}) + "\n")
     assert ImageSet.open(str(pictures)).prompts == ("x",)

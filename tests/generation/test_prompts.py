@@ -57,8 +57,8 @@ def test_seeds_by_id_depend_on_seed_and_id_alone():
         ("image_id,text\n,dog\n", "no file names"),
         ("id,caption\n1,dog\n", "lacks the column image_id and text; it has id, caption"),
         ("image_id,text\n", "no prompt"),
-        ("image_id,text,seed\n1,dog,x\n", "seed of 1 is no whole number"),
-        ("image_id,text,seed\n1,dog,-1\n", "seed of 1 is no whole number"),
+        ("image_id,text,seed\n1,dog,x\n", "seed of 1 is not a whole number"),
+        ("image_id,text,seed\n1,dog,-1\n", "seed of 1 is not a whole number"),
         ("image_id,text,seed\n1,dog,18446744073709551616\n", "from 0 to 18446744073709551615"),
     ],
 )

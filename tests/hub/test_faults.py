@@ -44,7 +44,7 @@ def _loads(hub) -> None:
             "other",
             r"is gated, and the account of your token has no access: accept the terms at .*/small/gated with that account",
         ),
-        ("expired", r"refuses the access token \(401\): it is wrong or has expired"),
+        ("expired", r"refuses the access token \(401\): wrong or expired"),
     ],
 )
 def test_a_gated_checkpoint_says_what_to_do(hub, sd, monkeypatch, token, message) -> None:

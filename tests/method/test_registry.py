@@ -22,7 +22,7 @@ def test_every_head_method_gives_each_head_a_finite_weight_at_each_pixel():
 
 
 def test_every_layer_method_adds_up_over_rows():
-    """The streaming statistics visit rows in blocks, so a method whose statistic is no sum over rows would be wrong."""
+    """The streaming statistics visit rows in blocks, so a method whose statistic is not a sum over rows would be wrong."""
     generator = torch.Generator().manual_seed(0)
     reference, attention = torch.rand(2, 2, 6, 6, generator=generator).softmax(-1)
     for name, method in layers.METHODS.items():
@@ -53,7 +53,7 @@ def test_a_name_is_given_once(registry):
         ("", r"there is no kind of part ''"),
         ("no_such_module.part", r"group\.key: .*there is no module 'no_such_module'.*Known by name are first"),
         ("math.no_such_function", r"the module math has no 'no_such_function'"),
-        ("math.pi", r"math\.pi is no kind of part: it is a float, not a function"),
+        ("math.pi", r"math\.pi is not a kind of part: it is a float, not a function"),
         ("broken_module.part", r"importing broken_module failed: ZeroDivisionError"),
     ],
 )
@@ -67,7 +67,7 @@ def test_what_cannot_be_found_is_one_message(registry, tmp_path, monkeypatch, na
 
 def test_a_wrong_type_of_part_is_refused():
     settings = {"heads": "average", "cross_layers": ("*",), "reference": "*"}
-    with pytest.raises(ConfigError, match=r"aggregation\.layers: math\.sqrt is no layer method: .* not a LayerMethod"):
+    with pytest.raises(ConfigError, match=r"aggregation\.layers: math\.sqrt is not a layer method: .* not a LayerMethod"):
         Aggregation(layers="math.sqrt", **settings)
 
 

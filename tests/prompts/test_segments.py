@@ -117,7 +117,7 @@ def test_pieces_of_a_slow_tokenizer_are_found_in_the_text(text):
 
 
 def test_a_chat_names_the_users_words_alone():
-    """The same word in a system message is no token of the class."""
+    """The same word in a system message is not a token of the class."""
     segment = chat_segment(
         TOKENIZERS["mistral"],
         120,

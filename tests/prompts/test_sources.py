@@ -67,7 +67,7 @@ def test_vocabulary_of_a_user(text_axes: Axes) -> None:
     source = Vocabulary(words=("Kitten", "dog", "cat"))
     (prompt,) = source(None, VOC, text_axes["clip"])
     assert list(prompt.class_tokens) == [CAT, DOG]
-    with pytest.raises(ConfigError, match="'unicorn' is no class of this data set, which has aeroplane"):
+    with pytest.raises(ConfigError, match="'unicorn' is not a class of this data set, which has aeroplane"):
         Vocabulary(words=("cat", "unicorn")).setup(type("Data", (), {"classes": VOC})())  # type: ignore[arg-type]
 
 

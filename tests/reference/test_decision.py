@@ -70,7 +70,7 @@ def test_absent_and_nan_classes_never_win_by_default(case: Case):
 
 
 def _matched_counts(pred: Tensor, label: Tensor, classes: int) -> dict[str, Tensor]:
-    """Hits, false positives and false negatives of classes 1 ... n after matching; ground truth 0 is no class there."""
+    """Hits, false positives and false negatives of classes 1 ... n after matching; ground truth 0 is not a class there."""
     label = label.long()
     matched = match_clusters(pred, label, classes + 1, has_background=False)
     counts = confusion(matched[None], label.masked_fill(label == 0, NOTHING), classes + 1, NOTHING)[0]

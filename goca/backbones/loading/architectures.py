@@ -29,7 +29,7 @@ def build(kind: Any, config: Mapping[str, Any], device: str = "meta") -> nn.Modu
         network: nn.Module = (
             kind(kind.config_class(**config)) if hasattr(kind, "config_class") else kind.from_config(dict(config))
         )
-    return network.to(device)  # and tables that the constructor made by other means
+    return network.to(device)  # also tensors that the constructor did not make on `device`
 
 
 def skeleton(checkpoint: str, device: str = "meta", denoiser: Mapping[str, Any] | None = None) -> Any:

@@ -100,7 +100,7 @@ class Checkpoint:
         """The pipeline's index.
 
         Raises:
-            ModelError: it is no pipeline of diffusers, or its index is damaged.
+            ModelError: it is not a pipeline of diffusers, or its index is damaged.
         """
         path = self.fetch([INDEX]) / INDEX
         try:
@@ -191,7 +191,7 @@ class Checkpoint:
         return found
 
     def broken(self, part: Part) -> str | None:
-        """The file of a component that cannot be opened, and how to mend it; None where all can be."""
+        """The file of a component that cannot be opened, and how to fix it; None where all can be."""
         for file in part.files:
             path = self._root / file
             if file.endswith(".safetensors"):
@@ -278,7 +278,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     folder = Path(source.checkpoint)
     if folder.is_dir():
         if not (folder / INDEX).is_file():
-            raise ModelError(f"model.checkpoint: {folder} holds no {INDEX}, so it is no diffusers pipeline folder")
+            raise ModelError(f"model.checkpoint: {folder} holds no {INDEX}, so it is not a diffusers pipeline folder")
         checkpoint = Checkpoint(source, None)
     else:
         _refuse_missing_folder(source.checkpoint)
@@ -288,7 +288,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
         if INDEX not in listing.files:
             single = [file for file in listing.files if "/" not in file and file.endswith((".safetensors", ".ckpt"))]
             hint = f"; it offers single files such as {single[0]}, which have to be converted first" if single else ""
-            raise ModelError(f"model.checkpoint: {source.checkpoint} is no diffusers pipeline: it has no {INDEX}{hint}")
+            raise ModelError(f"model.checkpoint: {source.checkpoint} is not a diffusers pipeline: it has no {INDEX}{hint}")
         checkpoint = Checkpoint(source, listing)
     kind = checkpoint.index.get("_class_name", "?")
     if source.families and kind not in source.families:

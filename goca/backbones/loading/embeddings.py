@@ -69,7 +69,7 @@ class PromptEmbeddings:
 
     def __contains__(self, text: str) -> bool:
         if text in self._kept:
-            self._kept.move_to_end(text)  # whoever asks wants it next: it must not give way to those that are encoded meanwhile
+            self._kept.move_to_end(text)  # it is about to be used: keep it in memory while others are encoded
         return text in self._kept or (self._folder is not None and self._file(text).is_file())
 
     def __getitem__(self, text: str) -> Conditioning:

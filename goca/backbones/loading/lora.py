@@ -110,7 +110,7 @@ def fuse_lora(pipeline: Any, lora: Lora, text: str, allow_pickle: bool, without_
             raise ValueError(f"it holds NaN or infinity in {unfinite[0]}")
         try:
             pipeline.load_lora_weights(view, **options)
-        except (LookupError, RuntimeError) as error:  # of other layers, or of the same ones in another size
+        except (LookupError, RuntimeError) as error:  # layer names or shapes that do not match this model
             raise ValueError(f"its weights do not fit this model ({' '.join(str(error).split())[:200]})") from error
         changed = [part for part, network in pipeline.components.items() if getattr(network, "peft_config", None)]
         if not changed:

@@ -120,7 +120,7 @@ def _explained(error: BaseException, name: str, revision: str | None) -> str | N
     if isinstance(error, httpx2.TransportError):
         return _lost(error, name)
     if isinstance(error, hub.HFValidationError):
-        return f"'{name}' is no hub id; give owner/name or a folder"
+        return f"'{name}' is not a hub id; give owner/name or a folder"
     if isinstance(error, Damaged) or "Consistency check failed" in str(error):
         what = first_line(error).removesuffix(").") if isinstance(error, Damaged) else "a file was cut short on its way"
         return f"{name}: {what}, and again when repeated; check proxies and HF_ENDPOINT, and {_AGAIN}"
@@ -153,7 +153,7 @@ def _refused(error: hub.HfHubHTTPError, name: str, revision: str | None) -> str:
     if isinstance(error, hub.RemoteEntryNotFoundError):
         return f"{name} lacks a file it should have: {_path(error)}"
     if code == 401:
-        return f"{host()} refuses the access token (401): it is wrong or has expired; `hf auth login` again, or mend HF_TOKEN"
+        return f"{host()} refuses the access token (401): wrong or expired; `hf auth login` again, or correct HF_TOKEN"
     if code == 429:
         wait = wait_wanted(error)
         when = f"in {wait:.0f} s" if wait else "later"

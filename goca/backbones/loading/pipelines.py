@@ -31,7 +31,7 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ModelError(f"model.device: '{device}' is no device name; use auto, cpu, cuda, cuda:1, mps ...") from error
+        raise ModelError(f"model.device: '{device}' is not a device name; use auto, cpu, cuda, cuda:1, mps ...") from error
     if chosen.type != "cpu" and (accelerator is None or accelerator.type != chosen.type):
         raise ModelError(f"model.device: '{device}' is not on this machine; there is {accelerator or 'only the cpu'}")
     return chosen

@@ -85,7 +85,7 @@ class Pretrained(ABC):
         self._choose()
         without_encoders = pipeline is None and self.text_encoders == "first"
         if pipeline is None:
-            self.inspect()  # whatever configurations tell is told before any weight is read
+            self.inspect()  # configuration errors are raised before weights are read
             lora = self.found_lora
             pipeline, unexpected = pipelines.load_pipeline(
                 self.opened, self.torch_dtype, self.quantization, without_encoders, lora

@@ -8,22 +8,24 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from goca.runs.records import Summary
 from goca.runs.terminal import SweepTable, print_sweep
 from tests.helpers.fake_runs import run_folder
 
 
-def summary(folder: str, miou: float | None, **changed: Any) -> dict[str, Any]:
-    """A job of a sweep, as `sweeps.results` gives it."""
-    return {
-        "dataset": "voc", "protocol": "standard", "prompts": {"source": "classes"}, "model": "sd15", "images": 5,
-        "method": "aggregation=goca, decision=offset", "folder": folder, "miou": miou, "pixel_accuracy": 81.25,
-        "seconds_per_image": 0.5, **changed,
+def summary(folder: str, miou: float | None, **changed: Any) -> tuple[str, Summary]:
+    """A job of a sweep and what it found."""
+    facts: dict[str, Any] = {
+        "dataset": "voc", "split": "val", "protocol": "standard", "prompts": {"source": "classes"}, "model": "sd15",
+        "method": "aggregation=goca, decision=offset", "classes": ["background", "cat"], "thresholds": [0.0],
+        "unseen_classes": "skip", "has_background": True,
     }  # fmt: skip
+    return folder, Summary(**facts | changed, images=5, miou=miou, pixel_accuracy=81.25, seconds_per_image=0.5)
 
 
-def table(*summaries: dict[str, Any], folder: Path = Path("sweep")) -> str:
+def table(*jobs: tuple[str, Summary], folder: Path = Path("sweep")) -> str:
     console = Console(file=io.StringIO(), width=160, emoji=False)
-    print_sweep(list(summaries), folder, console)
+    print_sweep(dict(jobs), folder, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 

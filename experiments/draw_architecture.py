@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 OUT = Path("docs/images/architecture.png")
-GROUND = {"errors", "paths", "redact", "timing", "ops", "registry", "config", "layer_names", "metrics", "goca"}
+GROUND = {"errors", "paths", "redact", "timing", "ops", "registry", "config", "layer_names", "goca"}
 COLOURS = {"command": "#f6d6b8", "room": "#cfe3f5", "module": "#e8e8e8"}
 
 

@@ -29,9 +29,9 @@ from goca.attention.statistics import AttentionStatistics, Observation
 from goca.data.datamodule import to_pixels
 from goca.errors import ConfigError
 from goca.method import Plan
-from goca.metrics import confusion
 from goca.paths import BUNDLED
 from goca.prompts.prompt import Prompt
+from goca.runs.metrics import confusion
 from goca.segmentor import Asked, Row, Segmentor
 
 MAIN = {

@@ -5,7 +5,7 @@ from tests.helpers.import_graph import circle, commands, imports, modules, rooms
 
 # From the ground up: a room may import those before it.
 FLOORS = (
-    *("errors", "paths", "registry", "redact", "disk", "timing", "ops", "config", "layer_names", "data", "metrics", "prompts"),
+    *("errors", "paths", "registry", "redact", "disk", "timing", "ops", "config", "layer_names", "data", "prompts"),
     *("method", "attention", "backbones", "prediction", "figures", "segmentation", "segmentor", "runs", "loggers", "compare"),
 )
 API = "goca.observe"  # a command that is also a function of the Python API
@@ -34,6 +34,6 @@ def test_nothing_imports_a_command() -> None:
 
 
 def test_the_root_holds_few_modules_and_no_file_is_long() -> None:
-    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 23
+    assert len([path for path in PACKAGE.glob("*.py") if path.stem != "__init__"]) <= 22
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
     assert {name: count for name, count in lines.items() if count > LONGER.get(name, 350)} == {}

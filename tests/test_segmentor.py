@@ -13,9 +13,9 @@ from goca.data.datamodule import to_pixels
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError, ModelError
 from goca.method import Method
-from goca.metrics import SegmentationMetric
 from goca.prompts import Classes, Vocabulary
 from goca.runs.evaluator import Evaluator
+from goca.runs.metrics import SegmentationMetric
 from goca.scenes.generator import CLASSES
 from goca.segmentor import Segmentor
 from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from goca.data.files import file_name
 from goca.figures.example import Example
-from goca.metrics import SegmentationMetric, scores
 from goca.prediction import Failure, Prediction
 from goca.redact import redact
 from goca.runs.folder import RunFolder
+from goca.runs.metrics import SegmentationMetric, scores
 from goca.runs.records import ImageRecord
 from goca.runs.summary import compact
 from goca.segmentor import Segmentor

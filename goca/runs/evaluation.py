@@ -15,12 +15,12 @@ from goca.backbones.loading.pipelines import choose_device
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
-from goca.metrics import SegmentationMetric
 from goca.redact import redact
 from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly
 from goca.runs.machine import keep_threads
+from goca.runs.metrics import SegmentationMetric
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
 from goca.runs.records import Facts, Summary

@@ -14,9 +14,9 @@ from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable
 from goca.errors import DataError, ModelError
-from goca.metrics import SegmentationMetric, confusion
 from goca.prediction import Failure, Prediction
 from goca.prompts.sources import Captions, PromptSource
+from goca.runs.metrics import SegmentationMetric, confusion
 from goca.segmentor import Asked, Segmentor
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from goca.metrics import scores
+from goca.runs.metrics import scores
 from goca.runs.records import Facts, ImageRecord, Summary, threshold_key
 
 NO_BACKGROUND = "no background score"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goca.compare.statistics import ImageCounts, bootstrap, interval
-from goca.metrics import scores
+from goca.runs.metrics import scores
 from goca.runs.summary import total_counts
 from tests.helpers.fake_runs import CLASSES, record
 

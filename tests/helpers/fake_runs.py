@@ -13,10 +13,10 @@ from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.figures.example import Example
 from goca.method.calibration import ClassMaps
-from goca.metrics import confusion
 from goca.prediction import Prediction
 from goca.prompts import Prompt
 from goca.runs.folder import RunFolder
+from goca.runs.metrics import confusion
 from goca.runs.records import Facts, ImageRecord
 from goca.runs.report import Report, segmentation_report
 from goca.runs.summary import compact, summarize

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from goca.method.calibration import ClassMaps
 from goca.method.decision import Decision, match_clusters
-from goca.metrics import SegmentationMetric, confusion
+from goca.runs.metrics import SegmentationMetric, confusion
 from tests.helpers.reference_cases import Case, cases
 
 RULES = {"vanilla": "constant", "max": "max", "exact": "exact", "avg": "average", "offset": "offset"}

@@ -12,8 +12,8 @@ import torch
 from goca import config
 from goca.errors import ConfigError, DataError
 from goca.merge import main, merge
-from goca.metrics import SegmentationMetric
 from goca.runs.folder import RunFolder
+from goca.runs.metrics import SegmentationMetric
 from tests.helpers.kills import CONTEXT, numbers
 from tests.helpers.kills import run as run_here
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goca import metrics
 from goca.errors import DataError
-from goca.metrics import IGNORE, SegmentationMetric, confusion, scores
+from goca.runs import metrics
+from goca.runs.metrics import IGNORE, SegmentationMetric, confusion, scores
 
 
 @settings(deadline=None, max_examples=30)

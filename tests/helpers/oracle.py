@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from goca.attention.call import AttentionCall
 from goca.method.aggregation import Aggregation
+from goca.method.aggregation.layers import sampled_rows
 
 HEAD_METHODS = ("average", "dot_product", "dot_product_clamped", "l2_norm", "cosine", "cosine_vw", "dot_product_vw")
 LAYER_METHODS = ("dot_product", "mse", "iou")
@@ -93,8 +94,9 @@ def aggregate(
             attention = resized_self_attention(attention, own[name].grid, tuple(reference.shape[2:]))
             if aggregation.renormalize:
                 attention = attention / attention.sum(-1, keepdim=True)
-            pixels = affinity.shape[1]
-            rows = torch.linspace(0, pixels - 1, min(aggregation.rows or pixels, pixels)).round().long()  # evenly spread
+            rows = sampled_rows(
+                tuple(reference.shape[2:]), aggregation.rows
+            )  # which rows is a choice; what is made of them is checked
             weight = layer_weight(aggregation.layers, affinity[:, rows], attention[:, rows]).clamp(min=0)
         weights[name] = weight
     normaliser = sum(weights.values())

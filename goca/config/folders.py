@@ -94,6 +94,7 @@ def _resolver(name: str, function: str, **settings: bool) -> None:
 
 OmegaConf.register_new_resolver("bundled", lambda name: str(BUNDLED / name), replace=True)
 OmegaConf.register_new_resolver("last_part", lambda name: str(name).rstrip("/").rpartition("/")[2], replace=True)
+OmegaConf.register_new_resolver("first", lambda entries: entries[0], replace=True)
 OmegaConf.register_new_resolver("options", option_names, replace=True)
 OmegaConf.register_new_resolver("group_table", group_table, replace=True)
 _quick_help()

@@ -18,6 +18,7 @@ MODELS = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if not fil
 EXPECTED = {
     "aura_flow": (36, 256, 6859),
     "chroma": (57, 512, 8900),
+    "cogview4": (28, 128, 6369),
     "ernie_image": (36, 256, 8033),
     "flux2_dev": (56, 512, 32223),
     "flux2_klein": (25, 512, 3876),

@@ -45,7 +45,7 @@ def test_every_family_loads_from_an_empty_cache(hub, tmp_path, family) -> None:
     made = official(family, tmp_path / "repository")
     model = FAMILIES[family].model or family
     published = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("checkpoint")
-    name = published or "small/any"  # model=auto has none of its own
+    name = published or f"small/{family}"  # model=auto has none of its own, and proposes once per name
     hub.add(name, made.folder)
     overrides = [line for line in family_overrides(family, name) if not line.startswith("model.variant")]
     settings = config.compose(overrides).model

@@ -69,8 +69,9 @@ def test_a_repository_that_is_no_pipeline_is_told_before_anything_is_fetched(hub
     folder.mkdir()
     (folder / "model.safetensors").write_bytes(b"0" * 50)
     hub.add("small/single", folder)
-    assert "is no diffusers pipeline: it has no model_index.json; it offers single files such as model.safetensors" in _message(
-        small("small/single")
+    assert (
+        "is not a diffusers pipeline: it has no model_index.json; it offers single files such as model.safetensors"
+        in _message(small("small/single"))
     )
     for part, what in (
         ("tokenizer", "lacks its component 'tokenizer'"),

@@ -157,7 +157,7 @@ def test_folder(tmp_path: Path, text_axes: Axes) -> None:
     source = Folder(path=tmp_path)
     (prompt,) = source(sample(), VOC, text_axes["clip"])
     assert prompt.text == "cat, grass"
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="is not a folder"):
         Folder(path=tmp_path / "nowhere").setup(scenes(1))
     with pytest.raises(DataError, match=r"no \*\.caption file"):
         Folder(path=tmp_path, extension=".caption").setup(scenes(1))

@@ -13,12 +13,18 @@ from omegaconf import OmegaConf
 from goca import config
 from goca.run import main
 from goca.runs import sweeps
+from goca.runs.records import Summary
+
+FOUND = Summary(
+    dataset="voc", split="val", model="sd15", method="goca", protocol="standard", prompts={"source": "classes"},
+    classes=["background", "cat"], thresholds=[0.0], unseen_classes="skip", has_background=True, images=1, miou=50.0,
+)  # fmt: skip
 
 
 def finished(folder: Path, config: dict[str, Any], **summary: Any) -> Path:
     folder.mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
-    (folder / "summary.json").write_text(json.dumps({"miou": 50.0, "failed": 0, **summary}))
+    (folder / "summary.json").write_text(json.dumps({**FOUND.json, **summary}))
     return folder
 
 
@@ -27,9 +33,9 @@ def test_a_finished_job_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -
     summary = sweeps.job(
         {"logger": {"mode": "none"}, "seed": 1}, tmp_path / "b" / "3_x", tmp_path, lambda: pytest.fail("ran again")
     )
-    assert summary["miou"] == 50.0
-    (again,) = sweeps.results(tmp_path / "b")
-    assert (again["miou"], again["folder"]) == (50.0, "3_x")
+    assert summary is not None
+    assert summary.miou == 50.0
+    assert {job: again.miou for job, again in sweeps.results(tmp_path / "b").items()} == {"3_x": 50.0}
     assert json.loads((tmp_path / "b" / "3_x" / sweeps.FINISHED).read_text())["run"] == str(old)
 
 
@@ -118,7 +124,7 @@ def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path
     folder = tmp_path / "default" / "search"
     assert sweep(*search, "seed=choice(0,1,2)", f"run.dir={folder}") == 0
     best = OmegaConf.load(folder / "optimization_results.yaml")
-    scores = {summary["seed"]: summary["miou"] for summary in sweeps.results(folder)}
+    scores = {summary.seed: summary.miou for summary in sweeps.results(folder).values()}
     assert len(scores) == 3
     assert best.best_value == max(scores.values()) == scores[int(best.best_params.seed)]
     capsys.readouterr()

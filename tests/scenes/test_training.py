@@ -60,7 +60,7 @@ def test_the_adapter_takes_the_trained_pipeline(name, trained):
     assert generator_measures(str(trained[name])) == {loss: report["held_out_loss"]}
     assert report["held_out_loss"] > 0
     segmentor = Segmentor.from_config(*MODELS[name], f"model.checkpoint={trained[name]}", "model.device=cpu")
-    segmentor.check()
+    segmentor.plan()
     result = segmentor.segment(scene(0).image, ["grass", "moon"])
     assert result.label_map.shape == (64, 64)
     assert all(torch.isfinite(values).all() for values in map(torch.as_tensor, result.class_maps.values()))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
@@ -76,7 +76,8 @@ def _fetch_one(name: str, commit: str, path: str, meter: Meter, stop: Event) -> 
         bar = _Bar(meter)
         try:
             where: Any = {"revision": commit, "endpoint": constants.ENDPOINT, "tqdm_class": bar}
-            _compare(Path(hf_hub_download(name, path, **where)), path, meter)
+            with hub_is_quiet():  # in this thread too: it may go on after the others have given up
+                _compare(Path(hf_hub_download(name, path, **where)), path, meter)
             return
         except Exception as error:
             further = bar.count > furthest and not isinstance(error, Damaged)
@@ -132,16 +133,16 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
     def work() -> None:
         try:
-            answer.put((call(), None))
+            with hub_is_quiet():
+                answer.put((call(), None))
         except BaseException as error:
             answer.put((None, error))
 
-    with hub_is_quiet():
-        Thread(target=work, daemon=True).start()
-        try:
-            result, error = answer.get(timeout=seconds + 2)
-        except Empty:
-            raise Silence(seconds) from None
+    Thread(target=work, daemon=True).start()
+    try:
+        result, error = answer.get(timeout=seconds + 2)
+    except Empty:
+        raise Silence(seconds) from None
     if error is not None:
         raise error
     return result
@@ -149,13 +150,28 @@ def within(seconds: float, call: Callable[[], Any]) -> Any:
 
 @contextmanager
 def hub_is_quiet() -> Iterator[None]:
-    """Keep what the hub's client says of requests and retries, signed addresses included, out of terminals and logs."""
-    loggers = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Keep what the hub's client says of requests and retries, signed addresses included, out of terminals and logs.
+
+    Several threads may be inside at once, and one that was given up still is: levels come back when the last one leaves.
+    """
+    global _inside
+    with _levels_lock:
+        if _inside == 0:
+            for logger in _CHATTY:
+                _levels[logger] = logger.level
+                logger.setLevel(logging.ERROR)
+        _inside += 1
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        with _levels_lock:
+            _inside -= 1
+            if _inside == 0:
+                for logger, level in _levels.items():
+                    logger.setLevel(level)
+
+
+_CHATTY = [logging.getLogger(name) for name in ("httpx", "httpx2", "httpcore", "huggingface_hub")]
+_levels: dict[logging.Logger, int] = {}
+_levels_lock = Lock()
+_inside = 0

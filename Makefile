@@ -1,6 +1,6 @@
 # make run: set up and run the default experiment.  make test: set up and run the tests.  make install: set up alone.
 # make test-fast: tests of a minute.  make test-machines: the numeric tests as other processors and thread counts run them,
-# all or some (SETTINGS="avx2 random", see tests/machines.py).
+# all or some (SETTINGS="avx2 random", SETTINGS="--core avx2", see tests/machines.py).
 # make test-versions: the family tests with the lowest and the newest versions of torch, diffusers and transformers.
 PYTHON ?= python3
 VENV := .venv

@@ -1,7 +1,8 @@
 """The part of the suite that compares numbers, as other processors, thread counts and orders would run it.
 
-python -m tests.machines            every setting
+python -m tests.machines                    every setting
 python -m tests.machines avx2 random
+python -m tests.machines --core avx2        the core alone: attention, method, whole runs (continuous integration)
 
 Environment variables make torch, oneDNN and MKL choose the kernels of another processor; what this one lacks cannot be emulated
 (on a processor without AMX, `amx` and `no_amx` are the same). Prints a table; exit code 1 where a test failed.
@@ -30,9 +31,16 @@ LEFT_OUT = (
     "test_dashboard.py",
     "test_loggers.py",
 )
-SUITE = ["-m", "not browser and not machine", *(f"--ignore=tests/{name}" for name in LEFT_OUT), "tests"]
+SUITE = ["-m", "not browser and not machine", *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
+CORE = (
+    "tests/attention",
+    "tests/method",
+    "tests/test_ops.py",
+    "tests/test_regression.py",
+    "tests/reliability/test_processes.py",
+)
 # Half precision, and the numbers of whole runs.
-BFLOAT16 = ["-m", "not machine", "-k", "bfloat16 or half_precision", "tests"]
+BFLOAT16 = ["-m", "not machine", "-k", "bfloat16 or half_precision"]
 KERNELS = "import torch; print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())"
 
 
@@ -56,13 +64,14 @@ SETTINGS = {
 }
 
 
-def run(setting: Setting) -> tuple[str, str, float, bool]:
+def run(setting: Setting, core: bool = False) -> tuple[str, str, float, bool]:
     """What torch chose, pytest's last line, seconds, and whether all passed."""
     environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, **setting.environment}
     chosen = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=True)
     workers = max(1, len(os.sched_getaffinity(0)) // int(environment["OMP_NUM_THREADS"]))
     began = time.perf_counter()
-    command = [sys.executable, "-m", "pytest", "-n", str(workers), *setting.arguments]
+    arguments = [argument for argument in setting.arguments if argument != "tests"]
+    command = [sys.executable, "-m", "pytest", "-n", str(workers), *arguments, *(CORE if core else ("tests",))]
     tests = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if tests.returncode:
         print(tests.stdout, flush=True)
@@ -70,7 +79,8 @@ def run(setting: Setting) -> tuple[str, str, float, bool]:
     return f"{capability}, {threads} threads", tests.stdout.splitlines()[-1], time.perf_counter() - began, tests.returncode == 0
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
+    core, names = "--core" in arguments, [name for name in arguments if name != "--core"]
     unknown = [name for name in names if name not in SETTINGS]
     if unknown:
         print(f"error: no setting {', '.join(unknown)}; there are {', '.join(SETTINGS)}", file=sys.stderr)
@@ -79,7 +89,7 @@ def main(names: list[str]) -> int:
     failed = False
     for name in names or SETTINGS:
         print(f"{name} ...", flush=True)
-        kernels, tests, seconds, passed = run(SETTINGS[name])
+        kernels, tests, seconds, passed = run(SETTINGS[name], core)
         failed |= not passed
         variables = " ".join(f"{key}={value}" for key, value in SETTINGS[name].environment.items())
         table.add_row(name, variables, kernels, tests.rpartition(" in ")[0] or tests, f"{seconds:.0f}")

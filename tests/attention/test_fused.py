@@ -141,6 +141,18 @@ def test_a_kernel_that_disagrees_is_not_used(monkeypatch, caplog):
     assert "fused attention kernels are not used for layer" in caplog.text
 
 
+def test_head_weights_that_disagree_are_not_used(monkeypatch, caplog):
+    output, projection = _half(1, 2, 20, 16), _half(1, 1, 32, 32, permuted=False)[0, 0]
+    call = AttentionCall(
+        "layer", (4, 5), output, output, 0.25, value=output, output=output, projection=projection, half_products=True
+    )
+    monkeypatch.setattr(reductions, "_agreed", {})
+    monkeypatch.setattr(fused, "head_weights", lambda *_: torch.zeros(1, 2, 20))
+    found = reductions.head_weights(call, "dot_product")
+    torch.testing.assert_close(found, heads.dot_product(output, projection, output))
+    assert "fused attention kernels are not used for layer" in caplog.text
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("joint", [False, True])
 def test_values_through_the_attention_kernel(dtype, joint):

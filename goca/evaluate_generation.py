@@ -25,6 +25,7 @@ from rich.table import Table as Grid
 from torch import Tensor
 
 from goca import config
+from goca.config.redact import redact, write_config
 from goca.errors import ConfigError, DataError
 from goca.generation.frechet import Gaussian
 from goca.generation.image_sets import ImageSet, measured, read_file
@@ -32,7 +33,6 @@ from goca.generation.measures import ClipScore, Features
 from goca.generation.pictures import origin, read_manifest
 from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
 from goca.generation.show import load_maps, side_by_side
-from goca.redact import redact, write_config
 from goca.runs.provenance import environment
 from goca.runs.report import Logger, Report
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from goca import config
+from goca.config.redact import redact, write_config
 from goca.data.datamodule import parse_shard
 from goca.errors import ConfigError
 from goca.generation.guidance import RegionGuidance, Step
@@ -34,7 +35,6 @@ from goca.generation.prompts import read_prompts
 from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.method import Method
-from goca.redact import redact, write_config
 from goca.runs.provenance import environment
 from goca.runs.report import Logger, Report
 from goca.runs.tables import Table

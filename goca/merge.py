@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from goca.config.identity import FREE, SHARD, difference
+from goca.config.redact import redact
 from goca.errors import ConfigError, DataError, GocaError
-from goca.redact import redact
 
 if TYPE_CHECKING:
     from goca.runs.folder import RunFolder

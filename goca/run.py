@@ -11,8 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from goca import config
+from goca.config.redact import redact
 from goca.paths import CONF
-from goca.redact import redact
 from goca.runs import sweeps
 from goca.runs.records import Summary
 

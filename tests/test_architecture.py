@@ -5,7 +5,7 @@ from tests.helpers.import_graph import circle, commands, imports, modules, rooms
 
 # From the ground up: a room may import those before it.
 FLOORS = (
-    *("errors", "paths", "registry", "redact", "disk", "timing", "ops", "config", "layer_names", "data", "prompts"),
+    *("errors", "paths", "registry", "disk", "timing", "ops", "config", "layer_names", "data", "prompts"),
     *("method", "attention", "backbones", "prediction", "figures", "segmentation", "segmentor", "runs", "loggers", "compare"),
 )
 API = "goca.observe"  # a command that is also a function of the Python API

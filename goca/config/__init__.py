@@ -28,10 +28,10 @@ from pydantic import ValidationError
 from goca.config.arguments import quote
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
+from goca.config.redact import redact
 from goca.config.settings import SETTINGS, keys, problems
 from goca.errors import ConfigError, GocaError, Interrupted
 from goca.paths import CONF
-from goca.redact import redact
 
 
 def compose(overrides: Sequence[str] = (), config_name: str = "config", folder: str | Path | None = None) -> DictConfig:

@@ -11,10 +11,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import TQDMProgressBar
 from torch import Tensor
 
+from goca.config.redact import redact
 from goca.data.files import file_name
 from goca.figures.example import Example
 from goca.prediction import Failure, Prediction
-from goca.redact import redact
 from goca.runs.folder import RunFolder
 from goca.runs.metrics import SegmentationMetric, scores
 from goca.runs.records import ImageRecord

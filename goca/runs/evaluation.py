@@ -12,10 +12,10 @@ from rich.console import Console
 
 from goca import config
 from goca.backbones.loading.pipelines import choose_device
+from goca.config.redact import redact
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
-from goca.redact import redact
 from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly

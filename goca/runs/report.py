@@ -14,12 +14,12 @@ from typing import Any
 from PIL import Image
 
 from goca.config.identity import group_of
+from goca.config.redact import redact
 from goca.data.classes import ClassTable
 from goca.data.files import file_name
 from goca.errors import GocaError
 from goca.figures import plots
 from goca.figures.example import Example
-from goca.redact import redact
 from goca.runs.folder import RunFolder
 from goca.runs.records import Summary
 from goca.runs.tables import Table, run_tables

@@ -11,8 +11,8 @@ from huggingface_hub import constants
 
 from goca.backbones.loading import download, network_errors
 from goca.backbones.loading import hub as hub_module
+from goca.config.redact import redact
 from goca.errors import ModelError
-from goca.redact import redact
 from tests.hub.conftest import SD, small
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

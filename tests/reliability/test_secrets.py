@@ -9,10 +9,10 @@ import pytest
 
 from goca import config, evaluate_generation, generate
 from goca.compare.__main__ import compare
+from goca.config.redact import HIDDEN, redact
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError
 from goca.loggers import CsvLogger, Report
-from goca.redact import HIDDEN, redact
 from goca.runs.evaluation import evaluate
 
 CANARY = "sk-canary-4f9a77c1e2"

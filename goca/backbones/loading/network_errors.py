@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from huggingface_hub import constants, get_token
 from huggingface_hub import errors as hub
 
-from goca.redact import redact
+from goca.config.redact import redact
 
 try:
     import httpx2  # the client of huggingface_hub from 2.0 on

@@ -16,6 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
+from goca.config.explained import annotated, explanations
 from goca.paths import BUNDLED, CONF
 
 _last: tuple[Path, ...] = (CONF,)  # folders of the configuration that was composed last
@@ -70,16 +71,17 @@ def group_table(choices: Mapping[str, str | None]) -> str:
 
 
 def _quick_help() -> None:
-    """Have Hydra's --help collect the options of every group only for a template that shows them: it takes a second."""
+    """Have Hydra's --help say what each key means, and collect the options of every group only where they are shown."""
     slow = Hydra.get_help
 
     def get_help(self: Hydra, help_cfg: Any, cfg: Any, args_parser: Any, resolve: bool) -> str:
         if "CONFIG_GROUPS" in help_cfg.template:
             return slow(self, help_cfg, cfg, args_parser, resolve)
         template = string.Template(help_cfg.template)
-        return template.substitute(
-            FLAGS_HELP=self.format_args_help(args_parser), CONFIG=OmegaConf.to_yaml(cfg, resolve=resolve)
-        )
+        dumped, plain = OmegaConf.to_yaml(cfg, resolve=resolve), OmegaConf.to_container(cfg, resolve=False)
+        job, runtime = HydraConfig.get().job, HydraConfig.get().runtime
+        explained = explanations(plain, job.config_name, runtime.choices, folders()) if isinstance(plain, dict) else {}
+        return template.substitute(FLAGS_HELP=self.format_args_help(args_parser), CONFIG=annotated(dumped, explained))
 
     Hydra.get_help = get_help  # type: ignore[method-assign]
 

@@ -78,10 +78,11 @@ def _quick_help() -> None:
         if "CONFIG_GROUPS" in help_cfg.template:
             return slow(self, help_cfg, cfg, args_parser, resolve)
         template = string.Template(help_cfg.template)
-        dumped, plain = OmegaConf.to_yaml(cfg, resolve=resolve), OmegaConf.to_container(cfg, resolve=False)
-        job, runtime = HydraConfig.get().job, HydraConfig.get().runtime
-        explained = explanations(plain, job.config_name, runtime.choices, folders()) if isinstance(plain, dict) else {}
-        return template.substitute(FLAGS_HELP=self.format_args_help(args_parser), CONFIG=annotated(dumped, explained))
+        plain: Any = OmegaConf.to_container(cfg, resolve=False)
+        running = HydraConfig.get()
+        explained = explanations(plain, str(running.job.config_name), running.runtime.choices, folders())
+        dumped = annotated(OmegaConf.to_yaml(cfg, resolve=resolve), explained)
+        return template.substitute(FLAGS_HELP=self.format_args_help(args_parser), CONFIG=dumped)
 
     Hydra.get_help = get_help  # type: ignore[method-assign]
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from goca.data.classes import ClassTable
+from goca.disk import replacing
+from goca.errors import ConfigError
+from goca.figures.labels import write_labels
 from goca.figures.plots import overlay_figure
 from goca.prediction import Prediction
 
@@ -59,6 +64,38 @@ class Segmentation:
     def picture(self) -> Image.Image:
         """The image with its classes laid over, and their names."""
         return overlay_figure(self.image, self.label_map, self.classes)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the result to a folder, or a part of it to a file; returns where it is.
+
+        Args:
+            path: a folder for `labels.png`, `picture.png`, `classes.txt` and `maps.npz`; or a file that ends in `.png` (the
+                label map: class ids, with the classes' colours as a palette) or `.npz` (`label_map`, `names`, and every class
+                map as `class:NAME` and token map as `token:POSITION:TOKEN`). What is there already is replaced.
+
+        Raises:
+            ConfigError: another kind of file.
+        """
+        target = Path(path)
+        if target.suffix.lower() == ".png":
+            write_labels(target, self.label_map, self.classes.colours)
+        elif target.suffix.lower() == ".npz":
+            arrays = {f"class:{name}": scores for name, scores in self.class_maps.items()}
+            arrays |= {f"token:{name}": share for name, share in self.token_maps.items()}
+            with replacing(target) as part, open(part, "wb") as file:
+                np.savez_compressed(file, label_map=self.label_map, names=np.array(self.classes.names), **arrays)
+        elif target.suffix and not target.is_dir():
+            raise ConfigError(
+                f"a result is saved to a folder, or as .png (label map) or .npz (all maps), not as {target.suffix}"
+            )
+        else:
+            self.save(target / "labels.png")
+            self.save(target / "maps.npz")
+            with replacing(target / "picture.png") as part:
+                self.picture().save(part, format="PNG")
+            with replacing(target / "classes.txt") as part:  # in the order of the ids from 1, as `dataset=folder` reads them
+                part.write_text("".join(f"{name}\n" for name in self.classes.names[1:]), encoding="utf-8")
+        return target
 
     def _repr_png_(self) -> bytes | None:
         return self.picture()._repr_png_()

@@ -130,3 +130,25 @@ def test_a_pipeline_of_no_known_family_is_refused():
 
     with pytest.raises(ModelError, match=r"the pipeline is a OtherPipeline, which no adapter takes; .*FluxPipeline"):
         Segmentor.from_pipeline(OtherPipeline())
+
+
+def test_a_result_is_saved_as_masks_that_a_data_set_of_ones_own_can_read(tmp_path):
+    from goca.data.folder import Folder
+
+    image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    segmentor = _segmentor()
+    result = segmentor.segment(image, ["star", "cross"])
+    folder = result.save(tmp_path / "result")
+    assert sorted(path.name for path in folder.iterdir()) == ["classes.txt", "labels.png", "maps.npz", "picture.png"]
+    with np.load(folder / "maps.npz") as maps:
+        np.testing.assert_array_equal(maps["label_map"], result.label_map)
+        np.testing.assert_array_equal(maps["class:star"], result.class_maps["star"])
+        assert sum(key.startswith("token:") for key in maps) == len(result.token_maps)
+    (tmp_path / "images").mkdir()
+    Image.fromarray(image).save(tmp_path / "images" / "a.png")
+    result.save(tmp_path / "masks" / "a.png")
+    (folder / "classes.txt").rename(tmp_path / "classes.txt")
+    read = Folder(protocol=config.build(config.compose(), "protocol"), root=str(tmp_path))[0]
+    np.testing.assert_array_equal(read.label, result.label_map)
+    with pytest.raises(ConfigError, match=r"\.npz .all maps., not as \.gif"):
+        result.save(tmp_path / "result.gif")

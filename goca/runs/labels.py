@@ -9,9 +9,7 @@ import numpy as np
 from PIL import Image
 
 from goca.data.files import file_name
-from goca.disk import replacing
-
-_BYTE = 255  # the highest id that a palette PNG holds
+from goca.figures.labels import write_labels
 
 
 class LabelMaps:
@@ -31,21 +29,11 @@ class LabelMaps:
     def write(self, image_id: str, labels: np.ndarray) -> None:
         """Keep the label maps (T, H, W) of one image."""
         folder = self.path if len(labels) == 1 else self.stacks
-        self._save(folder / file_name(image_id, ".png"), labels.reshape(-1, labels.shape[2]))
+        write_labels(folder / file_name(image_id, ".png"), labels.reshape(-1, labels.shape[2]), self.colours)
 
     def choose(self, index: int, count: int) -> None:
         """Make the label maps at one of the `count` thresholds; where there is but one they are there already."""
         for path in sorted(self.stacks.rglob("*.png")):
             with Image.open(path) as picture:
                 stacked = np.asarray(picture)
-            self._save(self.path / path.relative_to(self.stacks), np.split(stacked, count)[index])
-
-    def _save(self, path: Path, label: np.ndarray) -> None:
-        """A palette PNG whose values are class ids; ids beyond a byte make it a 16-bit grey one."""
-        wide = bool(label.size) and int(label.max()) > _BYTE
-        picture = Image.fromarray(label.astype(np.uint16 if wide else np.uint8))
-        if not wide:
-            picture = Image.fromarray(label.astype(np.uint8), mode="P")
-            picture.putpalette([channel for colour in self.colours[: _BYTE + 1] for channel in colour])
-        with replacing(path) as part:
-            picture.save(part, format="PNG")
+            write_labels(self.path / path.relative_to(self.stacks), np.split(stacked, count)[index], self.colours)

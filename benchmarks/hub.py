@@ -47,7 +47,7 @@ def run(server: HubServer, what: str, cache: Path, arguments: list[str], **envir
     server.forget()
     variables = {"HF_ENDPOINT": server.url, "HF_HOME": str(cache), "XDG_CACHE_HOME": str(cache / "own"), **environment}
     command = [sys.executable, "-m", "goca.run", "model=sd15", "logger=none", "figures.count=0", *arguments]
-    command.append(f"run.dir={OUTPUT / 'runs' / what.replace(' ', '_')}_{time.time_ns()}")
+    command.append(f"output={OUTPUT / 'runs' / what.replace(' ', '_')}_{time.time_ns()}")
     started = time.perf_counter()
     done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=False)
     found = {

@@ -1,6 +1,6 @@
 """How much memory a finished run came to need after its first images.
 
-python -m goca.run dataset.count=2000 logger=none run.dir=outputs/memory && python -m benchmarks.memory outputs/memory
+python -m goca.run dataset.count=2000 logger=none output=outputs/memory && python -m benchmarks.memory outputs/memory
 
 Prints one JSON line.
 """

@@ -22,9 +22,9 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from goca import config
-from goca.backbones.loading import hub
 from goca.data.base import Sample, SegmentationDataset
 from goca.errors import DataError, Interrupted, ModelError
+from goca.hub import repositories
 from goca.prompts import Captions, Prompt, PromptSource, TextSegment
 from goca.prompts.asked import Asked, ask_all
 from goca.prompts.coverage import Coverage
@@ -46,7 +46,7 @@ def text_axis(tokenizers: Sequence[DictConfig]) -> tuple[TextSegment, ...]:
     for entry in tokenizers:
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                entry.name, subfolder=entry.subfolder, **hub.options(entry.name, "text_axis")
+                entry.name, subfolder=entry.subfolder, **repositories.options(entry.name, "text_axis")
             )
         except (OSError, ValueError) as error:
             raise ModelError(f"text_axis: no tokenizer in {entry.name}/{entry.subfolder}: {error}") from error

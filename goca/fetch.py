@@ -13,7 +13,7 @@ from rich.table import Table
 
 from goca import config
 from goca.backbones.loading.pretrained import Pretrained
-from goca.backbones.loading.progress import size
+from goca.hub.progress import size
 
 
 def fetch(backbone: Pretrained, dry_run: bool = False) -> Table:

@@ -35,7 +35,7 @@ from goca.generation.prompts import read_prompts
 from goca.generation.roles import token_roles
 from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.method import Method
-from goca.runs.provenance import environment
+from goca.runs.provenance import checkpoint_identity, environment, keep_commits
 from goca.runs.report import Logger, Report
 from goca.runs.tables import Table
 from goca.timing import peak_memory_bytes
@@ -107,6 +107,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     todo = [batch for batch in batches(requests, cfg.batch_size, parse_shard(cfg.shard)) if unfinished(batch)]
     if todo:
+        keep_commits(generator.backbone, pictures.checkpoint())
         for read in (
             generator.backbone.inspect,
             generator.backbone.load,
@@ -114,6 +115,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             read()
             generator.prepare()
             check_save_maps(config.plain(cfg.save_maps), generator.calls)
+        pictures.begin(checkpoint_identity(generator.backbone))
     write_config(cfg, folder / "config.yaml")
     figures = _draw(generator, pictures, todo, cfg)
 
@@ -143,7 +145,8 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "seconds_per_picture": round(sum(seconds) / len(seconds), 4) if seconds else None,
         "settings": pictures.settings,
         "peak_memory_bytes": peak_memory_bytes(),
-    } | environment()
+    }
+    summary |= pictures.checkpoint() | environment()
     pictures.write_json("summary.json", summary)
     table = Table(("image_id", "prompt", "seed", "seconds"), tuple(_row(record) for record in records))
     report = Report(

@@ -93,7 +93,7 @@ def _complete(images: int, total: int, shards: Sequence[RunFolder]) -> None:
     given = ", ".join(sorted(str(shard.config()["data"].get("shard")) for shard in shards))
     raise DataError(
         f"the shards hold {images} of {total} images; given are {given}. Give the missing ones too, or finish a shard by its "
-        "command with run.dir=<its folder>"
+        "command with output=<its folder>"
     )
 
 

@@ -131,3 +131,9 @@ def test_the_command_prints_one_message_and_no_traceback():
 def test_building_the_parts_reads_no_weights():
     cfg = config.compose(["model=sd15", "model.checkpoint=/does/not/exist"])
     Segmentor.build(cfg)
+
+
+@pytest.mark.parametrize(("override", "now"), [("run.dir=x", "output=DIR"), ("experiment=mine", "group=NAME")])
+def test_a_setting_that_was_renamed_is_named_by_its_present_name(override, now):
+    with pytest.raises(ConfigError, match=f"any more: .*{now}"):
+        config.compose([override])

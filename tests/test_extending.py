@@ -169,7 +169,7 @@ def test_an_installed_wheel_runs_a_users_own_model_data_and_calibration(tmp_path
     run = [sys.executable, "-m", "goca.run", "--config-dir", "my_conf", "dataset=mine", "model=emphatic", "calibration=squared"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     ran = subprocess.run(
-        [*run, "paths.data=.", "run.dir=out", "logger=none"],
+        [*run, "paths.data=.", "output=out", "logger=none"],
         cwd=here, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr

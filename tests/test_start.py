@@ -90,3 +90,20 @@ def test_the_old_name_of_the_group_says_the_new_one(answers):
     assert code == 2
     assert "group=NAME" in err
     assert "+experiment=NAME" in err
+
+
+def test_settings_of_this_machine_lie_behind_the_command_line(tmp_path):
+    """Every command reads `local/default.yaml` of a folder that it is given."""
+    local = tmp_path / "mine" / "local"
+    local.mkdir(parents=True)
+    (local / "default.yaml").write_text("# @package _global_\nseed: 7\npaths: {output: /elsewhere}\n")
+    modules = [module for module, key in HYDRA.items() if key == "seed"]
+    calls = [
+        (module, ["--config-dir", str(tmp_path / "mine"), "--cfg", "job", *more])
+        for module in modules
+        for more in ([], ["seed=3"])
+    ]
+    for _, arguments, code, out, err, _ in _probe(calls, tmp_path):
+        assert code == 0, err
+        assert "output: /elsewhere" in out
+        assert ("seed: 3" if "seed=3" in arguments else "seed: 7") in out

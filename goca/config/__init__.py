@@ -246,6 +246,7 @@ _QUIET = {
 
 _RENAMED = {
     "experiment": "what runs are grouped by is group=NAME now, and a ready-made sweep is +experiment=NAME",
+    "run.dir": "the folder of a run is output=DIR now, as in every command",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 # Where things lie, what is shown and how the work is spread. `data` repeats keys of the root and the section `dataset`; a
 # checkpoint is compared by its hash; the batch size moves results by less than docs/reliability.md says.
 FREE = (
-    "run", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "hydra",
+    "run", "output", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "hydra",
     "attention.max_bytes", "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers",
     "data.keep_unreadable", "dataset.root", "model.checkpoint", "model.device", "model.placement", "model.prompt_cache",
     "model.text_encoders", "model.allow_pickle",

@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from goca.backbones.loading.pipelines import choose_device
 from goca.errors import ModelError
-from goca.prompts.reachable import find_model
+from goca.hub.models import model_folder
 from goca.scenes.classifier import SIDE, SceneClassifier, targets
 
 _CONFIG = ConfigDict(extra="forbid")
@@ -129,10 +129,10 @@ class ClipScore:
 
     def load(self) -> None:
         """Read the weights; raises ModelError where there are none."""
-        find_model(self.model, None, "clip")
+        folder = model_folder(self.model, None, "clip.model")
         try:
-            self._processor = CLIPProcessor.from_pretrained(self.model)
-            network: Any = CLIPModel.from_pretrained(self.model, use_safetensors=True)
+            self._processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+            network: Any = CLIPModel.from_pretrained(folder, use_safetensors=True, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"clip.model: {self.model} cannot be loaded as a CLIP model ({error}); give a local folder"

@@ -19,6 +19,7 @@ from goca.errors import ConfigError, DataError
 from goca.generation.pipeline import Request
 
 MANIFEST = "manifest.jsonl"
+CHECKPOINT = "checkpoint.json"
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -32,6 +33,7 @@ class PictureFolder:
 
     images/<id>.png   the picture; prompt, negative prompt, seed and the settings' fingerprint are in its text fields
     manifest.jsonl    one line per picture, written after it
+    checkpoint.json   which weights they are made with
 
     Args:
         path: the folder; it is made.
@@ -52,6 +54,31 @@ class PictureFolder:
         except OSError as error:
             raise ConfigError(f"the output folder {path} cannot be written to ({error.strerror}); set output") from error
         self._listed = {record["image_id"] for record in read_manifest(path)}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Which weights the pictures here were made with; {} where it was not written down."""
+        try:
+            facts = json.loads((self.path / CHECKPOINT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def begin(self, checkpoint: Mapping[str, Any]) -> None:
+        """Write down which weights pictures are made with.
+
+        Args:
+            checkpoint: `goca.runs.provenance.checkpoint_identity`.
+
+        Raises:
+            ConfigError: pictures that are here were made with others.
+        """
+        earlier = self.checkpoint()
+        if self._listed and earlier and earlier.get("checkpoint_hash") != checkpoint.get("checkpoint_hash"):
+            raise ConfigError(
+                f"the pictures in {self.path} were made with other weights (revision {earlier.get('checkpoint_revision')}, now "
+                f"{checkpoint.get('checkpoint_revision')}); set output to another folder, or set model.revision to theirs"
+            )
+        self.write_json(CHECKPOINT, dict(checkpoint))
 
     def file(self, image_id: str) -> Path:
         return self.images / f"{image_id}.png"

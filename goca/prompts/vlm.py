@@ -11,9 +11,9 @@ from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 
 from goca.errors import DataError, ModelError
+from goca.hub.models import model_folder
 from goca.prompts.answers import Answer
 from goca.prompts.asked import Asked
-from goca.prompts.reachable import find_model
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -53,10 +53,8 @@ class VLM(Asked):
     def _pipeline(self) -> Any:
         from transformers import pipeline
 
-        find_model(self.model, self.revision, "prompts.model")
+        folder = model_folder(self.model, self.revision, "prompts.model")
         try:
-            return pipeline(
-                "image-text-to-text", model=self.model, revision=self.revision, device=self.device, dtype=self.dtype
-            )
+            return pipeline("image-text-to-text", model=str(folder), device=self.device, dtype=self.dtype)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"prompts.model={self.model} is not a model for image-text-to-text: {error}") from error

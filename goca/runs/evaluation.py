@@ -59,7 +59,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
     )
     evaluator = Evaluator(segmentor, prompts, dataset.classes, dataset.has_background, metric)
     plain = redact(config.plain(cfg))
-    stop = StopOnSignal(f"the same command with run.dir={folder} continues it")
+    stop = StopOnSignal(f"the same command with output={folder} continues it")
     trainer = make_trainer(cfg)
     output = RunFolder(folder, trainer.global_rank, dataset.classes.colours)
     with stops_cleanly(folder), closing(output):
@@ -160,5 +160,5 @@ def _check_failures(summary: Summary, allowed: int | None, folder: Path) -> None
     raise DataError(
         "\n".join([f"{summary.failed} of {summary.images} images failed, more than run.max_failed={allowed}:", *reasons])
         + (f"\n  ... and {rest} more" if rest else "")
-        + f"\nMend them and repeat the command with run.dir={folder}, which computes only these; or set run.max_failed"
+        + f"\nMend them and repeat the command with output={folder}, which computes only these; or set run.max_failed"
     )

@@ -78,7 +78,7 @@ class RunFolder:
         if (self.path / "config.yaml").is_file():
             self._refuse(difference(self.config(), config), "another configuration")
         elif self._journals():
-            raise ConfigError(f"{self.path} holds records but no config.yaml that explains them; give run.dir another folder")
+            raise ConfigError(f"{self.path} holds records but no config.yaml that explains them; give output another folder")
         elif self.process == 0:
             self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self._done = frozenset(record.image_id for record in self.records() if not record.error)
@@ -132,7 +132,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} holds a run of {what}; continuing it would mix two kinds of numbers:\n"
                 + "\n".join(lines)
-                + "\nGive the settings it was begun with, or run.dir another folder"
+                + "\nGive the settings it was begun with, or output another folder"
             )
 
     # -------------------------------------------------------------------------------------------------------- reading
@@ -187,7 +187,7 @@ def stops_cleanly(folder: Path) -> Iterator[None]:
             raise
         raise OutputError(
             f"cannot write to {folder}: {error.strerror}. Records written so far are intact; make room, then the same command "
-            f"with run.dir={folder} continues"
+            f"with output={folder} continues"
         ) from error
 
 
@@ -199,7 +199,7 @@ def _lock(folder: Path) -> int:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             os.close(lock)
-            raise ConfigError(f"another process is writing to {folder}; wait for it, or give run.dir another folder") from error
+            raise ConfigError(f"another process is writing to {folder}; wait for it, or give output another folder") from error
     return lock  # any other error means that the file system has no locks
 
 

@@ -11,9 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goca.backbones.loading import hub
-from goca.backbones.loading.digests import file_digest
 from goca.backbones.loading.weight_files import PICKLES
+from goca.hub import repositories
+from goca.hub.digests import file_digest
 from goca.paths import PACKAGE
 from goca.runs.machine import machine
 
@@ -87,8 +87,8 @@ def keep_commits(backbone: Pretrained, earlier: Mapping[str, Any]) -> None:
         (backbone.checkpoint, backbone.revision, earlier.get("checkpoint_revision")),
         (lora.get("repository"), lora.get("asked_for"), lora.get("revision")),
     ):
-        if text and hub.is_commit(commit) and not Path(text).is_dir():
-            hub.pin(text, revision, str(commit))
+        if text and repositories.is_commit(commit) and not Path(text).is_dir():
+            repositories.pin(text, revision, str(commit))
 
 
 def same_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -96,7 +96,7 @@ def same_weights(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     if before.get("checkpoint_hash_scheme") == now.get("checkpoint_hash_scheme"):
         return bool(before.get("checkpoint_hash") == now.get("checkpoint_hash"))
     commit = before.get("checkpoint_revision")
-    return hub.is_commit(commit) and commit == now.get("checkpoint_revision")
+    return repositories.is_commit(commit) and commit == now.get("checkpoint_revision")
 
 
 def _hash_of_scheme_1(folder: Path) -> str:

@@ -194,7 +194,7 @@ class Logger(ABC):
                 return self.log(report)
             except Exception as error:  # any failure of a service or its client
                 if pause is None or isinstance(error, GocaError):  # user errors do not go away on retry
-                    self._warn(error, f"the same command with run.dir={report.folder} logs it again without computing")
+                    self._warn(error, f"the same command with output={report.folder} logs it again without computing")
                     break
                 self._warn(error, f"next attempt in {pause:g} s")
                 time.sleep(pause)

@@ -58,7 +58,7 @@ def run(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_a_continued_run_says_so_and_shows_the_miou_of_the_whole(run: Run, tmp_path: Path) -> None:
     whole = tmp_path / "default" / "whole"
-    assert run(f"run.dir={whole}")[0] == 0
+    assert run(f"output={whole}")[0] == 0
     summary = json.loads((whole / "summary.json").read_text())
     (whole / "summary.json").unlink()
     lines = (whole / "records.jsonl").read_text().splitlines(keepends=True)
@@ -72,10 +72,10 @@ def test_a_continued_run_says_so_and_shows_the_miou_of_the_whole(run: Run, tmp_p
 
 def test_a_finished_run_is_not_computed_again_and_says_so(run: Run, tmp_path: Path) -> None:
     first = tmp_path / "default" / "first"
-    assert run(f"run.dir={first}")[0] == 0
+    assert run(f"output={first}")[0] == 0
     records = (first / "records.jsonl").read_bytes()
     told = f"finished before: all 4 images are recorded in {first}; nothing is computed again"
-    for override in ("resume=true", f"run.dir={first}"):
+    for override in ("resume=true", f"output={first}"):
         code, out, _ = run(override)
         assert code == 0
         assert told in out
@@ -105,9 +105,9 @@ def test_captions_of_a_few_images_serve_a_run_on_these(run: Run, tmp_path: Path)
     file = tmp_path / "captions.json"
     file.write_text(json.dumps(entries))
     prompts = ["prompts=published", f"prompts.path={file}"]
-    assert run(*prompts, f"run.dir={tmp_path / 'four'}")[0] == 0
-    assert "no caption for 1 of 5 images" in run(*prompts, "limit=5", f"run.dir={tmp_path / 'five'}")[2]
-    assert run(*prompts, "limit=5", "prompts.on_missing=skip", f"run.dir={tmp_path / 'skip'}")[0] == 0
+    assert run(*prompts, f"output={tmp_path / 'four'}")[0] == 0
+    assert "no caption for 1 of 5 images" in run(*prompts, "limit=5", f"output={tmp_path / 'five'}")[2]
+    assert run(*prompts, "limit=5", "prompts.on_missing=skip", f"output={tmp_path / 'skip'}")[0] == 0
     four, skip = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("four", "skip"))
     assert skip["miou"] == four["miou"]
     assert skip["warnings"]["no prompt: there is no class to look for in this image"] == 1
@@ -123,7 +123,7 @@ def test_a_sweep_whose_jobs_all_fail_says_that_there_is_nothing(run: Run, tmp_pa
 
 
 def test_a_folder_below_proc_is_one_message(run: Run) -> None:
-    code, _, err = run("run.dir=/proc/x")
+    code, _, err = run("output=/proc/x")
     assert code == 2
     assert err.startswith("error: cannot write to /proc/x")
 
@@ -142,7 +142,7 @@ def test_names_in_brackets_are_printed(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_bars_line_before_it_says_why(tiny: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "goca.run", *tiny, "limit=null", f"run.dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-u", "-m", "goca.run", *tiny, "limit=null", f"output={tmp_path / 'run'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     text = ""
@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_the_bars_line_before_it_says_why(tiny: list[str], tmp_pat
     bar, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert bar.endswith("\n")
-    assert said.startswith("error: stopped by SIGINT; the same command with run.dir=")
+    assert said.startswith("error: stopped by SIGINT; the same command with output=")
 
 
 def _folder(root: Path, sizes: dict[str, tuple[int, int]], mode: str) -> list[str]:
@@ -169,7 +169,7 @@ def _folder(root: Path, sizes: dict[str, tuple[int, int]], mode: str) -> list[st
 
 
 def test_a_run_whose_images_all_fail_lists_why(run: Run, tmp_path: Path) -> None:
-    code, _, err = run(*_folder(tmp_path / "colour", {"a": (8, 8), "b": (8, 8)}, "RGB"), f"run.dir={tmp_path / 'out'}")
+    code, _, err = run(*_folder(tmp_path / "colour", {"a": (8, 8), "b": (8, 8)}, "RGB"), f"output={tmp_path / 'out'}")
     assert code == 2
     assert err.count("is a colour picture (mode RGB)") == 2
     assert "2 of 2 images failed" in err
@@ -188,7 +188,7 @@ def test_odd_names_and_shapes_run_to_the_end(run: Run, tmp_path: Path) -> None:
         "logger=csv",
         "data.num_workers=1",
     ]
-    code, _, err = run(*folder, *options, f"run.dir={out}")
+    code, _, err = run(*folder, *options, f"output={out}")
     assert (code, err) == (0, "")
     names = {name.replace("\udce9", "%E9") for name in sizes}
     assert {record["image_id"] for record in RunFolder(out).records()} == names

@@ -15,7 +15,7 @@ from goca.loggers import CsvLogger, Several, TensorBoardLogger
 PROGRAMS = sorted(SETTINGS)
 # Keys that another object checks, or Hydra itself.
 ELSEWHERE = {
-    "config": {"run.dir", "paths.data"},
+    "config": {"output", "paths.data"},
     "caption": {"paths.data"},
     "generate": {"prompts.source", "output"},
     "evaluate_generation": {"images"},

@@ -60,6 +60,16 @@ def test_a_restart_makes_what_is_missing_and_nothing_else(made):
         make(made / "goca", "guidance=goca", "guidance.scale=4")
 
 
+def test_weights_are_written_down_and_never_mixed_in_one_folder(tmp_path):
+    make(tmp_path, "limit=1")
+    written = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert json.loads((tmp_path / "summary.json").read_text())["checkpoint_hash"] == written["checkpoint_hash"]
+    assert len(written["checkpoint_hash"]) == 64
+    (tmp_path / "checkpoint.json").write_text(json.dumps(written | {"checkpoint_hash": "0" * 64}))
+    with pytest.raises(ConfigError, match="were made with other weights"):
+        make(tmp_path, "limit=2")
+
+
 def test_shards_make_the_same_pictures(made, tmp_path):
     for shard in ("2/2", "1/2"):
         make(tmp_path, "guidance=goca", "guidance.scale=3", f"shard={shard}")

@@ -9,14 +9,14 @@ from PIL import Image
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.multimodal import CLIPScore
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+from transformers import CLIPModel
 
 from goca.errors import DataError, ModelError
 from goca.generation.frechet import Gaussian, bootstrap, frechet_distance
 from goca.generation.image_sets import ImageSet, measured
 from goca.generation.measures import ClipScore, InceptionFeatures
 from goca.generation.results import Run, baseline_of, differences, estimates
-from goca.scenes.tokenizer import small_clip_tokenizer
+from tests.helpers.tiny_clip import tiny_clip
 
 
 class _Projection(nn.Module):
@@ -113,23 +113,7 @@ def test_folders_that_cannot_be_judged(pictures, tmp_path):
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
-    """A tiny CLIP with seeded weights, saved as the real ones are."""
-    torch.manual_seed(0)
-    tokenizer = small_clip_tokenizer()
-    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {
-        **tower,
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-    }
-    vision = {**tower, "image_size": 32, "patch_size": 8}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16))
-    folder = tmp_path_factory.mktemp("clip")
-    model.save_pretrained(folder)
-    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPProcessor(CLIPImageProcessorPil(**sizes), tokenizer).save_pretrained(folder)
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 class _Tensors(CLIPModel):

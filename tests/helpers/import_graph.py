@@ -45,8 +45,8 @@ def _imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
 def room(module: str) -> str:
     """The room of a module.
 
-    >>> room("goca.backbones.loading.hub"), room("goca.segmentor")
-    ('backbones', 'segmentor')
+    >>> room("goca.hub.repositories"), room("goca.segmentor")
+    ('hub', 'segmentor')
     """
     return module.split(".")[1] if "." in module else module
 

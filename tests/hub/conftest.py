@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from goca.backbones.base import Backbone
-from goca.backbones.loading import download
+from goca.hub import download
 from tests.helpers.hub_repositories import Official, official
 from tests.helpers.hub_server import HubServer
 from tests.helpers.tiny_pipelines import tiny_backbone

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from goca import config
-from goca.backbones.loading import hub as hub_module
 from goca.errors import ModelError
+from goca.hub import repositories
 from goca.paths import CONF
 from goca.runs.provenance import checkpoint_identity
 from tests.helpers.hub_repositories import copied, official
@@ -112,7 +112,7 @@ def test_the_second_run_asks_once_a_pinned_one_never(hub, monkeypatch) -> None:
     first = small().load()
     commit = first.opened.commit
     hub.forget()
-    hub_module.forget()
+    repositories.forget()
     small().load()
     assert hub.requests == ["GET /api/models/small/sd"]
     hub.forget()
@@ -123,9 +123,9 @@ def test_the_second_run_asks_once_a_pinned_one_never(hub, monkeypatch) -> None:
 @pytest.mark.parametrize("how", ["offline", "down", "reset", "silent", "500", "token"])
 def test_a_full_cache_serves_without_the_hub(hub, monkeypatch, caplog, how) -> None:
     first = small().load()
-    hub_module.forget()
+    repositories.forget()
     hub.forget()
-    monkeypatch.setattr(hub_module, "_ANSWER_WITH_CACHE", 0.3)
+    monkeypatch.setattr(repositories, "_ANSWER_WITH_CACHE", 0.3)
     faults = {"reset": {"reset": True}, "silent": {"hang": 4}, "500": {"status": 500}, "down": {}, "offline": {}, "token": {}}
     if how == "offline":
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -150,7 +150,7 @@ def test_a_cache_that_hf_download_has_filled_serves_a_pinned_run(hub, sd) -> Non
 
 def test_only_what_is_missing_is_fetched_and_named_offline(hub, sd, monkeypatch) -> None:
     commit = small().load().opened.commit
-    missing = hub_module.folder_of(SD, commit) / "vae" / "diffusion_pytorch_model.safetensors"
+    missing = repositories.folder_of(SD, commit) / "vae" / "diffusion_pytorch_model.safetensors"
     missing.resolve().unlink()
     missing.unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -250,7 +250,7 @@ def test_a_cut_file_of_the_prompt_cache_is_named(hub, tmp_path) -> None:
 
 
 def test_hashes_are_remembered_by_path_size_and_time(tmp_path, monkeypatch) -> None:
-    from goca.backbones.loading import digests
+    from goca.hub import digests
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
     monkeypatch.setattr(digests, "_REMEMBERED_FROM", 10)

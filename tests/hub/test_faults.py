@@ -9,10 +9,9 @@ import socket
 import pytest
 from huggingface_hub import constants
 
-from goca.backbones.loading import download, network_errors
-from goca.backbones.loading import hub as hub_module
 from goca.config.redact import redact
 from goca.errors import ModelError
+from goca.hub import download, network_errors, repositories
 from tests.hub.conftest import SD, small
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -80,7 +79,7 @@ def test_a_repository_that_is_no_pipeline_is_told_before_anything_is_fetched(hub
         less = shutil.copytree(sd.folder, tmp_path / part.replace("/", "_"))
         path = less / part
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-        hub_module.forget()
+        repositories.forget()
         hub.add("small/less", less)
         hub.forget()
         assert what in _message(small("small/less"))
@@ -98,7 +97,7 @@ def test_a_repository_that_is_no_pipeline_is_told_before_anything_is_fetched(hub
     ],
 )
 def test_a_hub_that_fails_is_told_apart(hub, monkeypatch, where, fault, message) -> None:
-    monkeypatch.setattr(hub_module, "_ANSWER", 0.5)
+    monkeypatch.setattr(repositories, "_ANSWER", 0.5)
     with hub.failing(f"/{where}/", **fault):
         assert re.search(message, _message(small()))
     _loads(hub)
@@ -151,7 +150,7 @@ def test_a_page_instead_of_a_hub_is_told(hub) -> None:
 def test_a_full_disk_is_told_before_and_while_fetching(hub, monkeypatch) -> None:
     usage = shutil.disk_usage(".")
     with monkeypatch.context() as patch:
-        patch.setattr(hub_module.shutil, "disk_usage", lambda _: usage._replace(free=10))
+        patch.setattr(repositories.shutil, "disk_usage", lambda _: usage._replace(free=10))
         text = _message(small())
     assert "small/sd needs 0.00 GB" in text
     assert "HF_HOME" in text
@@ -174,7 +173,7 @@ def test_a_cache_that_cannot_be_written_to_is_named(hub, tmp_path, monkeypatch) 
 
 def test_a_broken_file_of_the_cache_is_the_one_to_delete(hub) -> None:
     commit = small().load().opened.commit
-    file = hub_module.folder_of(SD, commit) / WEIGHTS
+    file = repositories.folder_of(SD, commit) / WEIGHTS
     blob = file.resolve()
     blob.write_bytes(blob.read_bytes()[:500])
     text = _message(small())

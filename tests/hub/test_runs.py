@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from goca import config
-from goca.backbones.loading import hub as hub_module
 from goca.errors import ConfigError, ModelError
 from goca.fetch import fetch
+from goca.hub import repositories
 from goca.runs.evaluation import evaluate
 from tests.helpers.hub_repositories import copied
 from tests.helpers.saved_pipeline import seen
@@ -36,9 +36,9 @@ def test_a_run_that_is_continued_keeps_the_commit_it_was_begun_with(hub, sd, tmp
     file = other / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({key: value * 1.5 for key, value in load_file(file).items()}, file, {"format": "pt"})
     assert hub.repositories["small/moving"].commit(other) != begun
-    hub_module.forget()
+    repositories.forget()
     assert evaluate(cfg, tmp_path / "run")["miou"] == whole["miou"]
-    hub_module.forget()
+    repositories.forget()
     records.write_text("".join(records.read_text().splitlines(keepends=True)[:1]))
     local = config.compose([*OVERRIDES, f"model.checkpoint={other}"])
     with pytest.raises(ConfigError, match=r"another checkpoint or data set.*\n  checkpoint_hash"):
@@ -76,7 +76,7 @@ def _command(hub, tmp_path: Path, *arguments: str, **environment: str) -> subpro
         **environment,
     }
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "GOCA_"))}
-    command = [sys.executable, "-m", "goca.run", *OVERRIDES, f"run.dir={tmp_path / 'run'}", *arguments]
+    command = [sys.executable, "-m", "goca.run", *OVERRIDES, f"output={tmp_path / 'run'}", *arguments]
     return subprocess.run(command, env={**inherited, **variables}, capture_output=True, text=True, check=False)
 
 

@@ -50,9 +50,9 @@ CONFIG = [
     ("an override without a value", ["limit"], ["limit"]),
     ("a reference to nothing", ["limit=${nowhere}"], ["nowhere"]),
     ("an unknown logger mode", ["logger=wandb", "logger.mode=on"], ["offline"]),
-    ("an output below a file", ["run.dir={here}/file/run"], ["cannot write", "file"]),
-    ("an output that is a file", ["run.dir={here}/file"], ["cannot write", "file"]),
-    ("an output nobody can write", ["run.dir=/sys/kernel/goca"], ["/sys/kernel/goca"]),
+    ("an output below a file", ["output={here}/file/run"], ["cannot write", "file"]),
+    ("an output that is a file", ["output={here}/file"], ["cannot write", "file"]),
+    ("an output nobody can write", ["output=/sys/kernel/goca"], ["/sys/kernel/goca"]),
 ]  # fmt: skip
 VOCABULARY = ("dataset=folder", "dataset.class_names=[a]", "prompts=vocabulary")
 DATA = [
@@ -99,12 +99,12 @@ CHECKPOINTS = [
     ("a layer that does not exist", ["aggregation.cross_layers=['up_blocks.9*']"], ["up_blocks.9*"]),
 ]  # fmt: skip
 RUN_FOLDERS = [
-    ("other settings", ["run.dir={here}/run", "seed=9"], ["seed: 0 -> 9"]),
-    ("records without a configuration", ["run.dir={here}/orphan"], ["no config.yaml"]),
-    ("a broken configuration", ["run.dir={here}/yaml"], ["config.yaml cannot be read"]),
-    ("a configuration that is none", ["run.dir={here}/scalar"], ["config.yaml is damaged"]),
-    ("a configuration that would run code", ["run.dir={here}/code"], ["config.yaml cannot be read", "python/object"]),
-    ("a damaged record", ["run.dir={here}/record"], ["line 2", "damaged"]),
+    ("other settings", ["output={here}/run", "seed=9"], ["seed: 0 -> 9"]),
+    ("records without a configuration", ["output={here}/orphan"], ["no config.yaml"]),
+    ("a broken configuration", ["output={here}/yaml"], ["config.yaml cannot be read"]),
+    ("a configuration that is none", ["output={here}/scalar"], ["config.yaml is damaged"]),
+    ("a configuration that would run code", ["output={here}/code"], ["config.yaml cannot be read", "python/object"]),
+    ("a damaged record", ["output={here}/record"], ["line 2", "damaged"]),
 ]  # fmt: skip
 CASES = CONFIG + DATA + CAPTIONS + CHECKPOINTS + RUN_FOLDERS
 

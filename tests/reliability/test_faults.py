@@ -65,7 +65,7 @@ def test_bad_images_are_recorded_with_their_reason(compose, pictures: Path, tmp_
         evaluate(cfg, tmp_path / "run")
     message = str(caught.value)
     assert message.startswith("5 of 8 images failed, more than run.max_failed=0:")
-    assert f"run.dir={tmp_path / 'run'}" in message
+    assert f"output={tmp_path / 'run'}" in message
     records = {record["image_id"]: record for record in RunFolder(tmp_path / "run").records()}
     assert len(records) == 8
     for image_id, record in records.items():
@@ -160,7 +160,7 @@ def test_a_signal_stops_behind_the_batch_and_says_how_to_continue(
         run(tmp_path)
     monkeypatch.undo()
     assert signal.Signals(signum).name in str(caught.value)
-    assert f"run.dir={tmp_path} continues" in str(caught.value)
+    assert f"output={tmp_path} continues" in str(caught.value)
     assert caught.value.exit_code == 128 + signum
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert len(RunFolder(tmp_path).records()) == 2  # the batch at hand, whole

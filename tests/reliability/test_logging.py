@@ -58,7 +58,7 @@ def test_it_is_asked_again_after_growing_pauses(made_up: Report, pauses: list[fl
 @pytest.mark.parametrize(("kept", "where"), [(None, None), ("kept here", "kept here"), ("full", None)])
 def test_when_it_stays_away_the_report_is_kept(made_up: Report, pauses: list[float], caplog, kept, where) -> None:
     assert Flaky(99, kept=kept).log_safely(made_up) == where
-    assert f"the same command with run.dir={made_up.folder} logs it again without computing" in caplog.text
+    assert f"the same command with output={made_up.folder} logs it again without computing" in caplog.text
     assert ("no space left" in caplog.text) == (kept == "full")
 
 

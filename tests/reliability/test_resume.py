@@ -83,8 +83,8 @@ def test_resume_takes_the_newest_unfinished_folder(tmp_path: Path) -> None:
     RunFolder(tmp_path / "2026-01-04" / "1_voc").claim({"seed": 0})
     assert newest_unfinished(tmp_path) == tmp_path / "2026-01-04"
     overrides = [f"paths.output={tmp_path.parent}", f"group={tmp_path.name}"]
-    assert config.compose([*overrides, "resume=true"]).run.dir == str(tmp_path / "2026-01-04")
-    assert Path(config.compose(overrides).run.dir).parent == tmp_path
+    assert config.compose([*overrides, "resume=true"]).output == str(tmp_path / "2026-01-04")
+    assert Path(config.compose(overrides).output).parent == tmp_path
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ BEFORE = yaml.safe_load(Path(__file__).with_name("begun_before.yaml").read_text(
 @pytest.mark.parametrize("name", BEFORE)
 def test_a_run_begun_before_is_the_same_run_now(name):
     before = BEFORE[name]["config"]
-    now = config.plain(config.compose([*BEFORE[name]["overrides"], "run.dir=outputs/new"]))
+    now = config.plain(config.compose([*BEFORE[name]["overrides"], "output=outputs/new"]))
     assert difference(before, now) == {}
     assert config_hash(before) == config_hash(now)
     assert group_of(before) == group_of(now)
@@ -44,7 +44,7 @@ def test_what_decides_numbers_makes_another_run(override):
     assert config_hash(before) != config_hash(now)
 
 
-@pytest.mark.parametrize("override", ["group=other", "batch_size=3", "paths.output=elsewhere", "logger=none", "run.dir=x"])
+@pytest.mark.parametrize("override", ["group=other", "batch_size=3", "paths.output=elsewhere", "logger=none", "output=x"])
 def test_what_decides_nothing_makes_none(override):
     before, now = BEFORE["default"]["config"], config.plain(config.compose([override]))
     assert difference(before, now) == {}

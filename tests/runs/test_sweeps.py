@@ -91,7 +91,7 @@ def test_a_sweep_goes_on_after_a_failure_and_is_continued(
     assert [error.split(":")[1] for error in errors] == [" job 0_scenes_scenes_unet", " job 1_scenes_scenes_unet"]
     assert all("no layer of this model matches 'nowhere'" in error for error in errors)
     assert summaries(tmp_path) == 2
-    assert sweep("seed=1,0,2", "resume=true", f"run.dir={tmp_path / 'default' / 'second'}") == 0
+    assert sweep("seed=1,0,2", "resume=true", f"output={tmp_path / 'default' / 'second'}") == 0
     assert capsys.readouterr().out.count("finished before: ") == 2
     assert summaries(tmp_path) == 3
 
@@ -122,13 +122,13 @@ def test_optuna_looks_for_the_best_and_is_continued(sweep: Sweep, tmp_path: Path
         "hydra.sweeper.n_jobs=1",
     ]
     folder = tmp_path / "default" / "search"
-    assert sweep(*search, "seed=choice(0,1,2)", f"run.dir={folder}") == 0
+    assert sweep(*search, "seed=choice(0,1,2)", f"output={folder}") == 0
     best = OmegaConf.load(folder / "optimization_results.yaml")
     scores = {summary.seed: summary.miou for summary in sweeps.results(folder).values()}
     assert len(scores) == 3
     assert best.best_value == max(scores.values()) == scores[int(best.best_params.seed)]
     capsys.readouterr()
-    assert sweep(*search, "seed=choice(0,1,2,3)", "resume=true", f"run.dir={tmp_path / 'default' / 'more'}") == 0
+    assert sweep(*search, "seed=choice(0,1,2,3)", "resume=true", f"output={tmp_path / 'default' / 'more'}") == 0
     assert capsys.readouterr().out.count("finished before: ") == 3
     assert summaries(tmp_path) == 4
 

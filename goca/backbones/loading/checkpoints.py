@@ -17,11 +17,12 @@ import diffusers
 from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
-from goca.backbones.loading import hub, weight_files
-from goca.backbones.loading.digests import file_digest
-from goca.backbones.loading.network_errors import first_line
+from goca.backbones.loading import weight_files
 from goca.backbones.loading.weight_files import ALLOW, PICKLES, Weights, is_network, is_text, is_text_encoder
 from goca.errors import ModelError
+from goca.hub import repositories
+from goca.hub.digests import file_digest
+from goca.hub.network_errors import first_line
 
 __all__ = [
     "ALLOW",
@@ -85,7 +86,7 @@ class Part:
 class Checkpoint:
     """A pipeline's repository at one commit, or its folder; `open_checkpoint` makes one. No pickle is opened here."""
 
-    def __init__(self, source: Source, listing: hub.Listing | None) -> None:
+    def __init__(self, source: Source, listing: repositories.Listing | None) -> None:
         self.source, self._listing = source, listing
         self._folder = Path(source.checkpoint)
         self._told: set[str] = set()
@@ -140,7 +141,7 @@ class Checkpoint:
             if self._listing is None or self._listing.complete:
                 raise
             try:  # only what the cache holds was known
-                self._listing = hub.listing(self.source.checkpoint, self._listing.commit, complete=True)
+                self._listing = repositories.listing(self.source.checkpoint, self._listing.commit, complete=True)
             except ModelError as unreachable:
                 reason = str(error).partition(": ")[2]
                 raise ModelError(f"{unreachable}; the cache holds a part of it only ({reason})"[:399]) from error
@@ -159,7 +160,7 @@ class Checkpoint:
         if self._listing is None:
             return self._folder
         source = self.source
-        return hub.fetch(source.checkpoint, self._listing, list(dict.fromkeys(files)), revision=source.revision)
+        return repositories.fetch(source.checkpoint, self._listing, list(dict.fromkeys(files)), revision=source.revision)
 
     def sizes(self, files: Iterable[str]) -> dict[str, int]:
         """Bytes of files, by path; 0 where the list of the commit does not say."""
@@ -214,7 +215,7 @@ class Checkpoint:
     # ----------------------------------------------------------------------------------------------------------------
     @property
     def _root(self) -> Path:
-        return hub.folder_of(self.source.checkpoint, self._listing.commit) if self._listing else self._folder
+        return repositories.folder_of(self.source.checkpoint, self._listing.commit) if self._listing else self._folder
 
     @property
     def _files(self) -> Mapping[str, int]:
@@ -282,9 +283,9 @@ def open_checkpoint(source: Source) -> Checkpoint:
         checkpoint = Checkpoint(source, None)
     else:
         _refuse_missing_folder(source.checkpoint)
-        listing = hub.listing(source.checkpoint, source.revision)
+        listing = repositories.listing(source.checkpoint, source.revision)
         if INDEX not in listing.files and not listing.complete:
-            listing = hub.listing(source.checkpoint, listing.commit, complete=True)
+            listing = repositories.listing(source.checkpoint, listing.commit, complete=True)
         if INDEX not in listing.files:
             single = [file for file in listing.files if "/" not in file and file.endswith((".safetensors", ".ckpt"))]
             hint = f"; it offers single files such as {single[0]}, which have to be converted first" if single else ""

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from goca.backbones.loading import architectures
 from goca.backbones.loading.checkpoints import Checkpoint, Part
-from goca.backbones.loading.network_errors import first_line
-from goca.backbones.loading.progress import loading
 from goca.backbones.loading.quantization import Quantization, quantization_config
 from goca.errors import ModelError
+from goca.hub.network_errors import first_line
+from goca.hub.progress import loading
 
 _SHOWN = 3  # keys in a message
 

@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from goca.backbones.loading import hub
 from goca.backbones.loading.checkpoints import explained
-from goca.backbones.loading.digests import file_digest
-from goca.backbones.loading.network_errors import first_line
 from goca.backbones.loading.weight_files import ALLOW, PICKLES, is_text_encoder
 from goca.errors import ModelError
+from goca.hub import repositories
+from goca.hub.digests import file_digest
+from goca.hub.network_errors import first_line
 
 _HUB_NAME = re.compile(r"(?P<name>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+))?(?:/(?P<file>.+))?")
 _HOW = "give owner/name, owner/name/file.safetensors, owner/name@revision, a folder or a file"
@@ -74,7 +74,7 @@ def find_lora(text: str, allow_pickle: bool) -> Lora:
     if match is None or is_path or (not match["file"] and match["name"].endswith((".safetensors", *PICKLES))):
         raise ModelError(f"model.lora: there is no {text}; {_HOW}")
     name, revision = match["name"], match["revision"]
-    listing = hub.listing(name, revision, key="model.lora")
+    listing = repositories.listing(name, revision, key="model.lora")
     try:
         file = _choose(
             [path for path in listing.files if "/" not in path or path == match["file"]], match["file"], text, allow_pickle
@@ -82,11 +82,13 @@ def find_lora(text: str, allow_pickle: bool) -> Lora:
     except ModelError:
         if listing.complete:
             raise
-        listing = hub.listing(name, listing.commit, key="model.lora", complete=True)
+        listing = repositories.listing(name, listing.commit, key="model.lora", complete=True)
         file = _choose(
             [path for path in listing.files if "/" not in path or path == match["file"]], match["file"], text, allow_pickle
         )
-    return Lora(hub.fetch(name, listing, [file], key="model.lora", revision=revision), file, name, listing.commit, revision)
+    return Lora(
+        repositories.fetch(name, listing, [file], key="model.lora", revision=revision), file, name, listing.commit, revision
+    )
 
 
 def fuse_lora(pipeline: Any, lora: Lora, text: str, allow_pickle: bool, without_encoders: bool) -> None:

@@ -17,11 +17,11 @@ from pydantic.dataclasses import dataclass
 
 from goca.backbones.loading import architectures, pipelines
 from goca.backbones.loading.checkpoints import INDEX, Checkpoint, Source, open_checkpoint
-from goca.backbones.loading.digests import file_digest
 from goca.backbones.loading.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.loading.lora import Lora, find_lora
 from goca.backbones.loading.quantization import Quantization, check_quantization
 from goca.backbones.loading.weight_files import is_text
+from goca.hub.digests import file_digest
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 from huggingface_hub import constants, hf_hub_download
 
-from goca.backbones.loading import network_errors
-from goca.backbones.loading.digests import file_digest
-from goca.backbones.loading.network_errors import Damaged, Silence
-from goca.backbones.loading.progress import Meter
+from goca.hub import network_errors
+from goca.hub.digests import file_digest
+from goca.hub.network_errors import Damaged, Silence
+from goca.hub.progress import Meter
 
 log = logging.getLogger(__name__)
 

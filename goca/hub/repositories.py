@@ -20,12 +20,12 @@ from typing import Any
 from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub import errors as hub
 
-from goca.backbones.loading import download, network_errors
-from goca.backbones.loading.digests import cache_folder
-from goca.backbones.loading.download import hub_is_quiet, within
-from goca.backbones.loading.network_errors import explain
-from goca.backbones.loading.progress import Meter
 from goca.errors import ModelError
+from goca.hub import download, network_errors
+from goca.hub.digests import cache_folder
+from goca.hub.download import hub_is_quiet, within
+from goca.hub.network_errors import explain
+from goca.hub.progress import Meter
 
 log = logging.getLogger(__name__)
 

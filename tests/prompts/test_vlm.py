@@ -75,5 +75,5 @@ def test_a_local_model_captions(model: Path, tmp_path: Path) -> None:
 
 def test_no_such_model(tmp_path: Path) -> None:
     source = VLM(path=tmp_path / "c.jsonl", model=str(tmp_path / "nowhere"), instruction="x", device="cpu")
-    with pytest.raises(ModelError, match=r"prompts\.model=.*nowhere"):
+    with pytest.raises(ModelError, match=r"prompts\.model: .*nowhere"):
         source.load()

@@ -11,13 +11,13 @@ import numpy as np
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
-from goca.compare.names import kind_titles
-from goca.compare.runs import Kind, Run
+from goca.compare.runs import Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
 from goca.config.identity import FREE_UNREAD, group_of, is_free
 from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
+from goca.runs.kinds import Kind, kind_titles
 from goca.runs.summary import total_counts
 from goca.runs.tables import Cell, Table
 
@@ -58,12 +58,12 @@ class Comparison:
         for run in runs:
             self.kinds.setdefault(run.kind, []).append(run)
         for members in self.kinds.values():
-            members.sort(key=lambda run: -run.summary["miou"])
-        methods = sorted({run.summary["method"] for run in runs})
+            members.sort(key=lambda run: -run.miou)
+        methods = sorted({run.summary.method for run in runs})
         if settings.baseline is not None and settings.baseline not in methods:
             raise ConfigError(f"settings.baseline: no run has the method '{settings.baseline}'; there are {'; '.join(methods)}")
         self.baseline_name = settings.baseline or "vanilla"
-        self.titles = kind_titles(list(self.kinds))
+        self.titles = kind_titles(list(self.kinds), {kind: members[0].image_ids for kind, members in self.kinds.items()})
         self._resampled = {run.path: bootstrap(run.counts, settings.samples, settings.seed) for run in runs}
 
     def interval(self, run: Run) -> tuple[float, float]:
@@ -73,12 +73,12 @@ class Comparison:
     def difference(self, run: Run, other: Run) -> tuple[float, float, float]:
         """mIoU of `run` less that of `other`, and its interval by the paired bootstrap."""
         low, high = interval(self._resampled[run.path] - self._resampled[other.path], self.settings.level)
-        return run.summary["miou"] - other.summary["miou"], low, high
+        return run.miou - other.miou, low, high
 
     def baseline(self, members: Sequence[Run]) -> Run:
         """The run that others of its kind and model are measured against."""
-        named = [run for run in members if run.summary["method"] == self.baseline_name]
-        return named[0] if named else min(members, key=lambda run: run.summary["miou"])
+        named = [run for run in members if run.summary.method == self.baseline_name]
+        return named[0] if named else min(members, key=lambda run: run.miou)
 
     # ----------------------------------------------------------------------------------------------------------- tables
     def leaderboard(self, members: Sequence[Run]) -> Table:
@@ -92,12 +92,12 @@ class Comparison:
     def _row(self, rank: int, run: Run) -> tuple[Cell, ...]:
         summary, kind = run.summary, run.kind
         low, high = self.interval(run)
-        memory = summary.get("peak_memory_bytes")
+        memory = summary.peak_memory_bytes or None
         return (
             rank,
-            float(summary["miou"]),
-            summary["method"],
-            summary["model"],
+            run.miou,
+            summary.method,
+            summary.model,
             run.name,
             round(low, 4),
             round(high, 4),
@@ -105,13 +105,13 @@ class Comparison:
             kind.dataset,
             kind.split,
             kind.prompts,
-            summary["images"],
-            summary["threshold"],
-            summary["threshold_choice"],
-            summary["pixel_accuracy"],
-            float(summary["seconds_per_image"]),
+            kind.images,
+            summary.threshold,
+            summary.threshold_choice,
+            summary.pixel_accuracy,
+            summary.seconds_per_image,
             None if memory is None else round(memory / 2**30, 3),
-            sum(summary.get("warnings", {}).values()),
+            sum(summary.warnings.values()),
         )
 
     def ablations(self, members: Sequence[Run]) -> dict[str, Table]:
@@ -119,7 +119,7 @@ class Comparison:
         to the baseline, whose row has none."""
         groups: dict[tuple[str, str], list[Run]] = {}
         for run in members:
-            groups.setdefault((group_of(run.config), run.summary["model"]), []).append(run)
+            groups.setdefault((group_of(run.config), run.summary.model), []).append(run)
         several = len({group for group, _ in groups}) > 1
         tables = {}
         for (group, model), runs in sorted(groups.items()):
@@ -134,11 +134,11 @@ class Comparison:
             differing = sorted(key for values, key in varying.items() if len(set(values)) > 1)[:_COLUMNS_OF_ABLATION]
             methods = _distinct_methods(runs)
             rows = []
-            for run, settings in sorted(zip(runs, flat, strict=True), key=lambda pair: pair[0].summary["miou"]):
+            for run, settings in sorted(zip(runs, flat, strict=True), key=lambda pair: pair[0].miou):
                 values = (settings.get(key) for key in differing)
                 change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
                 method = (methods[run.path],) if any(methods.values()) else ()
-                rows.append((*method, float(run.summary["miou"]), *change, *values))
+                rows.append((*method, run.miou, *change, *values))
             columns = (*(("method",) if any(methods.values()) else ()), "mIoU", "difference", "low", "high", *differing)
             tables[title] = Table(columns, tuple(rows))
         return tables
@@ -146,9 +146,9 @@ class Comparison:
     def classes(self, members: Sequence[Run]) -> Table:
         """IoU of every class, a column per run."""
         rows = [
-            (name, *(run.summary["iou_by_class"].get(name) for run in members))
-            for name in members[0].summary["classes"]
-            if any(name in run.summary["iou_by_class"] for run in members)
+            (name, *(run.iou_by_class.get(name) for run in members))
+            for name in members[0].summary.classes
+            if any(name in run.iou_by_class for run in members)
         ]
         return Table(("class", *(run.name for run in members)), tuple(rows))
 
@@ -157,9 +157,9 @@ class Comparison:
         rows = []
         for kind, members in self.kinds.items():
             values = [run.counts.miou_by_image() for run in members]
-            for place, image_id in enumerate(kind.image_ids):
+            for place, image_id in enumerate(members[0].image_ids):
                 for run, miou in zip(members, values, strict=True):
-                    rows.append((self.titles[kind], image_id, run.name, run.summary["method"], number(miou[place])))
+                    rows.append((self.titles[kind], image_id, run.name, run.summary.method, number(miou[place])))
         return Table(("group", "image", "run", "method", "mIoU"), tuple(rows))
 
     # ------------------------------------------------------------------------------------------------------------- page
@@ -180,15 +180,15 @@ class Comparison:
         low, high = self.interval(run)
         return {
             "name": run.name,
-            "miou": summary["miou"],
+            "miou": run.miou,
             "low": low,
             "high": high,
-            "model": summary["model"],
-            "method": summary["method"],
+            "model": summary.model,
+            "method": summary.method,
             "power": generative_power(run, self.settings.generative_power),
-            "thresholds": summary["miou_by_threshold"],
-            "classes": summary["iou_by_class"],
-            "images": dict(zip(run.kind.image_ids, map(number, run.counts.miou_by_image()), strict=True)),
+            "thresholds": summary.miou_by_threshold or {},
+            "classes": run.iou_by_class,
+            "images": dict(zip(run.image_ids, map(number, run.counts.miou_by_image()), strict=True)),
             "confusion": _confusion(run),
         }
 
@@ -222,12 +222,12 @@ def repeats(members: Sequence[Run]) -> Table:
     groups: dict[str, list[Run]] = {}
     for run in members:
         settings = {key: value for key, value in _flatten(run.config).items() if key != "seed"}
-        groups.setdefault(repr((run.summary["model"], run.summary["method"], sorted(settings.items()))), []).append(run)
+        groups.setdefault(repr((run.summary.model, run.summary.method, sorted(settings.items()))), []).append(run)
     rows = []
     for runs in groups.values():
         seeds = {run.config.get("seed") for run in runs}
         if len(seeds) > 1 and len(seeds) == len(runs):
-            miou = np.array([run.summary["miou"] for run in runs])
+            miou = np.array([run.miou for run in runs])
             first = runs[0].summary
             spread = (number(miou.mean()), number(miou.std(ddof=1)), number(miou.min()), number(miou.max()))
             rows.append((first["method"], first["model"], *spread, len(runs)))
@@ -237,8 +237,8 @@ def repeats(members: Sequence[Run]) -> Table:
 
 def _confusion(run: Run) -> dict[str, Any]:
     """Shares in per cent of each class's pixels by what they were predicted as: the classes with the most pixels."""
-    names = run.summary["classes"]
-    first = 0 if run.summary["has_background"] else 1
+    names = run.summary.classes
+    first = 0 if run.summary.has_background else 1
     matrix = total_counts(run.records, len(names))[run.summary.threshold_index].double().numpy()  # type: ignore[index]
     pixels = matrix.sum(1)
     kept = sorted(sorted(range(first, len(names)), key=lambda i: -pixels[i])[:_MATRIX_CLASSES])
@@ -279,13 +279,13 @@ def _colours(members: Sequence[Run]) -> dict[str, str]:
     """Colour of each class in the thumbnails, for their legend."""
     pictures = next((run.thumbnails for run in members if run.thumbnails), {})
     palette = next(iter(pictures.values())).palette if pictures else b""
-    names = members[0].summary["classes"]
+    names = members[0].summary.classes
     return {name: f"#{palette[3 * i : 3 * i + 3].hex()}" for i, name in enumerate(names) if 0 < i < len(palette) // 3}
 
 
 def _distinct_methods(runs: Sequence[Run]) -> dict[Any, str]:
     """Each run's method without the parts that all of them share; empty where nothing is left."""
-    parts = {run.path: run.summary["method"].split(", ") for run in runs}
+    parts = {run.path: run.summary.method.split(", ") for run in runs}
     shared = set.intersection(*(set(part) for part in parts.values()))
     return {path: ", ".join(part for part in own if part not in shared) for path, own in parts.items()}
 

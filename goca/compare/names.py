@@ -1,4 +1,4 @@
-"""What runs and groups of runs are called on the page: short names that say what was run and tell them apart."""
+"""What runs are called on the page: short names that say what was run and tell them apart."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from goca.compare.runs import Kind
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}_\d{2}-\d{2}-\d{2}(-\d+)?")
 _JOB = re.compile(r"(\d+)_.+")  # of a sweep: number, data set and model
@@ -34,19 +30,6 @@ def run_names(folders: Sequence[Path]) -> dict[Path, str]:
     return {folder: str(folder) for folder in folders}
 
 
-def kind_titles(kinds: Sequence[Kind]) -> dict[Kind, str]:
-    """The title of every group; where several have the same one, with what else they differ in."""
-    titles = {kind: kind.title for kind in kinds}
-    seen = Counter(titles.values())
-    for title in (title for title, count in seen.items() if count > 1):
-        same = [kind for kind in kinds if titles[kind] == title]
-        by_classes = len({kind.classes for kind in same}) == len(same)
-        for number, kind in enumerate(same, start=1):
-            apart = f"classes {_span(kind.classes[1:])}" if by_classes else f"images {_span(kind.image_ids)}"
-            titles[kind] = f"{title} - set {number}: {apart}"
-    return titles
-
-
 def _short(folder: Path) -> str:
     parts = [part for part in folder.parts if not _DATE.fullmatch(part)]
     job = _JOB.fullmatch(parts[-1]) if len(parts) < len(folder.parts) else None  # a sweep's folder has the date above the jobs
@@ -58,7 +41,3 @@ def _dated(folder: Path) -> str:
     parts = folder.parts
     dates = [place for place, part in enumerate(parts) if _DATE.fullmatch(part)]
     return "/".join(parts[max(0, dates[-1] - 1) :]) if dates else folder.name
-
-
-def _span(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) < 3 else f"{names[0]} ... {names[-1]}"

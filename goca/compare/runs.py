@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,29 +13,9 @@ from goca.compare.statistics import ImageCounts
 from goca.errors import DataError, GocaError
 from goca.figures.thumbnails import Thumbnails, read
 from goca.runs.folder import RunFolder
+from goca.runs.kinds import Kind
 from goca.runs.machine import difference
 from goca.runs.records import ImageRecord, Summary
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Runs of one kind answer the same question on the same images, so that their numbers can be ranked."""
-
-    dataset: str
-    split: str | None
-    protocol: str
-    prompts: str
-    classes: tuple[str, ...]
-    has_background: bool
-    image_ids: tuple[str, ...]  # sorted
-
-    @property
-    def title(self) -> str:
-        background = "with background" if self.has_background else "without background"
-        return (
-            f"{self.dataset} {self.split} - protocol {self.protocol}, prompts {self.prompts}, "
-            f"{len(self.classes) - 1} classes {background}, {len(self.image_ids)} images"
-        )
 
 
 @dataclass(frozen=True)
@@ -48,20 +28,24 @@ class Run:
     config: dict[str, Any]
     records: list[ImageRecord]  # those with ground truth, by image id
 
+    @property
+    def miou(self) -> float:
+        """At the summary's threshold, in per cent."""
+        assert self.summary.miou is not None, "runs without a number are not loaded"
+        return self.summary.miou
+
+    @property
+    def iou_by_class(self) -> Mapping[str, float | None]:
+        return self.summary.iou_by_class or {}
+
+    @cached_property
+    def image_ids(self) -> tuple[str, ...]:
+        """The judged images, sorted."""
+        return tuple(record.image_id for record in self.records)
+
     @cached_property
     def kind(self) -> Kind:
-        summary = self.summary
-        prompts = summary.prompts
-        source = f"{prompts['source']}{' (with ground truth)' if prompts.get('ground_truth') else ''}"
-        return Kind(
-            summary.dataset,
-            summary.split,
-            summary.protocol,
-            source,
-            tuple(summary.classes),
-            summary.has_background,
-            tuple(record.image_id for record in self.records),
-        )
+        return Kind.of(self.summary, self.image_ids)
 
     @cached_property
     def counts(self) -> ImageCounts:
@@ -123,7 +107,8 @@ def _load(folder: Path, name: str) -> Run:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot be read ({type(error).__name__}: {error})") from error
     if summary.miou is None:
-        raise DataError("has no ground truth, so there is no number to compare")
+        lacks = "ground truth" if summary.miou_by_threshold is None else "evaluated pixel"
+        raise DataError(f"has no {lacks}, so there is no number to compare")
     judged = [record for record in records if record.confusion is not None]
     if len(records) != summary.images or not judged:
         raise DataError(f"incomplete, {len(records)} of {summary.images} images are recorded; continue it with resume=true")
@@ -142,20 +127,20 @@ def _class_sets(runs: Sequence[Run]) -> list[str]:
         elif kind.has_background != other.has_background:
             rule = "with" if kind.has_background else "without"
             apart.setdefault(f"{rule} background, unlike other runs on {kind.dataset}", []).append(run.name)
-        elif kind.image_ids != other.image_ids:
+        elif kind.image_set != other.image_set:
             apart.setdefault(f"other images than other runs on {kind.dataset} ({kind.split})", []).append(run.name)
     return [f"{', '.join(names)}: {what}; ranked apart" for what, names in apart.items()]
 
 
 def _machines(runs: Sequence[Run]) -> list[str]:
     """Which runs another machine computed than the first one, for their sums round differently."""
-    known = [run for run in runs if isinstance(run.summary.get("machine"), dict)]
+    known = [(run, machine) for run in runs if isinstance(machine := run.summary.provenance.get("machine"), dict)]
     apart: dict[str, list[str]] = {}
-    for run in known[1:]:
-        if changed := difference(run.summary["machine"], known[0].summary["machine"]):
+    for run, machine in known[1:]:
+        if changed := difference(machine, known[0][1]):
             apart.setdefault(", ".join(changed), []).append(run.name)
     return [
-        f"{', '.join(names)}: computed on another machine than {known[0].name} ({changed}); mIoU may differ by rounding, "
+        f"{', '.join(names)}: computed on another machine than {known[0][0].name} ({changed}); mIoU may differ by rounding, "
         "see docs/reliability.md"
         for changed, names in apart.items()
     ]

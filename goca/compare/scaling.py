@@ -29,6 +29,6 @@ class Scale:
 
 def generative_power(run: Run, scales: Mapping[str, Scale]) -> dict[str, float]:
     """Quantity -> value of the model of one run, for those that are known."""
-    known = run.summary.get("generator") or {}
-    values = {name: scale.scores.get(run.summary["model"], known.get(name)) for name, scale in scales.items()}
+    known = run.summary.generator
+    values = {name: scale.scores.get(run.summary.model, known.get(name)) for name, scale in scales.items()}
     return {name: float(value) for name, value in values.items() if value is not None}

@@ -141,6 +141,9 @@ class Summary(Facts):
 
     Args:
         images, failed: how many were recorded, and how many of them without a result.
+        judged: how many the numbers are made of; the others failed, have no ground truth, or were left out as they have no
+            prompt. None in summaries of earlier versions, as is `image_set`.
+        image_set: hash of the judged images' ids, equal for equal sets.
         failures: image id -> reason, of the first ones.
         seconds_by_stage, seconds_per_image: means over images.
         lost_classes: classes without a token, over all images.
@@ -158,6 +161,8 @@ class Summary(Facts):
     miou: float | None
     seconds_per_image: float = 0.0
     failed: int = 0
+    judged: int | None = None
+    image_set: str = ""
     failures: Mapping[str, str] = field(default_factory=dict)
     peak_memory_bytes: int = 0
     seconds_by_stage: Mapping[str, float] = field(default_factory=dict)

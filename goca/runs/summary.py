@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from goca.runs.kinds import image_set
 from goca.runs.metrics import scores
 from goca.runs.records import Facts, ImageRecord, Summary, threshold_key
 
@@ -56,6 +57,7 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
     """
     images = len(records)
     failures = {record.image_id: record.error for record in records if record.error}
+    judged = [record.image_id for record in records if record.confusion is not None]
     warnings: dict[str, int] = {}
     for record in records:
         for warning in record.warnings:
@@ -65,6 +67,8 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
     numbers: dict[str, Any] = {
         "images": images,
         "failed": len(failures),
+        "judged": len(judged),
+        "image_set": image_set(judged),
         "failures": dict(list(failures.items())[:_SHOWN_FAILURES]),
         "peak_memory_bytes": max((record.peak_memory_bytes for record in records), default=0),
         "seconds_per_image": round(sum(seconds.values()), 5),
@@ -97,12 +101,30 @@ def _scored(facts: Facts, counts: Tensor) -> tuple[int, dict[str, Any]]:
         "miou": _number(found.miou[best]),
         "miou_by_threshold": {key: _number(value) for key, value in zip(keys, found.miou, strict=True)},
         "threshold": tau,
-        "threshold_choice": NO_BACKGROUND if tau is None else f"best of {len(keys)} on the evaluated images",
+        "threshold_choice": NO_BACKGROUND if tau is None else _choice(found.miou, best),
         "iou_by_class": {
             name: _number(value) for name, value in zip(facts.classes, found.iou[best], strict=True) if not np.isnan(value)
         },
         "pixel_accuracy": _number(found.pixel_accuracy[best]),
     }
+
+
+def _choice(miou: np.ndarray, best: int) -> str:
+    """How the threshold was chosen; one alone was given, and the best at an end of its sweep may be better beyond it.
+
+    >>> _choice(np.array([0.5]), 0), _choice(np.array([0.1, 0.3, 0.2]), 1)
+    ('given beforehand', 'best of 3 on the evaluated images')
+    >>> _choice(np.array([0.1, 0.2, 0.3]), 2), _choice(np.array([0.2, 0.2]), 0)
+    ('best of 3 on the evaluated images, the last of its sweep', 'all of 2 give the same number')
+    """
+    if len(miou) == 1:
+        return "given beforehand"
+    if np.isnan(miou).all():
+        return f"first of {len(miou)}: no pixel is evaluated"
+    if np.nanmin(miou) == np.nanmax(miou):
+        return f"all of {len(miou)} give the same number"
+    ends = {0: ", the first of its sweep", len(miou) - 1: ", the last of its sweep"}
+    return f"best of {len(miou)} on the evaluated images{ends.get(best, '')}"
 
 
 def _near_ties(records: Sequence[ImageRecord], chosen: int) -> int | None:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from goca.config import report_failures
 from goca.runs import sweeps
+from goca.runs.kinds import TOLD, Kind, kind_titles, regime
 from goca.runs.records import NO_THRESHOLD, Summary
 
 _CLASSES_SHOWN = 30
@@ -31,10 +32,13 @@ def print_continued(folder: Path, done: int, total: int, console: Console | None
 def print_summary(summary: Summary, console: Console | None = None) -> None:
     """The numbers of one run, and where everything was written."""
     console = console or Console(emoji=False)
-    title = escape(f"{summary.model} on {summary.dataset} - protocol {summary.protocol}, {summary.images} images")
+    prompts = f"prompts {summary.prompts['source']}, {summary.images} images"
+    title = escape(f"{summary.model} on {summary.dataset} - protocol {summary.protocol}, {prompts}")
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
     if summary.failed == summary.images:
         table.add_row("mIoU", "no image has a result")
+    elif summary.miou_by_threshold is not None and summary.miou is None:
+        table.add_row("mIoU", "no pixel is evaluated: the masks hold nothing but void")
     elif summary.miou_by_threshold is None:
         table.add_row("mIoU", f"no ground truth: predictions only{_threshold(summary)}")
     else:
@@ -44,6 +48,10 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
             table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
         table.add_row("pixel accuracy", _percent(summary.pixel_accuracy))
         table.add_row("IoU by class", _classes(summary.iou_by_class or {}))
+        if uncounted := _uncounted(summary):
+            images = "1 image" if uncounted == 1 else f"{uncounted} images"
+            table.add_row("not counted", f"{images} without words or ground truth")
+    table.add_row("method is told", TOLD[regime(summary.prompts)])
     table.add_row("seconds an image", f"{summary.seconds_per_image:.3f}")
     table.add_row("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB")
     if summary.failed:
@@ -54,6 +62,11 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     if len(warnings) > _WARNINGS_SHOWN:
         table.add_row("", f"{len(warnings) - _WARNINGS_SHOWN} other warnings, see summary.json")
     console.print(table)
+
+
+def _uncounted(summary: Summary) -> int:
+    """Images that have a result and no part in the numbers; none where the summary is of an earlier version."""
+    return 0 if summary.judged is None else summary.images - summary.failed - summary.judged
 
 
 def _classes(iou: Mapping[str, float | None]) -> str:
@@ -87,18 +100,22 @@ class SweepTable(Callback):
 
 
 def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console | None = None) -> None:
-    """Runs of a sweep by their jobs, ranked only among those with the same data set, protocol and prompts."""
+    """Runs of a sweep by their jobs, ranked only among those that `goca.compare` too ranks together."""
     console = console or Console(emoji=False)
-    kinds: dict[tuple[str, str, str], list[tuple[str, Summary]]] = {}
+    kinds: dict[Kind, list[tuple[str, Summary]]] = {}
     for job, summary in summaries.items():
-        kinds.setdefault((summary.dataset, summary.protocol, summary.prompts["source"]), []).append((job, summary))
-    for (dataset, protocol, prompts), members in kinds.items():
+        kinds.setdefault(Kind.of(summary), []).append((job, summary))
+    titles = kind_titles(list(kinds))
+    for kind, members in kinds.items():
         methods = [summary.method.split(", ") for _, summary in members]
         shared = [part for part in methods[0] if all(part in method for method in methods)] if len(members) > 1 else []
         models = {summary.model for _, summary in members}
         several = len(models) > 1
-        title = [f"{dataset} - protocol {protocol}, prompts {prompts}", *(() if several else models), *shared]
-        table = Table(title=escape(", ".join(title)), title_justify="left")
+        title = [titles[kind], *(() if several else models), *shared]
+        console.print(
+            ", ".join(title), style="italic", markup=False, highlight=False, soft_wrap=True
+        )  # a table folds its title
+        table = Table()
         for name in ("run", "model", "method") if several else ("run", "method"):
             table.add_column(name, overflow="fold")
         for name in ("images", "mIoU", "pixel accuracy", "s / image"):
@@ -109,7 +126,7 @@ def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console
                 escape(job.split("_")[0]),
                 *((escape(summary.model),) if several else ()),
                 escape(", ".join(method)) or "the same",
-                str(summary.images),
+                str(kind.images),
                 _miou(summary),
                 _percent(summary.pixel_accuracy),
                 f"{summary.seconds_per_image:.3f}",

@@ -91,7 +91,7 @@ def test_images_that_failed_do_not_count_and_are_named(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "a", failed=1, images=5)
     runs, (note,) = load([folder])
     assert note == "a: 1 image failed and does not count"
-    assert len(runs[0].kind.image_ids) == 5
+    assert (len(runs[0].image_ids), runs[0].kind.images) == (5, 5)
 
 
 def test_runs_that_differ_in_their_seed_have_a_mean_and_a_deviation(tmp_path: Path) -> None:
@@ -139,6 +139,15 @@ def test_an_image_without_a_class_to_judge_has_no_miou(tmp_path: Path) -> None:
     compare(config.compose([f"runs=[{folder}]", f"output={tmp_path / 'out'}", "settings.samples=10"], "compare"))
     rows = list(csv.DictReader((tmp_path / "out" / "images.csv").open(encoding="utf-8")))
     assert [row["mIoU"] == "" for row in rows] == [True, *[False] * 5]
+
+
+def test_a_run_without_any_evaluated_pixel_is_left_out_with_the_reason(tmp_path: Path) -> None:
+    run_folder(tmp_path / "good")
+    void = {"miou": None, "miou_by_threshold": {"0": None, "0.25": None, "0.5": None}}
+    run_folder(tmp_path / "bad", **void)
+    runs, (note,) = load([tmp_path])
+    assert [run.name for run in runs] == ["good"]
+    assert note == "bad: has no evaluated pixel, so there is no number to compare"
 
 
 def test_no_runs_at_all_is_one_message(tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Which runs answer the same question, so that their numbers can be ranked: one rule for a sweep's table and `goca.compare`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from goca.runs.records import Summary
+
+Regime = Literal["all names", "chosen names", "predicted names", "ground-truth names", "no names"]
+
+# What a method knows about an image beforehand; numbers of two regimes are never ranked together.
+TOLD: Mapping[Regime, str] = {
+    "all names": "every class name of the data set, the same for each image",
+    "chosen names": "a chosen list of names, the same for each image",
+    "predicted names": "words that another network or a file gives for the image, not its ground truth",
+    "ground-truth names": "the classes in the image, from its ground truth (an oracle; prompts=vocabulary gives all names)",
+    "no names": "nothing",
+}
+
+
+def regime(prompts: Mapping[str, Any]) -> Regime:
+    """What a run's prompts tell the method about an image.
+
+    Args:
+        prompts: as a source of prompts describes itself, in the summary.
+
+    >>> regime({"source": "classes", "ground_truth": True}), regime({"source": "vocabulary", "words": None})
+    ('ground-truth names', 'all names')
+    >>> regime({"source": "vlm", "ground_truth": False, "on_missing": "classes"})
+    'ground-truth names'
+    """
+    if prompts.get("ground_truth") or prompts.get("add_missing") or prompts.get("on_missing") == "classes":
+        return "ground-truth names"
+    match prompts.get("source"):
+        case "classes":
+            return "ground-truth names"
+        case "unprompted":
+            return "no names"
+        case "vocabulary" | "template" | "concepts":
+            return "chosen names" if prompts.get("words") else "all names"
+    return "predicted names"
+
+
+def image_set(image_ids: Iterable[str]) -> str:
+    """A short hash that is equal for equal sets of images.
+
+    >>> image_set(["b", "a"]) == image_set(["a", "b"]) != image_set(["a"])
+    True
+    """
+    return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What two runs must have in common for their numbers to be ranked."""
+
+    dataset: str
+    split: str | None
+    protocol: str
+    prompts: str
+    classes: tuple[str, ...]
+    has_background: bool
+    images: int  # that are judged
+    image_set: str
+
+    @classmethod
+    def of(cls, summary: Summary, image_ids: Sequence[str] | None = None) -> Kind:
+        """The kind of a run; the judged images are those that its summary knows of, unless they are given."""
+        source = summary.prompts["source"]
+        oracle = " (with ground truth)" if regime(summary.prompts) == "ground-truth names" else ""
+        known = summary.images - summary.failed if summary.judged is None else summary.judged
+        return cls(
+            dataset=summary.dataset,
+            split=summary.split,
+            protocol=summary.protocol,
+            prompts=f"{source}{oracle}",
+            classes=tuple(summary.classes),
+            has_background=summary.has_background,
+            images=known if image_ids is None else len(image_ids),
+            image_set=summary.image_set if image_ids is None else image_set(image_ids),
+        )
+
+    @property
+    def title(self) -> str:
+        background = "with background" if self.has_background else "without background"
+        return (
+            f"{self.dataset} {self.split} - protocol {self.protocol}, prompts {self.prompts}, "
+            f"{len(self.classes) - 1} classes {background}, {self.images} images"
+        )
+
+
+def kind_titles(kinds: Sequence[Kind], image_ids: Mapping[Kind, Sequence[str]] | None = None) -> dict[Kind, str]:
+    """The title of every kind; where several have the same one, with what else they differ in."""
+    titles = {kind: kind.title for kind in kinds}
+    seen = Counter(titles.values())
+    for title in (title for title, count in seen.items() if count > 1):
+        same = [kind for kind in kinds if titles[kind] == title]
+        by_classes = len({kind.classes for kind in same}) == len(same)
+        for number, kind in enumerate(same, start=1):
+            ids = (image_ids or {}).get(kind, (kind.image_set,))
+            apart = f"classes {_span(kind.classes[1:])}" if by_classes else f"images {_span(ids)}"
+            titles[kind] = f"{title} - set {number}: {apart}"
+    return titles
+
+
+def _span(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 3 else f"{names[0]} ... {names[-1]}"

@@ -22,6 +22,9 @@ SHARD = ("data.shard",)
 ADDED: Mapping[str, Any] = {
     "aggregation.rows": "auto",
     "attention.precision": "auto",
+    "dataset.annotation": "auto",
+    "dataset.image_list": "all",
+    "dataset.merge": True,
     "dataset.orientation": "auto",
     "dataset.palette": "colours",
     "calibration.token_choice": "all",

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, console: Console) -> int:
     from goca.data.download import archives_of, get
 
-    archives = archives_of(dataset.name, split)
+    archives = archives_of(dataset.archives, split)
     if not dataset.TREE:
         console.print(f"{dataset.name} needs no files: its pictures are generated when they are read")
         return 0
@@ -80,7 +80,7 @@ def _check(dataset: SegmentationDataset, split: str | None, workers: int, consol
     with Progress(console=console, transient=True) as progress:
         for name in [split] if split else dataset.SPLITS:
             one = dataclasses.replace(dataset, split=name)
-            task = progress.add_task(f"{dataset.name} {name}", total=one.COUNTS.get(name))
+            task = progress.add_task(f"{dataset.name} {name}", total=one.official_count)
             reports.append(check(one, workers, lambda task=task: progress.advance(task)))  # type: ignore[misc]
     for report in reports:
         _print(report, dataset, console)

@@ -33,15 +33,22 @@ class ADE20K(SegmentationDataset):
     name: str = "ade20k"
 
     def list_ids(self) -> list[str]:
-        ids = self.stems("*.png", ".png", "ADEChallengeData2016", "annotations", _FOLDERS[str(self.split)])
-        self.leave_out_unpaired(ids, ".jpg", "ADEChallengeData2016", "images", _FOLDERS[str(self.split)])
+        folder = _FOLDERS[str(self.split)]
+        ids = self.stems("*.png", ".png", *self._official, "annotations", folder)
+        self.leave_out_unpaired(ids, ".jpg", *self._official, "images", folder)
         return ids
 
+    @cached_property
+    def _official(self) -> tuple[str, ...]:
+        """The official folder's place under the root: there, or where mmsegmentation wants it."""
+        places = (("ADEChallengeData2016",), ("ade", "ADEChallengeData2016"))
+        return next((place for place in places if self.root.joinpath(*place).is_dir()), places[0])
+
     def image_path(self, image_id: str) -> Path:
-        return self.root / "ADEChallengeData2016" / "images" / _FOLDERS[str(self.split)] / f"{image_id}.jpg"
+        return self.root.joinpath(*self._official) / "images" / _FOLDERS[str(self.split)] / f"{image_id}.jpg"
 
     def label_path(self, image_id: str) -> Path:
-        return self.root / "ADEChallengeData2016" / "annotations" / _FOLDERS[str(self.split)] / f"{image_id}.png"
+        return self.root.joinpath(*self._official) / "annotations" / _FOLDERS[str(self.split)] / f"{image_id}.png"
 
     @cached_property
     def label_map(self) -> np.ndarray:

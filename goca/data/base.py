@@ -65,10 +65,11 @@ class SegmentationDataset(Dataset[Sample]):
     A data set states its facts (class variables) and implements `list_ids`, `image_path`, `raw_label` and `label_map`.
 
     Args:
-        name: name of the class table.
+        name: of the data set, in results; also that of its class table, unless `table` names one.
         protocol: what void pixels mean and, with `split` null, which split is evaluated.
         root: the folder that holds the data set's official folder.
         split: null for the protocol's split.
+        table: the class table, where the data set goes by another name.
         background: evaluate class 0 under `standard` too (VOC-21 against VOC-20, Context-60 against Context-59).
         synonyms: words of the classes, `corrected` or `upstream`.
         background_token, add_missing: how captions of this data set are turned into prompts (docs/prompts.md);
@@ -95,6 +96,7 @@ class SegmentationDataset(Dataset[Sample]):
     protocol: Protocol
     root: Path = Path()
     split: str | None = None
+    table: str | None = None
     background: bool = False
     synonyms: Synonyms = "corrected"
     background_token: bool = False
@@ -135,6 +137,11 @@ class SegmentationDataset(Dataset[Sample]):
         return read_indices(path, self.max_pixels, self.palettes, self.label_map != UNKNOWN, self.palette == "index")
 
     @property
+    def cannot_occur(self) -> Mapping[int, str]:
+        """Values that tell of a common mistake -> which one."""
+        return self.CANNOT_OCCUR
+
+    @property
     def id_hint(self) -> str:
         """Why a mask may hold ids that the data set lacks, for messages."""
         return ""
@@ -161,8 +168,23 @@ class SegmentationDataset(Dataset[Sample]):
     def classes(self) -> ClassTable:
         """The table of classes: NAME.yaml beside the module of a data set outside this package, else one in `tables`."""
         module = getattr(sys.modules.get(type(self).__module__), "__file__", None)
-        beside = Path(module).with_name(f"{self.name}.yaml") if module else None
-        return ClassTable.load(beside if beside and beside.is_file() else self.name, self.synonyms)
+        beside = Path(module).with_name(f"{self.table_name}.yaml") if module else None
+        return ClassTable.load(beside if beside and beside.is_file() else self.table_name, self.synonyms)
+
+    @property
+    def table_name(self) -> str:
+        """Name of the class table."""
+        return self.table or self.name
+
+    @property
+    def archives(self) -> str:
+        """Name of its archives in `downloads.yaml`."""
+        return self.name
+
+    @property
+    def official_count(self) -> int | None:
+        """How many images the split has, where that is known."""
+        return self.COUNTS.get(str(self.split))
 
     @property
     def has_background(self) -> bool:
@@ -248,7 +270,7 @@ class SegmentationDataset(Dataset[Sample]):
         if raw.shape != image.shape[:2]:
             sizes = f"{raw.shape[1]} x {raw.shape[0]}, its image {image.shape[1]} x {image.shape[0]}"
             raise DataError(f"the mask of {image_id} is {sizes} pixels ({self._label_name(image_id)})")
-        for value, cause in self.CANNOT_OCCUR.items():
+        for value, cause in self.cannot_occur.items():
             if (raw == value).any():
                 raise DataError(
                     f"{self._label_name(image_id)} has the value {value}, which cannot occur in {self.name}: {cause}"

@@ -44,7 +44,7 @@ def check(dataset: SegmentationDataset, num_workers: int = 0, advance: Callable[
     folder that is missing is one problem, every bad image another.
     """
     split = str(dataset.split)
-    expected = dataset.COUNTS.get(split)
+    expected = dataset.official_count
     try:
         datamodule = SegmentationDataModule(dataset, batch_size=8, num_workers=num_workers, keep_unreadable=True)
         datamodule.setup()

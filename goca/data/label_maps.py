@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import yaml
@@ -22,10 +24,16 @@ def identity_map(classes: int) -> np.ndarray:
 
 def stored_map(name: str, size: int, other: Iterable[int] = (), void: Iterable[int] = ()) -> np.ndarray:
     """(size,) from `label_maps.yaml`: values of no evaluated class (`other`) become 0, `void` ones are ignored."""
-    text = (resources.files("goca.data") / "label_maps.yaml").read_text(encoding="utf-8")
     table = np.full(size, UNKNOWN)
     table[list(other)] = 0
     table[list(void)] = IGNORE
-    for class_id, values in enumerate(yaml.safe_load(text)[name], start=1):
+    for class_id, values in enumerate(stored_lists(name), start=1):
         table[values] = class_id  # one value, or a list of them
     return table
+
+
+@cache
+def stored_lists(name: str) -> tuple[Any, ...]:
+    """The values of the classes 1, 2, ... in `label_maps.yaml`: one each, or a list."""
+    text = (resources.files("goca.data") / "label_maps.yaml").read_text(encoding="utf-8")
+    return tuple(yaml.safe_load(text)[name])

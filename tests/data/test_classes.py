@@ -10,7 +10,17 @@ from goca.data.classes import ClassTable
 from goca.data.colours import distinct_colours, oklab
 from goca.errors import ConfigError
 
-COUNTS = {"voc": 21, "context": 60, "coco_object": 81, "coco_stuff": 28, "cityscapes": 20, "ade20k": 151, "scenes": 15}
+COUNTS = {
+    "voc": 21,
+    "context": 60,
+    "coco_object": 81,
+    "coco_stuff": 28,
+    "coco_stuff27": 28,
+    "coco_stuff171": 172,
+    "cityscapes": 20,
+    "ade20k": 151,
+    "scenes": 15,
+}
 UPSTREAM = {"voc": "voc", "context": "context", "coco-object": "coco_object", "coco-stuff": "coco_stuff"}
 UPSTREAM |= {"city": "cityscapes", "ade": "ade20k"}
 # Words that stand for several classes in the data set itself: ADE20K uses them in the official names of both.

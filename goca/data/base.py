@@ -74,6 +74,7 @@ class SegmentationDataset(Dataset[Sample]):
         synonyms: words of the classes, `corrected` or `upstream`.
         background_token, add_missing: how captions of this data set are turned into prompts (docs/prompts.md);
             prompt configs refer to them as `${dataset.background_token}` and `${dataset.add_missing}`.
+        threshold: of the background under protocol `ovss`, by what the decision compares it with (`decision`'s rule).
         max_pixels: larger pictures are refused before they are decoded.
         orientation: whether an EXIF tag turns pictures, see `goca.data.pictures.read_picture`.
         palette: `colours` of palette masks are looked up in the official palette or stand for their grey level; `index` takes
@@ -101,6 +102,7 @@ class SegmentationDataset(Dataset[Sample]):
     synonyms: Synonyms = "corrected"
     background_token: bool = False
     add_missing: bool = False
+    threshold: dict[str, float] = Field(default_factory=dict)
     max_pixels: Annotated[int, Field(gt=0, le=178_000_000)] = MAX_PIXELS  # above, PIL itself refuses
     orientation: Orientation = "auto"
     palette: Literal["colours", "index"] = "colours"

@@ -65,6 +65,13 @@ class Method:
             return self
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=(background,)))
 
+    def trying(self, background: float | None) -> Method:
+        """This method with a background threshold among those of its sweep; None leaves it as it is."""
+        if background is None or isinstance(self.decision, Hungarian) or background in self.decision.thresholds:
+            return self
+        thresholds = tuple(sorted((*self.decision.thresholds, background)))
+        return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=thresholds))
+
 
 def weighed_layers(method: Method) -> Aggregation:
     """The method's aggregation where heads and layers are weighed one by one, as looking at them and guiding a generation want.

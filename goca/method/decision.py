@@ -107,6 +107,11 @@ class Decision:
         RULES.find(rule)
         return rule
 
+    @property
+    def scale(self) -> str:
+        """What thresholds are compared with, by which data sets fix theirs: the rule, or `stretched` maps with `constant`."""
+        return "stretched" if self.stretch and self.rule == "constant" else self.rule
+
     def taus(self, has_background: bool) -> tuple[float | None, ...]:
         """The thresholds that apply, one per label map of the result; (None,) where nothing is compared with a background."""
         return self.thresholds if has_background else (None,)

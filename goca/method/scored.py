@@ -32,6 +32,11 @@ class Scored:
     stretch: bool = False
     max_bytes: PositiveInt = 2**26
 
+    @property
+    def scale(self) -> str:
+        """What thresholds are compared with, by which data sets fix theirs."""
+        return "scored"
+
     def taus(self, has_background: bool) -> tuple[float | None, ...]:
         """The thresholds that apply; without a background class none does."""
         return self.thresholds if has_background else (None,)

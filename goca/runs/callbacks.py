@@ -101,11 +101,12 @@ class RunningMiou(TQDMProgressBar):
     Args:
         metric: gathers counts while the run goes on.
         earlier: confusion counts (T, K, K) of images that an interrupted run recorded and that do not come again.
+        chosen: position of the threshold that is shown; None shows the best.
     """
 
-    def __init__(self, metric: SegmentationMetric, earlier: Tensor | None = None) -> None:
+    def __init__(self, metric: SegmentationMetric, earlier: Tensor | None = None, chosen: int | None = None) -> None:
         super().__init__()
-        self.metric, self.earlier = metric, earlier
+        self.metric, self.earlier, self.chosen = metric, earlier, chosen
 
     def on_predict_batch_end(
         self,
@@ -120,7 +121,8 @@ class RunningMiou(TQDMProgressBar):
         if bool(metric.counts.any()):
             counts = metric.counts if self.earlier is None else metric.counts + self.earlier.to(metric.counts.device)
             found = scores(counts, metric.unseen_classes, metric.has_background)
-            miou = float(np.nanmax(found.miou))  # of this process; the summary is made of all records
+            best = np.nanmax(found.miou) if self.chosen is None else found.miou[self.chosen]
+            miou = float(best)  # of this process; the summary is made of all records
             self.predict_progress_bar.set_postfix(mIoU=f"{100 * miou:.1f}", refresh=False)
         super().on_predict_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
 

@@ -25,6 +25,7 @@ from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
 from goca.runs.records import Facts, Summary
 from goca.runs.report import Logger, segmentation_report
+from goca.runs.rules import fixed_threshold, rules_hash
 from goca.runs.signals import StopOnSignal
 from goca.runs.summary import total_counts
 from goca.runs.terminal import print_continued, print_summary
@@ -50,6 +51,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
     logger.check()
     segmentor = Segmentor.build(cfg)
     dataset = data.dataset
+    fixed = fixed_threshold(dataset, segmentor.method.decision)
+    segmentor.method = segmentor.method.trying(fixed)
     metric = SegmentationMetric(
         num_classes=len(dataset.classes),
         thresholds=segmentor.method.decision.taus(dataset.has_background),
@@ -78,12 +81,13 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
             data.size = segmentor.backbone.size
             if trainer.is_global_zero:
-                output.begin(_facts(cfg, evaluator, data, begun))
+                output.begin(_facts(cfg, evaluator, data, begun, fixed))
             positions = dict(zip(data.image_ids, data.positions, strict=True))
             again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
             before = [record for record in records if record.image_id not in again]
             earlier = total_counts(before, len(dataset.classes)) if trainer.is_global_zero else None
-            progress = [RunningMiou(metric, earlier)] if cfg.trainer.enable_progress_bar else []
+            chosen = None if fixed is None else metric.thresholds.index(fixed)
+            progress = [RunningMiou(metric, earlier, chosen)] if cfg.trainer.enable_progress_bar else []
             # Pictures come before the record: what is recorded has been drawn.
             drawn = data.image_ids[: cfg.figures.count]
             trainer.callbacks += [  # type: ignore[attr-defined]
@@ -115,7 +119,9 @@ def show_finished(folder: Path) -> Summary:
     return summary
 
 
-def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any]) -> Facts:
+def _facts(
+    cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any], fixed: float | None
+) -> Facts:
     """What was evaluated, with what: all that the summary says besides numbers."""
     dataset, backbone = data.dataset, evaluator.segmentor.backbone
     assert evaluator.metric is not None
@@ -128,6 +134,9 @@ def _facts(cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, 
         prompts=redact(evaluator.prompts.describe()),
         classes=list(dataset.classes.names),
         thresholds=list(evaluator.metric.thresholds),
+        fixed_threshold=fixed,
+        rules_version=dataset.protocol.version,
+        rules_hash=rules_hash(dataset, evaluator.prompts),
         unseen_classes=dataset.protocol.unseen_classes,
         has_background=dataset.has_background,
         total_images=data.total,

@@ -51,29 +51,35 @@ class SegmentationScores(NamedTuple):
     miou: np.ndarray  # (T,) float64
     iou: np.ndarray  # (T, K) float64; NaN for classes that do not take part in the mean
     pixel_accuracy: np.ndarray  # (T,) float64
+    mean_accuracy: np.ndarray  # (T,) float64: mean over classes of the share of their pixels that was found
+    accuracy: np.ndarray  # (T, K) float64; NaN for classes that do not take part in the mean
 
 
 def scores(counts: Tensor, unseen_classes: Literal["zero", "skip"] = "skip", has_background: bool = True) -> SegmentationScores:
-    """IoU per class, its mean and the pixel accuracy from counts (T, K, K).
+    """IoU and accuracy per class, their means (mIoU, mAcc) and the pixel accuracy (aAcc) from counts (T, K, K).
 
     `zero`: the mean is over all classes, and one in no label and no prediction counts 0 (protocol `upstream`,
     docs/parity.md, E5);
-    `skip`: such classes do not take part (protocol `standard`). Without a background class, id 0 never takes part.
+    `skip`: such classes do not take part (`standard` and `ovss`), nor does one without a labelled pixel in mAcc. Without a
+    background class, id 0 never takes part. With `skip` these are the numbers of mmsegmentation's `IoUMetric`.
 
     >>> counts = torch.tensor([[[2, 1, 0], [0, 1, 0], [0, 0, 0]]])
     >>> scores(counts, "skip").miou.item(), scores(counts, "zero").miou.item()
     (0.5833333333333333, 0.38888888888888884)
+    >>> scores(counts).mean_accuracy.item(), scores(counts).pixel_accuracy.item()
+    (0.8333333333333333, 0.75)
     """
     counts = counts.double()
     hits = counts.diagonal(dim1=-2, dim2=-1)  # (T, K)
     unions = counts.sum(-1) + counts.sum(-2) - hits
-    iou = hits / unions  # 0/0 = NaN for a class never seen
+    iou, recall = hits / unions, hits / counts.sum(-1)  # 0/0 = NaN for a class never seen
     if unseen_classes == "zero":
-        iou = iou.nan_to_num(0.0)
+        iou, recall = iou.nan_to_num(0.0), recall.nan_to_num(0.0)
     if not has_background:
-        iou[:, 0] = torch.nan
+        iou[:, 0] = recall[:, 0] = torch.nan
     accuracy = hits.sum(-1) / counts.sum((-2, -1))
-    return SegmentationScores(*(values.cpu().numpy() for values in (iou.nanmean(-1), iou, accuracy)))
+    found = (iou.nanmean(-1), iou, accuracy, recall.nanmean(-1), recall)
+    return SegmentationScores(*(values.cpu().numpy() for values in found))
 
 
 class SegmentationMetric(Metric):

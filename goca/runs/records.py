@@ -91,6 +91,9 @@ class Facts(Keyed):
         prompts: how the prompts were made.
         classes: names by id.
         thresholds: of the background, one result each; (None,) where no class is compared with it.
+        fixed_threshold: the one that was fixed beforehand, of which the numbers are; None where the best is chosen.
+        rules_version: of the protocol; numbers of two versions are never comparable.
+        rules_hash: of class names, words and how prompts are made of them; equal for equal ones.
         unseen_classes: how classes in no label and no prediction count.
         total_images: of all shards.
         left_out: reason -> number of files of the data set that are not read.
@@ -108,6 +111,9 @@ class Facts(Keyed):
     unseen_classes: Any
     has_background: bool
     thresholds: Sequence[float | None] = ()
+    fixed_threshold: float | None = None
+    rules_version: int = 1
+    rules_hash: str = ""
     total_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
@@ -153,7 +159,8 @@ class Summary(Facts):
         threshold: of the background, that the numbers and pictures stand for; None where there is none.
         threshold_choice: how it was chosen.
         near_ties: pixels whose label another rounding could change, at `threshold`; None where they were not counted.
-        miou_by_threshold, iou_by_class, pixel_accuracy: absent without ground truth.
+        miou_by_threshold, iou_by_class, accuracy_by_class: absent without ground truth.
+        pixel_accuracy, mean_accuracy: aAcc and mAcc in per cent; absent without ground truth.
         schema: of this file.
     """
 
@@ -175,13 +182,15 @@ class Summary(Facts):
     miou_by_threshold: Mapping[str, float | None] | None = None
     iou_by_class: Mapping[str, float | None] | None = None
     pixel_accuracy: float | None = None
+    mean_accuracy: float | None = None
+    accuracy_by_class: Mapping[str, float | None] | None = None
     schema: int = SCHEMA
 
     @cached_property
     def json(self) -> dict[str, Any]:
         """What the file holds; results that need ground truth are left out without it."""
         plain = super().json
-        judged = ("miou_by_threshold", "iou_by_class", "pixel_accuracy")
+        judged = ("miou_by_threshold", "iou_by_class", "pixel_accuracy", "mean_accuracy", "accuracy_by_class")
         return {key: value for key, value in plain.items() if self.miou_by_threshold is not None or key not in judged}
 
     @property

@@ -15,6 +15,7 @@ from goca.runs.metrics import scores
 from goca.runs.records import Facts, ImageRecord, Summary, threshold_key
 
 NO_BACKGROUND = "no background score"
+FIXED = "fixed beforehand"
 _SHOWN_FAILURES = 20
 
 
@@ -51,9 +52,9 @@ def total_counts(records: Iterable[ImageRecord], num_classes: int) -> Tensor | N
 
 
 def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
-    """The numbers of a run from its records: mIoU at the best and every threshold, IoU per class, accuracy, times, warnings.
+    """The numbers of a run from its records: mIoU, IoU per class and accuracy at one threshold, mIoU at all, times, warnings.
 
-    Without ground truth there is nothing to choose a threshold by: the middle one of the sweep stands for the pictures.
+    That threshold is the one fixed beforehand or else the best; without ground truth the middle one stands for the pictures.
     """
     images = len(records)
     failures = {record.image_id: record.error for record in records if record.error}
@@ -79,12 +80,16 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
     }
     known = {part.name: getattr(facts, part.name) for part in dataclasses.fields(Facts)}
     counts = total_counts(records, len(facts.classes))
-    chosen, results = _middle(facts.thresholds) if counts is None else _scored(facts, counts)
+    chosen, results = _unscored(facts) if counts is None else _scored(facts, counts)
     return Summary(**known, **numbers, **results, near_ties=_near_ties(records, chosen))
 
 
-def _middle(thresholds: Sequence[float | None]) -> tuple[int, dict[str, Any]]:
+def _unscored(facts: Facts) -> tuple[int, dict[str, Any]]:
     """Position and description of the threshold that stands for a run without ground truth."""
+    thresholds = facts.thresholds
+    if facts.fixed_threshold is not None:
+        tau = facts.fixed_threshold
+        return thresholds.index(tau), {"miou": None, "threshold": tau, "threshold_choice": FIXED}
     middle = len(thresholds) // 2
     tau = thresholds[middle] if thresholds else None
     choice = NO_BACKGROUND if tau is None else f"middle of {len(thresholds)}: there is no ground truth to choose by"
@@ -92,21 +97,28 @@ def _middle(thresholds: Sequence[float | None]) -> tuple[int, dict[str, Any]]:
 
 
 def _scored(facts: Facts, counts: Tensor) -> tuple[int, dict[str, Any]]:
-    """Position of the best threshold, and the results there."""
-    thresholds = facts.thresholds
+    """Position of the fixed or the best threshold, and the results there."""
+    thresholds, fixed = facts.thresholds, facts.fixed_threshold
     found = scores(counts, facts.unseen_classes, facts.has_background)
-    best = int(np.nanargmax(found.miou)) if not np.isnan(found.miou).all() else 0
+    best = 0 if np.isnan(found.miou).all() else int(np.nanargmax(found.miou))
+    best = best if fixed is None else thresholds.index(fixed)
     tau, keys = thresholds[best], list(map(threshold_key, thresholds))
+    choice = FIXED if fixed is not None else _choice(found.miou, best)
     return best, {
         "miou": _number(found.miou[best]),
         "miou_by_threshold": {key: _number(value) for key, value in zip(keys, found.miou, strict=True)},
         "threshold": tau,
-        "threshold_choice": NO_BACKGROUND if tau is None else _choice(found.miou, best),
-        "iou_by_class": {
-            name: _number(value) for name, value in zip(facts.classes, found.iou[best], strict=True) if not np.isnan(value)
-        },
+        "threshold_choice": NO_BACKGROUND if tau is None else choice,
+        "iou_by_class": _by_class(facts, found.iou[best]),
         "pixel_accuracy": _number(found.pixel_accuracy[best]),
+        "mean_accuracy": _number(found.mean_accuracy[best]),
+        "accuracy_by_class": _by_class(facts, found.accuracy[best]),
     }
+
+
+def _by_class(facts: Facts, values: np.ndarray) -> dict[str, float | None]:
+    """Per cent by name, of the classes that take part."""
+    return {name: _number(value) for name, value in zip(facts.classes, values, strict=True) if not np.isnan(value)}
 
 
 def _choice(miou: np.ndarray, best: int) -> str:

@@ -45,13 +45,16 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         table.add_row("mIoU", f"[bold]{_miou(summary)}[/bold]{_threshold(summary)}")
         by_threshold = summary.miou_by_threshold
         if NO_THRESHOLD not in by_threshold:
-            table.add_row("by threshold", "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
-        table.add_row("pixel accuracy", _percent(summary.pixel_accuracy))
+            sweep = "by threshold" if summary.fixed_threshold is None else "other thresholds"
+            table.add_row(sweep, "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
+        table.add_row("mAcc, aAcc", f"{_percent(summary.mean_accuracy)}, {_percent(summary.pixel_accuracy)}")
         table.add_row("IoU by class", _classes(summary.iou_by_class or {}))
         if uncounted := _uncounted(summary):
             images = "1 image" if uncounted == 1 else f"{uncounted} images"
             table.add_row("not counted", f"{images} without words or ground truth")
     table.add_row("method is told", TOLD[regime(summary.prompts)])
+    if summary.rules_hash:
+        table.add_row("rules", f"protocol version {summary.rules_version}, names and words {summary.rules_hash}")
     table.add_row("seconds an image", f"{summary.seconds_per_image:.3f}")
     table.add_row("peak memory", f"{summary.peak_memory_bytes / 2**30:.2f} GiB")
     if summary.failed:

@@ -76,3 +76,54 @@ def test_processes_add_up():
     first.merge_state(second)
     assert np.array_equal(first.compute().miou, together.compute().miou)
     assert np.array_equal(pickle.loads(pickle.dumps(together)).compute().iou, together.compute().iou)
+
+
+def _mmsegmentation(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> tuple[float, float, float]:
+    """mIoU, mAcc, aAcc as IoUMetric has them: histograms of each area, added up, 0/0 dropped from the means."""
+    intersect, predicted, labelled = (np.zeros(classes) for _ in range(3))
+    for prediction, label in pairs:
+        kept = label != 255
+        prediction, label = prediction[kept], label[kept]
+        for c in range(classes):
+            intersect[c] += ((prediction == c) & (label == c)).sum()
+            predicted[c] += (prediction == c).sum()
+            labelled[c] += (label == c).sum()
+    with np.errstate(invalid="ignore"):
+        iou, acc = intersect / (predicted + labelled - intersect), intersect / labelled
+        all_acc = intersect.sum() / labelled.sum()
+    mean = [np.nanmean(values) if not np.isnan(values).all() else np.nan for values in (iou, acc)]
+    return mean[0], mean[1], all_acc
+
+
+def _adversarial(random: np.random.Generator, number: int) -> tuple[int, list[tuple[np.ndarray, np.ndarray]]]:
+    """Images of a set: classes that are absent, only predicted or never predicted, void everywhere, one pixel, all right."""
+    classes = int(random.choice([1, 2, 3, 19, 60, 171]))
+    kind = ("plain", "absent", "void", "pixel", "perfect", "one class", "only predicted")[number % 7]
+    pairs = []
+    for _ in range(int(random.integers(1, 4))):
+        shape = (1, 1) if kind == "pixel" else tuple(random.integers(1, 12, 2))
+        seen = random.permutation(classes)[: max(1, classes // 2)] if kind == "absent" else np.arange(classes)
+        label = random.choice(seen, shape)
+        prediction = label.copy() if kind == "perfect" else random.integers(0, classes, shape)
+        if kind == "one class":
+            prediction[:] = classes - 1
+        if kind == "only predicted":
+            label[:] = 0
+        share = 1.0 if kind == "void" else random.choice([0, 0.3])
+        pairs.append((prediction, np.where(random.random(shape) < share, 255, label)))
+    return classes, pairs
+
+
+@pytest.mark.parametrize("reduce_zero_label", [False, True])
+def test_200_sets_score_as_mmsegmentation_scores_them(reduce_zero_label):
+    """`reduce_zero_label` moves classes down by one there; here class 0 stays and takes no part."""
+    random = np.random.default_rng(3)
+    for number in range(100):
+        classes, pairs = _adversarial(random, number)
+        metric = SegmentationMetric(classes + reduce_zero_label, has_background=not reduce_zero_label)
+        for prediction, label in pairs:
+            ours = np.where(label == 255, IGNORE, label + reduce_zero_label)
+            metric.update(torch.from_numpy(prediction + reduce_zero_label)[None], torch.from_numpy(ours))
+        found = metric.compute()
+        got = (found.miou[0], found.mean_accuracy[0], found.pixel_accuracy[0])
+        np.testing.assert_allclose(got, _mmsegmentation(pairs, classes), rtol=1e-12, equal_nan=True)

@@ -1,0 +1,53 @@
+"""What makes two numbers of one data set comparable: the threshold that was fixed, and the names, words and prompts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from goca.data.base import SegmentationDataset
+from goca.errors import ConfigError
+from goca.method.decision import Decision, Hungarian
+from goca.method.scored import Scored
+from goca.prompts.filters import Filters
+from goca.prompts.sources import Captions, PromptSource
+
+_DIGITS = 12
+
+
+def fixed_threshold(dataset: SegmentationDataset, decision: Decision | Hungarian | Scored) -> float | None:
+    """The background's threshold under protocol `ovss`; None where the protocol fixes none, or nothing is compared with it.
+
+    A decision with one threshold has fixed it; for a sweep the data set has one, by what thresholds are compared with.
+
+    Raises:
+        ConfigError: neither has.
+    """
+    if dataset.protocol.name != "ovss" or isinstance(decision, Hungarian) or not dataset.has_background:
+        return None
+    if len(decision.thresholds) == 1:
+        return decision.thresholds[0]
+    if decision.scale not in dataset.threshold:
+        known = ", ".join(dataset.threshold) or "none"
+        raise ConfigError(
+            f"protocol=ovss wants one threshold of the background, fixed beforehand, and {dataset.name} has none for "
+            f"{decision.scale!r} (it has: {known}); give decision.thresholds=[0.5], or ++dataset.threshold.{decision.scale}=0.5"
+            " to have the sweep reported beside it, with a value that was not chosen on the evaluated images"
+        )
+    return dataset.threshold[decision.scale]
+
+
+def rules_hash(dataset: SegmentationDataset, prompts: PromptSource) -> str:
+    """Twelve hexadecimal digits that are equal where class names, words and the way prompts are made of them are.
+
+    Captions count by their text and the filters on them; where they lie, and how they were asked for, does not.
+    """
+    options: Mapping[str, Any] = prompts.describe()
+    if isinstance(prompts, Captions):
+        kept = ("source", "on_missing", *Filters.__dataclass_fields__)
+        options = {key: options[key] for key in kept} | {"captions": sorted(prompts.captions.items())}
+    table = dataset.classes
+    content = {"names": table.names, "words": table.synonyms, "background": dataset.has_background, "prompts": options}
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

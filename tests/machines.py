@@ -1,4 +1,4 @@
-"""The part of the suite that compares numbers, as other processors, thread counts and orders would run it.
+"""The tests that compare numbers, as other processors and thread counts would run them, and the whole suite in random order.
 
 python -m tests.machines                    every setting
 python -m tests.machines avx2 random
@@ -19,25 +19,26 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-# Nothing here depends on how floats are summed.
-LEFT_OUT = (
-    "compare",
-    "data",
-    "prompts",
-    "runs",
-    "scenes",
-    "test_app.py",
-    "test_config.py",
-    "test_dashboard.py",
-    "test_loggers.py",
-)
-SUITE = ["-m", "not browser and not machine", *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
+SUITE = ["-m", "not browser and not machine"]
 CORE = (
     "tests/attention",
     "tests/method",
     "tests/test_ops.py",
     "tests/test_regression.py",
     "tests/reliability/test_processes.py",
+)
+# What compares floats, with each other or with stored ones.
+FLOATS = (
+    *CORE,
+    "tests/backbones/test_families.py",
+    "tests/generation/test_guidance.py",
+    "tests/generation/test_measures.py",
+    "tests/reference",
+    "tests/reliability/test_determinism.py",
+    "tests/test_observe.py",
+    "tests/test_peer_presets.py",
+    "tests/test_run.py",
+    "tests/test_segmentor.py",
 )
 # Half precision, and the numbers of whole runs.
 BFLOAT16 = ["-m", "not machine", "-k", "bfloat16 or half_precision"]
@@ -50,6 +51,7 @@ class Setting:
 
     environment: dict[str, str] = field(default_factory=dict)
     arguments: tuple[str, ...] = tuple(SUITE)
+    tests: tuple[str, ...] = FLOATS
 
 
 SETTINGS = {
@@ -58,9 +60,9 @@ SETTINGS = {
     "no_vectors": Setting({"ATEN_CPU_CAPABILITY": "default"}),
     "avx2_torch": Setting({"ATEN_CPU_CAPABILITY": "avx2"}),
     "avx2": Setting({"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}),
-    "amx": Setting({}, tuple(BFLOAT16)),
-    "no_amx": Setting({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, tuple(BFLOAT16)),
-    "random": Setting({}, (*SUITE, "--random-order", "--random-order-bucket=global", "--random-order-seed=15")),
+    "amx": Setting({}, tuple(BFLOAT16), ("tests",)),
+    "no_amx": Setting({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, tuple(BFLOAT16), ("tests",)),
+    "random": Setting({}, (*SUITE, "--random-order", "--random-order-bucket=global", "--random-order-seed=15"), ("tests",)),
 }
 
 
@@ -70,8 +72,7 @@ def run(setting: Setting, core: bool = False) -> tuple[str, str, float, bool]:
     chosen = subprocess.run([sys.executable, "-c", KERNELS], env=environment, capture_output=True, text=True, check=True)
     workers = max(1, len(os.sched_getaffinity(0)) // int(environment["OMP_NUM_THREADS"]))
     began = time.perf_counter()
-    arguments = [argument for argument in setting.arguments if argument != "tests"]
-    command = [sys.executable, "-m", "pytest", "-n", str(workers), *arguments, *(CORE if core else ("tests",))]
+    command = [sys.executable, "-m", "pytest", "-n", str(workers), *setting.arguments, *(CORE if core else setting.tests)]
     tests = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
     if tests.returncode:
         print(tests.stdout, flush=True)

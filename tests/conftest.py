@@ -24,6 +24,23 @@ if os.environ.get("CI"):
 
 ROOT = Path(__file__).resolve().parent.parent
 ABSENT = "is not here"  # in the reasons of tests that are skipped for want of the shared material
+# Folders and files that take long as a whole: whole pipelines, processes of their own, the authors' cases. `make test-fast`
+# does not even read them.
+LONG = (
+    *("backbones", "generation/test_commands.py", "hub", "reference", "scenes", "compare/test_page.py"),
+    *(
+        "data/test_download.py",
+        "data/test_samples.py",
+        "faults/test_ends.py",
+        "faults/test_noise.py",
+        "faults/test_pictures.py",
+    ),
+    *("prompts/test_caption.py", "prompts/test_endpoint.py", "prompts/test_vlm.py", "runs/test_sweeps.py"),
+    *(f"reliability/test_{name}.py" for name in ("bad_inputs", "determinism", "endings", "faults", "logging", "memory")),
+    *(f"reliability/test_{name}.py" for name in ("processes", "resume", "secrets")),
+    *(f"test_{name}.py" for name in ("app", "dashboard", "extending", "loggers", "observe", "peer_presets", "scaling")),
+    *(f"test_{name}.py" for name in ("segmentor", "start", "verify")),
+)
 BROWSER_FIXTURE, MATERIAL_FIXTURES = "chromium", {"shared", "reference"}
 
 
@@ -52,9 +69,21 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+def _is_long(path: Path) -> bool:
+    tests = ROOT / "tests"
+    return path.is_relative_to(tests) and any(path.relative_to(tests).is_relative_to(name) for name in LONG)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if "not slow" in config.option.markexpr and _is_long(collection_path) else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by what they need."""
     for item in items:
+        if _is_long(item.path):
+            item.add_marker("slow")
         fixtures = set(getattr(item, "fixturenames", ()))
         if BROWSER_FIXTURE in fixtures:
             item.add_marker("browser")

@@ -4,6 +4,7 @@ import pytest
 
 from goca import config
 from goca.runs.evaluation import evaluate
+from tests.helpers.processors import NO_BFLOAT16, computes_bfloat16_attention
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +30,8 @@ BAND = 0.3
     ("model", "preset", "dtype"), [*((*key, "float32") for key in MEASURED), ("scenes_unet", "goca", "bfloat16")]
 )
 def test_miou_stays_in_its_band(model, preset, dtype, tmp_path):
+    if dtype == "bfloat16" and not computes_bfloat16_attention():
+        pytest.skip(NO_BFLOAT16)
     job = ["limit=40", f"model.dtype={dtype}", "model.device=cpu", "logger=none", "figures.count=0"]
     overrides = [f"model={model}", f"preset={preset}", *job]
     summary = evaluate(config.compose([*overrides, "trainer.enable_progress_bar=false"]), tmp_path)

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import LONG
+
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 SEEDED = torch.rand(3, generator=torch.Generator().manual_seed(0))
@@ -50,3 +52,8 @@ def test_benchmarks_write_to_outputs_and_never_beside_themselves() -> None:
 def test_benchmarks_are_no_library_of_the_tests() -> None:
     for path in TESTS.rglob("*.py"):
         assert "from benchmarks" not in path.read_text(encoding="utf-8").replace('"from benchmarks"', ""), path
+
+
+def test_what_is_said_to_take_long_exists() -> None:
+    """A file that was renamed would fall back among the fast ones."""
+    assert [name for name in LONG if not (TESTS / name).exists()] == []

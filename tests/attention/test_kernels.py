@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from goca.attention.kernels import attention_with_lse
+from tests.helpers.processors import float_types
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -15,7 +16,7 @@ def operands(request):
     return [torch.randn(2, 3, 65, 40, generator=generator).to(getattr(request, "param", torch.float32)) for _ in range(3)]
 
 
-@pytest.mark.parametrize("operands", [torch.float32, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize("operands", float_types(), indirect=True)
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_output_to_the_bit_and_lse_of_the_logits(operands, scale):
     query, key, value = operands

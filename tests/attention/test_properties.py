@@ -10,6 +10,7 @@ from goca.attention.statistics import AttentionStatistics
 from goca.method import Plan
 from goca.method.aggregation import Aggregation
 from tests.helpers import oracle
+from tests.helpers.processors import float_types
 
 GRIDS = [(2, 2), (4, 4), (3, 5), (6, 10), (8, 8)]
 MASKS = ["none", "boolean", "additive", "per head"]
@@ -48,7 +49,7 @@ shapes = st.fixed_dictionaries(
         "tokens": st.integers(1, 7),
         "grids": st.lists(st.sampled_from(GRIDS), min_size=1, max_size=3),
         "mask": st.sampled_from(MASKS),
-        "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
+        "dtype": st.sampled_from(float_types()),
         "max_bytes": st.sampled_from([200, 5_000, 2**28]),
         "heads": st.sampled_from(sorted(oracle.HEAD_METHODS)),
         "layers": st.sampled_from([*sorted(oracle.LAYER_METHODS), "average"]),

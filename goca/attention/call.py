@@ -31,7 +31,8 @@ class AttentionCall:
     image: slice | None = None  # keys that are image tokens, in the order of the queries
     mask: Tensor | None = None  # additive or boolean (True = attend), broadcastable to (B, H, S, n)
     value: Tensor | None = None  # (B, H, n, d)
-    output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h
+    output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h, after the gate where there is one
+    gate: Tensor | None = None  # (B, H, S, d), what some models multiply A_h V_h by before W^O
     projection: Tensor | None = None  # (D, H * d), W^O without its bias: O = concat(z) projection^T
     bias: Tensor | None = None  # (D,) of W^O
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits over all keys, where the kernel gave it
@@ -42,7 +43,7 @@ class AttentionCall:
 
     def without_values(self) -> AttentionCall:
         """The same call with only what probabilities need: queries and keys."""
-        return replace(self, value=None, output=None, projection=None, bias=None)
+        return replace(self, value=None, output=None, gate=None, projection=None, bias=None)
 
     def head_at(self, index: int) -> AttentionCall:
         """The call of one head alone, for probabilities."""
@@ -71,6 +72,7 @@ class AttentionCall:
             mask=pick(self.mask),
             value=pick(self.value),
             output=pick(self.output),
+            gate=pick(self.gate),
             lse=pick(self.lse),
             scratch={name: tensor[one] for name, tensor in self.scratch.items()},
         )

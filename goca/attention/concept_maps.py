@@ -99,7 +99,7 @@ class ConceptStatistics:
         if branch.unit:
             words = words / (words.norm(dim=-1, keepdim=True) + 1e-8)
         scores = concepts.scores(words, vectors.image.float()[0])
-        return scores.softmax(0) if self.aggregation.softmax else scores
+        return (scores / branch.temperature).softmax(0) if self.aggregation.softmax else scores
 
 
 def _row(raw: RawCall, row: int) -> RawCall:

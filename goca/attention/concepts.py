@@ -25,6 +25,7 @@ class TextBranch(Protocol):
     image_attends: bool  # image vectors are taken from a call in which the image attends to concepts too (SD3)
     leading: int  # concepts before the words, such as a start token, that have no map
     unit: bool  # concept vectors are divided by their length before they meet the image
+    temperature: float  # products of concepts and image are divided by it before a softmax over concepts
 
     def start(self) -> Tensor:
         """The concepts (B, C, D) as they enter the first block."""
@@ -120,7 +121,7 @@ class FluxBranch:
         modulation: (B, width) time (and guidance) embedding with the pooled vector zero.
     """
 
-    image_attends, leading, unit = False, 0, False
+    image_attends, leading, unit, temperature = False, 0, False, 1.0
 
     def __init__(self, net: Any, concepts: Tensor, modulation: Tensor) -> None:
         self._net, self._embeddings, self._modulation = net, concepts, modulation
@@ -151,7 +152,7 @@ class Flux2Branch:
         position: the rotary position on the last axis.
     """
 
-    image_attends, leading, unit = False, 0, False
+    image_attends, leading, unit, temperature = False, 0, False, 1000.0
 
     def __init__(self, net: Any, concepts: Tensor, modulation: Tensor, position: int) -> None:
         self._net, self._embeddings = net, concepts
@@ -184,7 +185,7 @@ class SD3Branch:
         modulation: (B, width), of time and the prompt's pooled vector.
     """
 
-    image_attends, leading, unit = True, 1, True
+    image_attends, leading, unit, temperature = True, 1, True, 1.0
 
     def __init__(self, net: Any, concepts: Tensor, modulation: Tensor) -> None:
         self._net, self._embeddings, self._modulation = net, concepts, modulation

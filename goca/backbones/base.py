@@ -268,7 +268,7 @@ class Backbone(Pretrained):
         Raises:
             ModelError: the family has no text branch.
         """
-        raise ModelError(f"{self.name}: concepts need blocks with a text branch of their own; take SD3 or FLUX.1")
+        raise ModelError(f"{self.name}: concepts need blocks with a text branch of their own; take SD3, FLUX.1 or FLUX.2")
 
     def prediction_kind(self) -> tuple[float, Predicts]:
         """The part of the data's variance that is left at this noise level, and what the model predicts."""
@@ -279,9 +279,10 @@ class Backbone(Pretrained):
         if hidden:
             name, module = next(iter(hidden.items()))
             kind = type(getattr(module, "processor", module)).__name__
+            usual = getattr(getattr(module, "_default_processor_cls", None), "__name__", "AttnProcessor2_0")
             raise ModelError(
                 f"{len(hidden)} layers, such as {name}, computed attention that cannot be observed: their processor is {kind}. "
-                f"diffusers' own are seen: call pipeline.{self.denoiser_name}.set_attn_processor(AttnProcessor2_0()), or load "
+                f"diffusers' own are seen: call pipeline.{self.denoiser_name}.set_attn_processor({usual}()), or load "
                 "the pipeline without attention slicing or xformers"
             )
 

@@ -128,6 +128,8 @@ def _difference(call: AttentionCall) -> float:
             products = products.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else products + mask
         explicit = products.softmax(-1)
     output = torch.einsum("bhsn,bhnd->bhsd", explicit, call.value.double())
+    if call.gate is not None:
+        output = output * call.gate[:, :, rows]
     found = [(output, call.output[:, :, rows])]
     found += [
         (explicit[..., part], probabilities(call, part, rows=rows)) for part in (call.text, call.image) if part is not None

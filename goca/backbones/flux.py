@@ -13,7 +13,6 @@ from torch import Tensor
 
 from goca.attention.concepts import FluxBranch, TextBranch
 from goca.backbones.loading.embeddings import Conditioning
-from goca.backbones.loading.quantization import dense_weight
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
@@ -92,11 +91,3 @@ class FluxBackbone(FlowMatching, JointAttention):
             "img_ids": image_positions(self.token_grid((noisy.shape[-2], noisy.shape[-1])), noisy),
             "txt_ids": torch.zeros(conditioning["encoder_hidden_states"].shape[1], 3).to(noisy),
         }
-
-    def projection(self, layer: str, like: Tensor) -> Tensor | None:
-        """Single-stream blocks project attention and MLP together: W^O is the part that attention's columns meet."""
-        if not layer.startswith("single_"):
-            return super().projection(layer, like)
-        block: Any = self.denoiser.get_submodule(layer.rpartition(".")[0])
-        width = like.shape[1] * like.shape[3]
-        return dense_weight(block.proj_out)[:, :width].to(like)

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
+from goca.attention.concepts import Flux2Branch, TextBranch
 from goca.backbones.flux import image_positions, pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
@@ -44,6 +45,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
     guidance: float = 4.0
 
     pipelines: ClassVar[tuple[str, ...]] = ("Flux2Pipeline", "Flux2KleinPipeline")
+    takes_concepts: ClassVar[bool] = True
 
     @property
     def patch(self) -> int:
@@ -91,3 +93,20 @@ class Flux2Backbone(FlowMatching, JointAttention):
             txt_ids=pad(torch.arange(length, device=noisy.device, dtype=noisy.dtype)[:, None], (3, 0)),
             **conditioning,
         ).sample
+
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+        """A concept is the vector at the last token of the word encoded alone: the 511th of 512, where padding is on the left.
+
+        Every concept stands at that position.
+        """
+        net: Any = self.denoiser
+        rows = [self.conditioning([word])["encoder_hidden_states"][:, [self._last_token(word)]] for word in words]
+        embeddings = torch.cat(rows, dim=1)
+        time = self.times(embeddings, scale=1000)
+        guidance = torch.full_like(time, 1000 * self.guidance) if net.config.guidance_embeds else None
+        modulation = net.double_stream_modulation_txt(net.time_guidance_embed(time, guidance))
+        return Flux2Branch(net, embeddings, modulation, self.text_length - 2)
+
+    def _last_token(self, word: str) -> int:
+        (segment,) = self.text_segments
+        return max(place for place, token in enumerate(segment.tokens(word)) if token.kind is None)

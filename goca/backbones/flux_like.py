@@ -32,6 +32,7 @@ class FluxLikeBackbone(FluxBackbone):
     pipelines: ClassVar[tuple[str, ...]] = ()
     unused: ClassVar[tuple[str, ...]] = ()
     large_encoder: ClassVar[str | None] = "text_encoder"
+    takes_concepts: ClassVar[bool] = False  # their modulation has no pooled text that could be left out
 
     def blank_conditioning(self) -> Conditioning:
         width = self.pipeline.transformer.config.joint_attention_dim

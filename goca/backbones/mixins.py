@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from goca.attention.call import AttentionCall
 from goca.attention.tap import RawCall
 from goca.backbones.base import Backbone
+from goca.backbones.loading.quantization import dense_weight
 from goca.errors import ModelError
 from goca.method.losses import Predicts
 
@@ -100,6 +102,13 @@ class JointAttention(Backbone):
             lse=None if raw.lse is None else raw.lse[:, :, rows],
         )
 
+    def projection(self, layer: str, like: Tensor) -> Tensor | None:
+        """Single-stream blocks may project attention and MLP together: W^O is the part that attention's columns meet."""
+        if getattr(self.attention_modules[layer], "to_out", None) is not None:
+            return super().projection(layer, like)
+        block: Any = self.denoiser.get_submodule(layer.rpartition(".")[0])
+        return dense_weight(block.proj_out)[:, : like.shape[1] * like.shape[3]].to(like)
+
     def image_keys(self, raw: RawCall, latent_grid: tuple[int, int]) -> slice:
         grid = self.token_grid(latent_grid)
         pixels, total = grid[0] * grid[1], raw.key.shape[2]
@@ -118,7 +127,8 @@ class FlowMatching(Backbone):
         scheduler: Any = self.pipeline.scheduler
         steps = scheduler.config.num_train_timesteps
         dynamic = scheduler.config.get("use_dynamic_shifting", False)
-        tokens = (self.size // self.size_multiple) ** 2
+        side = self.size // self.compression
+        tokens = math.prod(self.token_grid((side, side)))
         scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))
         return float(scheduler.sigmas[steps - self.timestep])
 

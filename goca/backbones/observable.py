@@ -31,7 +31,7 @@ class Layer:
 
 def observable_layers(backbone: Backbone) -> list[Layer]:
     """Every layer that computes softmax attention, in the order in which they run, after `inspect` or `sketch`."""
-    layers: list[Layer] = []
+    layers: dict[str, Layer] = {}
     meta = torch.device("meta")
     device, dtype, backbone.torch_device, backbone.torch_dtype = (
         backbone.torch_device,
@@ -45,15 +45,15 @@ def observable_layers(backbone: Backbone) -> list[Layer]:
         call = backbone.canonical(raw, (shape[1], shape[2]))
         heads, width = raw.query.shape[1], raw.query.shape[1] * raw.query.shape[3]
         if call is None:
-            layers.append(Layer(raw.layer, "text", heads, width, None, raw.key.shape[2]))
+            layers.setdefault(raw.layer, Layer(raw.layer, "text", heads, width, None, raw.key.shape[2]))
             return
         kind: Any = "joint" if call.text and call.image else "cross" if call.text else "self"
         tokens = len(range(*call.text.indices(raw.key.shape[2]))) if call.text else 0
-        layers.append(Layer(raw.layer, kind, heads, width, call.grid, tokens))
+        layers[raw.layer] = Layer(raw.layer, kind, heads, width, call.grid, tokens)  # also after a call for the text alone
 
     try:
         with torch.no_grad(), AttentionTap(backbone.attention_modules, observe):
             backbone.denoise(torch.zeros(1, *shape, device=meta), backbone.blank_conditioning())
     finally:
         backbone.torch_device, backbone.torch_dtype = device, dtype
-    return layers
+    return list(layers.values())

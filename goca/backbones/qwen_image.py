@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -18,6 +18,15 @@ from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
 from goca.backbones.text import after_prefix
 from goca.prompts.prompt import TextSegment
+
+
+def one_frame_latents(vae: Any, pixels: Tensor) -> Tensor:
+    """Latents of an autoencoder for videos, of which an image is one frame; channels have their own mean and scale."""
+    latents = vae.encode(pixels.to(vae.dtype).unsqueeze(2)).latent_dist.mode()[:, :, 0]
+    mean, std = (
+        torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return (latents - mean) / std
 
 
 @backbone
@@ -44,12 +53,7 @@ class QwenImageBackbone(FlowMatching, JointAttention):
         return (after_prefix(self.pipeline.tokenizer, template, self.text_length, self._dropped),)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """The autoencoder is one for videos; an image is a single frame, and channels have their own mean and scale."""
-        vae = self.pipeline.vae
-        latents = vae.encode(pixels.to(vae.dtype).unsqueeze(2)).latent_dist.mode()[:, :, 0]
-        statistics = vae.config.latents_mean, vae.config.latents_std
-        mean, std = (torch.tensor(values).view(1, -1, 1, 1).to(latents) for values in statistics)
-        return ((latents - mean) / std).to(self.torch_dtype)
+        return one_frame_latents(self.pipeline.vae, pixels).to(self.torch_dtype)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         self.pipeline.prompt_template_encode_start_idx = self._dropped

@@ -79,7 +79,9 @@ def plan_layers(
         ModelError: a name or glob that matches no layer, or none of the right kind.
     """
     if isinstance(aggregation, ConceptMaps) and not backbone.takes_concepts:
-        raise ModelError("aggregation=concepts: concepts go through the text branch of SD3 or FLUX.1, which this model lacks")
+        raise ModelError(
+            "aggregation=concepts: this model lacks the text branch that concepts go through; SD3, FLUX.1 and FLUX.2 have it"
+        )
     names = list(backbone.attention_modules)
     text = [name for name in names if backbone.is_text_layer(name)]
     paired = {backbone.paired_self_attention(name) for name in text}

@@ -133,7 +133,7 @@ class TemplateSegment(TextSegment):
             tokens = replace(self, lower=False).tokens(text.lower())
             return [token._replace(**_moved(token, places, text)) if token.kind is None else token for token in tokens]
         first = self._place(text)
-        rows = list(self._encode(self.render(text), self._padded))
+        rows = self._rendered(text)
         if self.compact:
             rows.sort(key=lambda row: not row.real)
         kept = self.kept or range(self.length)
@@ -141,7 +141,11 @@ class TemplateSegment(TextSegment):
 
     def ids(self, text: str) -> list[int]:
         text = text.lower() if self.lower else text
-        return [row.token_id for row in self._encode(self.render(text), self._padded)]
+        return [row.token_id for row in self._rendered(text)]
+
+    def _rendered(self, text: str) -> list[_Row]:
+        """Every token of the template with the prompt in it, padding included."""
+        return list(self._encode(self.render(text), self._padded))
 
     def count(self, text: str) -> int:
         """Tokens of the text and of what is kept of its template, before any limit."""
@@ -180,6 +184,27 @@ class TemplateSegment(TextSegment):
         rendered = self.render(text)
         beside = rendered[row.start : min(row.end, first)] + rendered[max(row.start, first + len(text)) : row.end]
         return bool(beside.strip())
+
+
+@dataclass(frozen=True)
+class SuffixSegment(TemplateSegment):
+    """A template whose end is tokenized apart and comes after the padding.
+
+    Args:
+        suffix: that end.
+
+    >>> from goca.scenes.tokenizer import small_t5_tokenizer
+    >>> segment = SuffixSegment(small_t5_tokenizer(), 5, encoded=3, kept=range(5), suffix="grass")
+    >>> [(token.label, token.kind) for token in segment.tokens("moon")]
+    [('moon', None), ('</s>', 'end'), ('<pad>', 'padding'), ('▁grass', 'template'), ('</s>', 'end')]
+    """
+
+    suffix: str = ""
+
+    def _rendered(self, text: str) -> list[_Row]:
+        outside = len(self.render(text))
+        ends = (row._replace(start=outside, end=outside) for row in self._encoded(self.suffix, self._options))
+        return [*super()._rendered(text), *ends]
 
 
 def _moved(token: Token, places: Sequence[int], text: str) -> dict[str, Any]:

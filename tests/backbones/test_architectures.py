@@ -1,5 +1,7 @@
 """Every model config names layers that exist in the full-size model, built on the meta device from published values."""
 
+import time
+
 import pytest
 
 from goca import config
@@ -20,13 +22,17 @@ EXPECTED = {
     "chroma": (57, 512, 8900),
     "cogview4": (28, 128, 6369),
     "ernie_image": (36, 256, 8033),
+    "fibo": (46, 256, 8286),
     "flux2_dev": (56, 512, 32223),
     "flux2_klein": (25, 512, 3876),
     "flux_dev": (57, 512, 11901),
     "flux_schnell": (57, 256, 11891),
+    "hidream_i1": (48, 384, 17106),
     "hunyuan_dit": (10, 333, 1500),
+    "hunyuan_image": (60, 256, 17426),
     "kandinsky5": (50, 128, 6022),
     "kolors": (70, 256, 2579),
+    "krea2": (28, 256, 12820),
     "longcat_image": (30, 512, 6271),
     "lumina2": (26, 256, 2610),
     "ovis_image": (33, 256, 7370),
@@ -36,6 +42,7 @@ EXPECTED = {
     "playground2": (70, 77, 2567),
     "prx": (16, 256, 1171),
     "qwen_image": (60, 256, 20430),
+    "qwen_image_21": (32, 256, 7115),
     "qwen_image_2512": (60, 256, 20430),
     "sana": (20, 300, 1604),
     "sana15": (60, 300, 4722),
@@ -53,6 +60,7 @@ EXPECTED = {
 @pytest.mark.parametrize("model", MODELS)
 def test_every_layer_name_resolves_in_the_full_size_model(model):
     count, tokens, millions = EXPECTED[model]
+    began = time.process_time()
     cfg = config.compose([f"model={model}"])
     backbone = config.build(cfg, "model").sketch()
     assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6) == millions
@@ -67,6 +75,7 @@ def test_every_layer_name_resolves_in_the_full_size_model(model):
     assert set(seen) == set(backbone.attention_modules)
     assert {seen[name].tokens for name in plan.cross} == {tokens}
     assert all(seen[paired].grid for paired in plan.cross.values())
+    assert time.process_time() - began < 10  # seconds of one core, whatever else runs
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def _files(folder: Path) -> set[str]:
 
 def old_names(folder: Path) -> None:
     """Weights as they were named in older repositories: attention of the autoencoder, CLIP's prefix and positions."""
-    for file in (folder / "vae").glob("*.safetensors"):
+    old = json.loads((folder / "vae" / "config.json").read_text())["_class_name"] == "AutoencoderKL"
+    for file in (folder / "vae").glob("*.safetensors") if old else ():
         names = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
         _rename(file, lambda key, names=names: _replaced(key, names) if ".attentions." in key else key)
     for encoder in folder.glob("text_encoder*"):
@@ -107,8 +109,14 @@ def truncate_keys(file: Path, drop: str | None = None, rename: tuple[str, str] |
     return gone
 
 
-def lora(family: str, folder: Path, seed: int = 0, name: str = "pytorch_lora_weights.safetensors") -> Path:
-    """Random LoRA weights of the denoiser's queries."""
+def lora(
+    family: str,
+    folder: Path,
+    seed: int = 0,
+    name: str = "pytorch_lora_weights.safetensors",
+    targets: Sequence[str] = ("to_q",),
+) -> Path:
+    """Random LoRA weights of the denoiser's queries, or of other layers."""
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
@@ -116,7 +124,7 @@ def lora(family: str, folder: Path, seed: int = 0, name: str = "pytorch_lora_wei
     part = "unet" if "unet" in pipeline.components else "transformer"
     network = getattr(pipeline, part)
     torch.manual_seed(seed)
-    network.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    network.add_adapter(LoraConfig(r=2, target_modules=list(targets), init_lora_weights=False))
     layers: Any = {f"{part}_lora_layers": get_peft_model_state_dict(network)}
     pipeline.save_lora_weights(folder, weight_name=name, **layers)
     return folder

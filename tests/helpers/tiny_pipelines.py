@@ -18,7 +18,7 @@ from goca.backbones.sd3 import SD3Backbone
 from goca.backbones.unet import UNetBackbone
 from goca.layer_names import LayerNames
 from goca.scenes.tokenizer import small_clip_tokenizer, small_t5_tokenizer
-from tests.helpers import chat_pipelines, newer_pipelines
+from tests.helpers import chat_pipelines, newer_pipelines, newest_pipelines
 from tests.helpers.families import CROSS, DEPTH, DOUBLE_AND_SINGLE, JOINT, Family, clip, flow, qwen25_vl, qwen_vae, t5, vae
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl
 from tests.helpers.tokenizers import small_bert_tokenizer, small_llama_tokenizer, small_qwen_tokenizer
@@ -215,6 +215,7 @@ FAMILIES: dict[str, Family] = {
     "qwen_image": Family(QwenImageBackbone, tiny_qwen_image, JOINT, {"text_length": 64}, masked=True, causal=True),
     **newer_pipelines.FAMILIES,
     **chat_pipelines.FAMILIES,
+    **newest_pipelines.FAMILIES,
 }
 
 

@@ -13,6 +13,8 @@ import torch
 import yaml
 from torch import nn
 
+from goca.backbones.loading.processors import TextProcessor
+
 _FACTS = Path(__file__).with_name("architectures.yaml")
 
 
@@ -32,13 +34,16 @@ def build(kind: Any, config: Mapping[str, Any], device: str = "meta") -> nn.Modu
     return network.to(device)  # also tensors that the constructor did not make on `device`
 
 
-def skeleton(checkpoint: str, device: str = "meta", denoiser: Mapping[str, Any] | None = None) -> Any:
+def skeleton(
+    checkpoint: str, device: str = "meta", denoiser: Mapping[str, Any] | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
     """The pipeline of a published checkpoint: denoiser and autoencoder with fresh weights, no tokenizers, no text encoders.
 
     Args:
         checkpoint: a key of `published()`.
         device: where the weights are; on `meta` they take no memory.
         denoiser: values that replace those of the denoiser's configuration, for a narrower network of the same layers.
+        dtype: of the weights, which are made in it: half precision needs no copy in full precision first.
     """
     facts = published()[checkpoint]
     kind = getattr(diffusers, facts["pipeline"])
@@ -47,10 +52,24 @@ def skeleton(checkpoint: str, device: str = "meta", denoiser: Mapping[str, Any] 
         if not name.startswith("text_encoder"):
             part_kind = getattr(diffusers, part["class"])
             config = {**part["config"], **(denoiser or {})} if name in ("unet", "transformer") else part["config"]
-            components[name] = part_kind(**config) if name == "scheduler" else build(part_kind, config, device)
+            components[name] = part_kind(**config) if name == "scheduler" else _made_in(dtype, part_kind, config, device)
     names = [name for name in inspect.signature(kind.__init__).parameters if name in _component_names(kind)]
     options = {"requires_safety_checker": False} if "requires_safety_checker" in kind.__init__.__code__.co_varnames else {}
-    return kind(**{**dict.fromkeys(names), **components, **options})
+    absent = dict.fromkeys(names) | ({"processor": TextProcessor()} if "processor" in names else {})
+    return kind(**{**absent, **components, **options})
+
+
+def _made_in(dtype: torch.dtype, kind: Any, config: Mapping[str, Any], device: str) -> nn.Module:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        network = build(kind, config, device)
+    finally:
+        torch.set_default_dtype(before)
+    for name, parameter in network.named_parameters():
+        if name.endswith("pad_token") and not parameter.is_meta:  # Z-Image leaves these as they were in memory
+            nn.init.normal_(parameter, std=0.02)
+    return network
 
 
 def _component_names(kind: Any) -> set[str]:

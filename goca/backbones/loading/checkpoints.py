@@ -18,7 +18,8 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 
 from goca.backbones.loading import weight_files
-from goca.backbones.loading.weight_files import ALLOW, PICKLES, Weights, is_network, is_text, is_text_encoder
+from goca.backbones.loading.single_file import SingleFile, open_single_file, refuse_single_file
+from goca.backbones.loading.weight_files import ALLOW, PICKLES, Weights, is_network, is_text, is_text_encoder, names_component
 from goca.errors import ModelError
 from goca.hub import repositories
 from goca.hub.digests import file_digest
@@ -51,6 +52,8 @@ class Source:
         quantized: components that quantisation is for.
         revision, variant: as in `DiffusionPipeline.from_pretrained`.
         lora: LoRA weights to fuse into the denoiser and the text encoder.
+        file: weights in one file, in place of those of the components that it holds.
+        denoiser: the component whose weights such a file holds at least.
         allow_pickle: take pickled weights where there are no safetensors.
     """
 
@@ -62,6 +65,8 @@ class Source:
     variant: str | None = None
     lora: str | None = None
     allow_pickle: bool = False
+    file: str | None = None
+    denoiser: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,13 +120,22 @@ class Checkpoint:
     @property
     def components(self) -> list[str]:
         """Those that are wanted and that the pipeline has."""
-        entries = {name: entry for name, entry in self.index.items() if isinstance(entry, (list, tuple)) and len(entry) == 2}
+        entries = {name: entry for name, entry in self.index.items() if names_component(entry)}
         return [name for name, entry in entries.items() if entry[0] and name not in self.source.unused]
+
+    @cached_property
+    def file(self) -> SingleFile | None:
+        """Weights in one file, where some are given."""
+        return open_single_file(self.source.file) if self.source.file else None
+
+    def from_file(self, name: str) -> bool:
+        """Whether a component's weights are those of the single file."""
+        return self.file is not None and self.file.holds(name, self.index[name][1], self.source.denoiser)
 
     @property
     def absent(self) -> list[str]:
         """Components that the pipeline was saved without, such as SD3 without T5, or that are not wanted."""
-        entries = {name: entry for name, entry in self.index.items() if isinstance(entry, (list, tuple))}
+        entries = {name: entry for name, entry in self.index.items() if names_component(entry)}
         return [name for name, entry in entries.items() if not entry[0] or name in self.source.unused]
 
     def parts(self, names: Iterable[str], weights: bool = True, shards: bool = True) -> dict[str, Part]:
@@ -150,7 +164,8 @@ class Checkpoint:
     def check(self) -> None:
         """Every wanted component is there, and every network has weights that may be read; raises ModelError."""
         source, parts = self.source, self.parts(self.components, shards=False)
-        if source.variant and not any(part.weights and part.weights.variant for part in parts.values()):
+        stored = [part.weights for part in parts.values() if part.weights]
+        if source.variant and stored and not any(weights.variant for weights in stored):
             others = sorted(weight_files.variants(self._files))
             offered = f"it has {', '.join(others)}" if others else "it has no variants: leave model.variant out"
             raise ModelError(f"model.variant: {source.checkpoint} has no files of variant {source.variant}; {offered}")
@@ -234,7 +249,7 @@ class Checkpoint:
         sizes = {file.removeprefix(prefix): count for file, count in self._files.items() if file.startswith(prefix)}
         files = weight_files.settings_files(name, kind, sizes, source.checkpoint)
         stored = None
-        if weights and is_network(name):
+        if weights and is_network(name) and not self.from_file(name):
             stored = weight_files.weights(name, sizes, source.variant, source.allow_pickle, source.checkpoint)
             if source.variant and not stored.variant and name not in self._told:
                 self._told.add(name)
@@ -275,7 +290,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
     Raises:
         ModelError: with what to change.
     """
-    _refuse_single_file(source)
+    refuse_single_file(source.checkpoint, source.families)
     folder = Path(source.checkpoint)
     if folder.is_dir():
         if not (folder / INDEX).is_file():
@@ -288,7 +303,7 @@ def open_checkpoint(source: Source) -> Checkpoint:
             listing = repositories.listing(source.checkpoint, listing.commit, complete=True)
         if INDEX not in listing.files:
             single = [file for file in listing.files if "/" not in file and file.endswith((".safetensors", ".ckpt"))]
-            hint = f"; it offers single files such as {single[0]}, which have to be converted first" if single else ""
+            hint = f"; it offers single files such as {single[0]}, for which there is model.file" if single else ""
             raise ModelError(f"model.checkpoint: {source.checkpoint} is not a diffusers pipeline: it has no {INDEX}{hint}")
         checkpoint = Checkpoint(source, listing)
     kind = checkpoint.index.get("_class_name", "?")
@@ -322,16 +337,6 @@ def explained(what: str, key: str = "model.checkpoint") -> Iterator[None]:
         *(hub_errors.HfHubHTTPError, SafetensorError, UnpicklingError),
     ) as error:
         raise ModelError(f"{key}: {what} could not be loaded: {first_line(error)}"[:399]) from error
-
-
-def _refuse_single_file(source: Source) -> None:
-    path = Path(source.checkpoint)
-    if path.is_file() or path.suffix in PICKLES:
-        kind = source.families[0] if source.families else "StableDiffusionPipeline"
-        raise ModelError(
-            f"model.checkpoint: {source.checkpoint} is a single file; give a diffusers folder. To convert it once: python -c "
-            f'"import diffusers; diffusers.{kind}.from_single_file({path.name!r}).save_pretrained({path.stem!r})"'
-        )
 
 
 def _refuse_missing_folder(name: str) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from goca.backbones.loading import architectures
 from goca.backbones.loading.checkpoints import Checkpoint, Part
+from goca.backbones.loading.processors import TextProcessor
 from goca.backbones.loading.quantization import Quantization, quantization_config
+from goca.backbones.loading.single_file import SingleFile
 from goca.errors import ModelError
 from goca.hub.network_errors import first_line
 from goca.hub.progress import loading
@@ -43,6 +45,8 @@ def component_class(part: Part) -> Any:
 def read_plain(part: Part, folder: Path) -> Any:
     """A tokenizer, a scheduler or another component without weights; `folder` is a view of the checkpoint."""
     kind = component_class(part)
+    if issubclass(kind, transformers.ProcessorMixin):
+        kind = TextProcessor
     with _explained(part):
         return kind.from_pretrained(folder / part.name, local_files_only=True)
 
@@ -89,6 +93,28 @@ def read_network(
     return network, sorted(report["unexpected_keys"])
 
 
+def read_from_file(
+    part: Part, folder: Path, file: SingleFile, dtype: torch.dtype, quantization: Quantization | None = None
+) -> nn.Module:
+    """A network with the weights of a single file; `folder` is a view with its configuration.
+
+    Raises:
+        ModelError: the file is of another architecture, or a weight of it is missing or not finite.
+    """
+    kind = component_class(part)
+    if issubclass(kind, diffusers.ModelMixin):
+        own = set(read_skeleton(part, folder).state_dict())
+        if len(own & file.keys) > len(own) / 2:  # under diffusers' own names
+            _check(part, "lacks weights for", own - file.keys, "model.file")
+    wanted = quantization_config(quantization, "diffusers", dtype) if quantization else None
+    with loading(part.name, file.path.stat().st_size), _explained(part, "model.file"), _reports_are_read_here():
+        network = file.read(kind, folder, part.name, dtype, wanted)
+    empty = [name for name, tensor in (*network.named_parameters(), *network.named_buffers()) if tensor.is_meta]
+    _check(part, "lacks weights for", empty, "model.file")
+    _check(part, "holds NaN or infinity in", not_finite(network), "model.file")
+    return network
+
+
 def not_finite(network: nn.Module) -> list[str]:
     """Names of weights that hold NaN or infinity, also where they are stored quantised."""
     return [name for name, tensor in _stored_tensors(network) if not _is_finite(tensor)]
@@ -114,13 +140,11 @@ def _is_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(least) and torch.isfinite(greatest))
 
 
-def _check(part: Part, what: str, keys: Iterable[str]) -> None:
+def _check(part: Part, what: str, keys: Iterable[str], key: str = "model.checkpoint") -> None:
     found = sorted(keys)
     if found:
         shown = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-        raise ModelError(
-            f"model.checkpoint: {part.name} ({part.kind}) {what} {shown}; its files are of another architecture, or damaged"
-        )
+        raise ModelError(f"{key}: {part.name} ({part.kind}) {what} {shown}; its files are of another architecture, or damaged")
 
 
 def _key(entry: Any) -> str:
@@ -132,7 +156,7 @@ def _key(entry: Any) -> str:
 
 
 @contextmanager
-def _explained(part: Part) -> Iterator[None]:
+def _explained(part: Part, key: str = "model.checkpoint") -> Iterator[None]:
     """Whatever a library raises while it reads a component, as one message."""
     try:
         yield
@@ -141,7 +165,7 @@ def _explained(part: Part) -> Iterator[None]:
     except Exception as error:
         mismatch = "shape" in str(error) and "expected" in str(error)
         where = "has weights of another shape: " if mismatch else "could not be loaded: "
-        raise ModelError(f"model.checkpoint: {part.name} ({part.kind}) {where}{first_line(error)}"[:399]) from error
+        raise ModelError(f"{key}: {part.name} ({part.kind}) {where}{first_line(error)}"[:399]) from error
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from diffusers.hooks import apply_group_offloading
 from torch import nn
 
 from goca.backbones.loading.checkpoints import Checkpoint, explained
-from goca.backbones.loading.components import describe_broken, read_network, read_plain, read_skeleton
+from goca.backbones.loading.components import describe_broken, read_from_file, read_network, read_plain, read_skeleton
 from goca.backbones.loading.lora import Lora, fuse_lora
 from goca.backbones.loading.quantization import Quantization
-from goca.backbones.loading.weight_files import is_network, is_text_encoder
+from goca.backbones.loading.weight_files import is_network, is_text_encoder, names_component
 from goca.errors import ModelError
 
 
@@ -103,10 +103,13 @@ def _read(
     unexpected: dict[str, list[str]] = {}
     with checkpoint.view(parts.values()) as folder:
         for name, part in parts.items():
+            wanted = quantization if name in checkpoint.source.quantized else None
+            if checkpoint.file is not None and checkpoint.from_file(name):
+                components[name] = read_from_file(part, folder, checkpoint.file, dtype, wanted)
+                continue
             if part.weights is None:
                 components[name] = read_plain(part, folder)
                 continue
-            wanted = quantization if name in checkpoint.source.quantized else None
             try:
                 components[name], keys = read_network(part, folder, dtype, wanted)
             except ModelError as error:
@@ -123,7 +126,7 @@ def _assemble(checkpoint: Checkpoint, components: Mapping[str, Any]) -> Any:
     if kind is None:
         raise ModelError(f"model.checkpoint: {checkpoint.source.checkpoint} is a {name}, which diffusers, as installed, lacks")
     required, optional = kind._get_signature_keys(kind)
-    settings = {key: value for key, value in checkpoint.index.items() if key in optional and not isinstance(value, list)}
+    settings = {key: value for key, value in checkpoint.index.items() if key in optional and not names_component(value)}
     if "requires_safety_checker" in optional:
         settings["requires_safety_checker"] = False
     with explained(checkpoint.source.checkpoint):

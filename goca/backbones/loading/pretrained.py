@@ -21,6 +21,7 @@ from goca.backbones.loading.embeddings import Conditioning, PromptEmbeddings
 from goca.backbones.loading.lora import Lora, find_lora
 from goca.backbones.loading.quantization import Quantization, check_quantization
 from goca.backbones.loading.weight_files import is_text
+from goca.errors import ModelError
 from goca.hub.digests import file_digest
 
 
@@ -36,6 +37,8 @@ class Pretrained(ABC):
         allow_pickle: read pickled weights (.bin) where there are no safetensors; tensors alone, no other object.
         lora: LoRA weights, fused after loading: a file, a folder that holds one, or owner/name on the hub, with @revision
             and /file.safetensors where they are needed.
+        file: weights in one .safetensors or .gguf file: the denoiser's, or a whole checkpoint's. Configurations, tokenizers and
+            what the file lacks come from `checkpoint`.
         dtype: `auto` is float32 on CPU and bfloat16 (else float16) on an accelerator.
         device: `auto` takes the first accelerator, else the CPU.
         placement: `device` keeps every component there; `offload` keeps them in main memory and brings a group of blocks over
@@ -53,6 +56,7 @@ class Pretrained(ABC):
     variant: str | None = None
     allow_pickle: bool = False
     lora: str | None = None
+    file: str | None = None
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
     device: str = "auto"
     placement: Literal["device", "offload"] = "device"
@@ -77,6 +81,8 @@ class Pretrained(ABC):
         self._choose()
         if self.quantization:
             check_quantization(self.quantization, self.torch_device)
+            if self.file and self.file.endswith(".gguf"):
+                raise ModelError("model.quantization: a .gguf file is quantised already; leave it null")
         self.adopt(pipelines.load_skeleton(self.opened), encoders_left_out=True)
         return self
 
@@ -126,6 +132,8 @@ class Pretrained(ABC):
             variant=self.variant,
             lora=self.lora,
             allow_pickle=self.allow_pickle,
+            file=self.file,
+            denoiser=self.denoiser_name,
         )
 
     @cached_property
@@ -160,6 +168,8 @@ class Pretrained(ABC):
         found |= self.opened.digests([name for name in names if not is_text(name)]) or {}
         text = [name for name in names if is_text(name)]
         found |= self.opened.digests(text) or self.embeddings.made_by() or {}
+        if self.opened.file is not None:
+            found["file"] = self.opened.file.digest
         if self.found_lora is not None:
             found["lora"] = self.found_lora.digest
         return found
@@ -191,7 +201,9 @@ class Pretrained(ABC):
         text = [name for name in self.opened.components if is_text(name)]
         where = f"{self.checkpoint}@{self.opened.commit}" if self.opened.commit else str(self.opened.digests(text))
         lora = self.found_lora.digest if self.found_lora else None
-        options = (self.variant, self.allow_pickle, lora, self.quantization, self.torch_dtype)
+        options: tuple[Any, ...] = (self.variant, self.allow_pickle, lora, self.quantization, self.torch_dtype)
+        if self.opened.file is not None and any(map(self.opened.from_file, text)):
+            options += (self.opened.file.digest,)
         return f"{where} {options} {self.text_options}"
 
     @torch.inference_mode()

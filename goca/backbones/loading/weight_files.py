@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from goca.errors import ModelError
 
@@ -30,6 +31,15 @@ class Weights:
     variant: str | None = None
     pickled: bool = False
     sharded: bool = False
+
+
+def names_component(entry: Any) -> bool:
+    """Whether an entry of a pipeline's index is library and class of a component; other lists are settings.
+
+    >>> names_component(["transformers", "T5EncoderModel"]), names_component([None, None]), names_component([2, 5])
+    (True, True, False)
+    """
+    return isinstance(entry, (list, tuple)) and len(entry) == 2 and all(part is None or isinstance(part, str) for part in entry)
 
 
 def is_network(component: str) -> bool:

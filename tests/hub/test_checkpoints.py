@@ -1,6 +1,8 @@
 """Checkpoints of every family come from a hub as they come from a folder: only what is needed, from one commit, and once."""
 
+import dataclasses
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from goca import config
 from goca.errors import ModelError
-from goca.hub import repositories
+from goca.hub import download, repositories
 from goca.paths import CONF
 from goca.runs.provenance import checkpoint_identity
 from tests.helpers.hub_repositories import copied, official
@@ -38,20 +40,50 @@ def test_an_empty_cache_gets_what_the_pipeline_consists_of_and_nothing_beside_it
     assert _same(loaded, _family(family, checkpoint=str(made.folder)).load())
 
 
+# Model configs that name a repository; where it is laid out as another family's, they share the small one.
+PUBLISHED = sorted(file.stem for file in (CONF / "model").glob("*.yaml") if not file.stem.startswith(("auto", "scenes")))
+LAID_OUT_AS = {
+    "playground2": "sdxl",
+    "pixart_sigma_512": "pixart_sigma",
+    "qwen_image_2512": "qwen_image",
+    "sana15": "sana",
+    "sd15": "sd",
+    "sd21": "sd",
+    "z_image_turbo": "z_image",
+}
+
+
+@pytest.fixture(scope="module")
+def laid_out(tmp_path_factory):
+    """A family's small repository, made once."""
+    return cache(lambda family: official(family, tmp_path_factory.mktemp(family) / "repository"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"sd", "flux_dev", "pixart_sigma"}))
-def test_every_family_loads_from_an_empty_cache(hub, tmp_path, family) -> None:
-    """With the loading settings of its own model configuration: its checkpoint's name and variant."""
-    made = official(family, tmp_path / "repository")
-    model = FAMILIES[family].model or family
-    published = OmegaConf.load(CONF / "model" / f"{model}.yaml").get("checkpoint")
-    name = published or f"small/{family}"  # model=auto has none of its own, and proposes once per name
-    hub.add(name, made.folder)
-    overrides = [line for line in family_overrides(family, name) if not line.startswith("model.variant")]
-    settings = config.compose(overrides).model
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_every_model_name_loads_from_an_empty_cache(hub, laid_out, monkeypatch, model) -> None:
+    """As `model=NAME` alone says: its repository, variant, size and lengths; the layers alone are the small model's."""
+    monkeypatch.setattr(download, "PATIENCE", 30.0)  # no fault is played, and the machine may be busy
+    family = LAID_OUT_AS.get(model, model)
+    made = laid_out(family)
+    settings = config.compose([f"model={model}", "model.device=cpu"]).model
+    hub.add(settings.checkpoint, made.folder)
+    settings.layers = dataclasses.asdict(FAMILIES[family].layers)
     backbone = config.build(OmegaConf.create({"model": settings}), "model").load()
-    assert hub.fetched() == (made.variant if settings.variant else made.plain)
+    files = made.variant if settings.variant else made.plain
+    assert hub.fetched() == {file for file in files if file.partition("/")[0] not in backbone.unused}
     assert all(parameter.dtype == torch.float32 for parameter in backbone.denoiser.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(name for name, row in FAMILIES.items() if row.model == "auto"))
+def test_families_without_a_model_name_load_by_model_auto(hub, laid_out, family) -> None:
+    made = laid_out(family)
+    name = f"small/{family}"
+    hub.add(name, made.folder)
+    settings = config.compose([*family_overrides(family, name), "model.variant=null"]).model
+    config.build(OmegaConf.create({"model": settings}), "model").load()
+    assert hub.fetched() == made.plain
 
 
 def _family(family: str, **options):
@@ -68,6 +100,13 @@ def test_a_variant_is_all_that_is_fetched_also_with_full_precision_in_the_cache(
     half = small(variant="fp16").load()
     assert hub.fetched() == set()
     assert _same(half, small(checkpoint=str(sd.folder), variant="fp16").load())
+
+
+def test_weights_that_a_single_file_stands_in_for_are_not_fetched(hub, sd) -> None:
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    loaded = small(file=str(sd.folder / weights)).load()
+    assert hub.fetched() == sd.plain - {weights}
+    assert _same(loaded, small(checkpoint=str(sd.folder)).load())
 
 
 def test_a_component_without_the_variant_is_read_as_it_is(hub, sd, tmp_path, caplog) -> None:

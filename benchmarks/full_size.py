@@ -45,9 +45,7 @@ def segmentor_of(model: str, arguments: list[str]) -> Segmentor:
     tokens = max(layer.tokens for layer in observable_layers(backbone))
     dtype = choose_dtype(backbone.dtype, torch.device("cpu"))
     torch.manual_seed(0)
-    torch.set_default_dtype(dtype)  # so that half precision needs no copy in full precision first
-    pipeline = architectures.skeleton(backbone.checkpoint, "cpu", OmegaConf.to_object(changes))  # type: ignore[arg-type]
-    torch.set_default_dtype(torch.float32)
+    pipeline = architectures.skeleton(backbone.checkpoint, "cpu", OmegaConf.to_object(changes), dtype)  # type: ignore[arg-type]
     backbone.load(pipeline)
     backbone.__dict__["text_segments"] = (TextSegment(small_clip_tokenizer(max_length=tokens), tokens),)
     return segmentor

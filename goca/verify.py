@@ -30,7 +30,7 @@ from goca.backbones.base import Backbone
 from goca.backbones.checks import Check, check_forward, check_prompt, random_conditioning
 from goca.backbones.loading import architectures
 from goca.backbones.loading.embeddings import PromptEmbeddings
-from goca.backbones.loading.pipelines import place
+from goca.backbones.loading.pipelines import choose_dtype, place
 from goca.data.datamodule import to_pixels
 from goca.data.pictures import read_picture
 from goca.data.protocol import Protocol
@@ -42,7 +42,7 @@ from goca.paths import CONF
 from goca.runs.provenance import checkpoint_identity, environment
 
 KINDS = {"small": "small", "random": "full-size random", "real": "real weights"}
-_SCENE = 3
+_SCENE, _SIDE = 3, 256
 _RANDOM_TEXT = "random embeddings"
 
 
@@ -105,8 +105,9 @@ def with_random_weights(backbone: Backbone) -> Backbone:
     if backbone.checkpoint not in architectures.published():
         raise ModelError(f"weights=random: the architecture of {backbone.checkpoint} is not known; see architectures.yaml")
     torch.manual_seed(0)
-    backbone.torch_device, backbone.torch_dtype = torch.device("cpu"), torch.float32
-    backbone.adopt(architectures.skeleton(backbone.checkpoint, device="cpu"), True)
+    backbone.torch_device = torch.device("cpu")
+    backbone.torch_dtype = choose_dtype(backbone.dtype, backbone.torch_device)
+    backbone.adopt(architectures.skeleton(backbone.checkpoint, device="cpu", dtype=backbone.torch_dtype), True)
     place(backbone.pipeline, backbone.torch_device, backbone.torch_dtype, "device")
     backbone.__dict__["embeddings"] = PromptEmbeddings(backbone.torch_device, None, "random")
     random_conditioning(backbone, _RANDOM_TEXT)
@@ -143,8 +144,10 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         "",
         "`config`: there is a config in `conf/model`. `small`: a small pipeline of the real classes with random weights.",
         "`full-size random`: the published architecture with random weights and embeddings. `real weights`: the checkpoint.",
-        "A cell names the day and the commit; `failed` stands where a check did not hold. A record of yours is one file in a",
-        "pull request: run `python -m goca.verify model=...` and put the JSON file into `docs/verified`.",
+        "What is checked holds for any picture: bundled scenes, drawn by this program and free of rights, serve for it,",
+        "and `image=` adds one of yours. A cell names the day and the commit; `failed` stands where a check did not hold.",
+        "A record of yours is one file in a pull request: run `python -m goca.verify model=...` and put the JSON file into",
+        "`docs/verified`.",
         "",
         "| `model=` | config | small | full-size random | real weights |",
         "|---|---|---|---|---|",
@@ -182,7 +185,7 @@ def main(cfg: DictConfig) -> None:
             return
         backbone: Any = config.build(cfg, "model")
         backbone = with_random_weights(backbone) if cfg.weights == "random" else backbone.load()
-        scenes = Scenes(protocol=Protocol("standard", "ignore", "skip", "classes"))
+        scenes = Scenes(size=_SIDE, protocol=Protocol("standard", "ignore", "skip", "classes"))
         images = [scenes[_SCENE].image, *([read_picture(cfg.image).pixels] if cfg.image else [])]
         record = verify(backbone, config.build(cfg, "aggregation"), cfg.weights, images, list(cfg.words))
         _report(record, console)

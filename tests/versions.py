@@ -39,7 +39,7 @@ def main(which: str) -> int:
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--upgrade"]
     subprocess.run(
-        [*install, "--upgrade-strategy", "only-if-needed" if which == "lowest" else "eager", *extra, "-e", ".[dev]"],
+        [*install, "--upgrade-strategy", "only-if-needed" if which == "lowest" else "eager", *extra, "-e", ".[test]"],
         check=True,
         cwd=ROOT,
     )

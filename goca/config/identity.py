@@ -24,6 +24,7 @@ ADDED: Mapping[str, Any] = {
     "attention.precision": "auto",
     "dataset.annotation": "auto",
     "dataset.image_list": "all",
+    "dataset.look": "plain",
     "dataset.merge": True,
     "dataset.orientation": "auto",
     "dataset.palette": "colours",
@@ -33,8 +34,10 @@ ADDED: Mapping[str, Any] = {
     "decision.resize": "bilinear",
     "decision.stretch": False,
     "decision.ties": "background",
+    "look": "plain",
     "passes._target_": "Passes",
     "passes.clean": False,
+    "prompts.names": "present",
     "views._target_": "Views",
     "views.views": 1,
 }

@@ -19,6 +19,7 @@ class Scenes(SegmentationDataset):
     Args:
         size: side of the pictures in pixels.
         colours: `typical` or the harder `random`, see `goca.scenes.generator.scene`.
+        look: `plain`, or `camouflage`: the same scenes painted so that colour does not give an object away.
         count: number of scenes.
     """
 
@@ -29,10 +30,16 @@ class Scenes(SegmentationDataset):
     split: str | None = "test"
     size: Annotated[int, Field(ge=16, le=4096)] = 64
     colours: Literal["typical", "random"] = "typical"
+    look: Literal["plain", "camouflage"] = "plain"
     count: Annotated[int, Field(ge=1, le=len(TEST_SEEDS))] = 100
 
     def __post_init__(self) -> None:
         self.split = self.split or "test"
+        if self.look == "camouflage" and self.colours != "typical":
+            raise ValueError("look=camouflage takes its colours from the ground; leave colours out")
+        if self.look != "plain" and self.name == "scenes":
+            # Other pictures: their numbers are not ranked with those of the plain ones.
+            self.name, self.table = f"scenes_{self.look}", self.table or "scenes"
         super().__post_init__()
 
     def list_ids(self) -> list[str]:
@@ -43,5 +50,5 @@ class Scenes(SegmentationDataset):
 
     def __getitem__(self, index: int) -> Sample:
         self.setup()
-        drawn = scene(int(self.image_ids[index]), self.size, self.colours)
+        drawn = scene(int(self.image_ids[index]), self.size, self.colours, self.look)
         return Sample(self.image_ids[index], drawn.image, drawn.label, present_classes(drawn.label), ", ".join(drawn.words))

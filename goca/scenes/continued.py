@@ -15,7 +15,7 @@ from goca.errors import ConfigError
 
 FILE = "training.yaml"
 # Where things lie and how the work is spread.
-_FREE = ("work", "latents", "output", "devices", "threads", "accelerator", "compile", "wandb", "vae", "hydra")
+_FREE = ("work", "latents", "output", "devices", "threads", "accelerator", "compile", "wandb", "vae", "start", "save_every", "hydra")
 
 
 def settle(cfg: DictConfig, work: Path) -> None:
@@ -24,7 +24,7 @@ def settle(cfg: DictConfig, work: Path) -> None:
     Raises:
         ConfigError: the folder holds a training of other settings; the message names them.
     """
-    settings = {**config.plain(cfg), "autoencoder": _hash_of(cfg.vae)}
+    settings = {**config.plain(cfg), "autoencoder": _hash_of(cfg.vae), "started_from": _hash_of(cfg.start, "*")}
     file = work / FILE
     if not file.is_file():
         work.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def settle(cfg: DictConfig, work: Path) -> None:
         )
 
 
-def _hash_of(pipeline: Any) -> str | None:
-    """Hash of the weights of a pipeline folder's autoencoder; None where none is given."""
+def _hash_of(pipeline: Any, part: str = "vae") -> str | None:
+    """Hash of the weights of one part of a pipeline folder, or of all (`*`); None where no folder is given."""
     if pipeline is None:
         return None
     digest = hashlib.sha256()
-    for file in sorted(Path(pipeline, "vae").glob("*.safetensors")):
+    for file in sorted(Path(pipeline).glob(f"{part}/*.safetensors")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from goca.scenes.generator import TEST_SEEDS, TRAIN_SEEDS, scene
 _HELD_OUT = TEST_SEEDS[-100_000:]  # evaluation counts test seeds from the front, so a held-out loss never looks at its scenes
 
 
+Look = Literal["plain", "camouflage"]
+
+
 def to_pixels(image: np.ndarray) -> Tensor:
     """(H, W, 3) uint8 -> (3, H, W) float in [-1, 1]."""
     return torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1
@@ -26,14 +29,14 @@ def to_pixels(image: np.ndarray) -> Tensor:
 class ScenePixels(Dataset[Tensor]):
     """The first `count` training scenes as (3, size, size) tensors in [-1, 1], drawn when asked for."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self.count, self.size = count, size
+    def __init__(self, count: int, size: int, look: Look = "plain") -> None:
+        self.count, self.size, self.look = count, size, look
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Tensor:
-        return to_pixels(scene(TRAIN_SEEDS[index], self.size).image)
+        return to_pixels(scene(TRAIN_SEEDS[index], self.size, look=self.look).image)
 
 
 class CachedLatents(Dataset[tuple[Tensor, str]]):
@@ -56,22 +59,31 @@ class CachedLatents(Dataset[tuple[Tensor, str]]):
 
 
 @torch.no_grad()
-def encode_latents(vae: Any, count: int, held_out: int, size: int, cache: Path) -> tuple[CachedLatents, CachedLatents, float]:
-    """Encode training and held-out scenes, once per cache file; both data sets and the scale that gives unit variance."""
+def encode_latents(
+    vae: Any, count: int, held_out: int, size: int, cache: Path, look: Look = "plain"
+) -> tuple[CachedLatents, CachedLatents, float]:
+    """Encode training and held-out scenes, once per cache file; both data sets and the scale that gives unit variance.
+
+    Raises:
+        ConfigError: the cache holds other scenes.
+    """
     seeds = [*TRAIN_SEEDS[:count], *_HELD_OUT[:held_out]]
     if cache.exists():
         stored = torch.load(cache, weights_only=True)
-        if len(stored["words"]) != len(seeds):
-            raise ConfigError(f"latents: {cache} holds {len(stored['words'])} scenes, this run needs {len(seeds)}; delete it")
+        held = len(stored["words"]), stored.get("look", "plain")
+        if held != (len(seeds), look):
+            raise ConfigError(
+                f"latents: {cache} holds {held[0]} {held[1]} scenes, this run needs {len(seeds)} {look} ones; delete it"
+            )
     else:
         means, stds, words = [], [], []
         for start in range(0, len(seeds), 64):
-            scenes = [scene(seed, size) for seed in seeds[start : start + 64]]
+            scenes = [scene(seed, size, look=look) for seed in seeds[start : start + 64]]
             posterior = vae.encode(torch.stack([to_pixels(s.image) for s in scenes])).latent_dist
             means.append(posterior.mean)
             stds.append(posterior.std)
             words += [list(s.words) for s in scenes]
-        stored = {"mean": torch.cat(means), "std": torch.cat(stds), "words": words}
+        stored = {"mean": torch.cat(means), "std": torch.cat(stds), "words": words, "look": look}
         with replacing(cache) as part:  # several processes may make it at the same time
             torch.save(stored, part)
     scale = 1.0 / stored["mean"].std().item()

@@ -1,7 +1,8 @@
 """Scenes: a deterministic generator of small pictures with exact labels and words.
 
 `scene(seed)` draws one or two textured stuff regions (grass, water, sand, sky, brick, snow) that meet at a wavy border, and
-one to three overlapping objects (circle, square, triangle, star, ring, cross, heart, moon) of random size and rotation.
+one to three overlapping objects (circle, square, triangle, star, ring, cross, heart, moon) of random size and rotation. The
+look `camouflage` paints the same scenes so that colour does not give an object away (`goca.scenes.camouflage`).
 There are no files: the seed is the picture. Train and test seeds come from disjoint ranges (`TRAIN_SEEDS`, `TEST_SEEDS`).
 """
 
@@ -14,7 +15,9 @@ from typing import Literal
 
 import numpy as np
 
-STUFF = ("grass", "water", "sand", "sky", "brick", "snow")
+from goca.scenes.camouflage import paint
+from goca.scenes.textures import STUFF, texture
+
 OBJECTS = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon")
 CLASSES = ("background", *STUFF, *OBJECTS)  # class ids are positions here; 0 never occurs in a scene
 
@@ -46,16 +49,19 @@ class Scene:
     words: tuple[str, ...]
 
 
-def scene(seed: int, size: int = 64, colours: Literal["typical", "random"] = "typical") -> Scene:
+def scene(
+    seed: int, size: int = 64, colours: Literal["typical", "random"] = "typical", look: Literal["plain", "camouflage"] = "plain"
+) -> Scene:
     """Draw the scene of one seed.
 
     Args:
         seed: any integer >= 0; the same seed gives the same picture on every machine.
         size: side length in pixels (at least 16).
         colours: `typical` gives each object class its own hue with variation; `random` any hue, which is harder.
+        look: `plain` objects have one colour each; `camouflage` has the same labels and words.
 
     Raises:
-        ValueError: a size below 16, a negative seed or an unknown colour rule.
+        ValueError: a size below 16, a negative seed, an unknown colour rule or look, or a colour rule with camouflage.
 
     >>> s = scene(3)
     >>> s.image.shape, s.label.shape, sorted(s.words) == sorted({CLASSES[i] for i in np.unique(s.label)})
@@ -67,8 +73,13 @@ def scene(seed: int, size: int = 64, colours: Literal["typical", "random"] = "ty
         raise ValueError(f"scene seed must not be negative, got {seed}")
     if colours not in ("typical", "random"):
         raise ValueError(f"colours must be 'typical' or 'random', got {colours!r}")
+    if look not in ("plain", "camouflage"):
+        raise ValueError(f"look must be 'plain' or 'camouflage', got {look!r}")
+    if look == "camouflage" and colours != "typical":
+        raise ValueError(f"look=camouflage takes colours from the ground; leave out colours={colours}")
     rng = np.random.Generator(np.random.PCG64(seed))
     image, label = _draw_stuff(rng, size)
+    ground, objects = label.astype(int) - 1, []
     for _ in range(rng.integers(1, 4)):
         name = OBJECTS[rng.integers(len(OBJECTS))]
         coverage = _draw_object(rng, name, size)
@@ -78,6 +89,7 @@ def scene(seed: int, size: int = 64, colours: Literal["typical", "random"] = "ty
         if _smallest_share(trial) < _MIN_VISIBLE:
             continue
         label = trial
+        objects.append(coverage)
         colour = _object_colour(rng, name, colours)
         shade = 1.0 + 0.12 * (np.linspace(-1, 1, size)[:, None] * rng.uniform(-1, 1))
         painted = np.clip(colour * shade[..., None], 0, 1)
@@ -85,6 +97,8 @@ def scene(seed: int, size: int = 64, colours: Literal["typical", "random"] = "ty
     image = image + rng.normal(0, 0.012, image.shape)
     words = [CLASSES[i] for i in np.unique(label)]
     rng.shuffle(words)
+    if look == "camouflage":
+        image = paint(seed, ground, objects)
     return Scene(seed, (np.clip(image, 0, 1) * 255).round().astype(np.uint8), label, tuple(words))
 
 
@@ -97,7 +111,7 @@ def _draw_stuff(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
     """One texture, or two that meet at a wavy border of random direction."""
     y, x = np.mgrid[0:size, 0:size] / size  # in picture sides, so that a scene looks alike at every size
     first, second = rng.choice(len(STUFF), 2, replace=False)
-    image = _texture(rng, STUFF[first], x, y)
+    image = texture(rng, STUFF[first], x, y)
     label = np.full((size, size), 1 + first, np.uint8)
     if rng.random() < 0.75:
         angle = rng.uniform(-0.5, 0.5) + (np.pi / 2 if rng.random() < 0.25 else 0.0)
@@ -105,45 +119,9 @@ def _draw_stuff(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.nda
         across = -(x - 0.5) * np.sin(angle) + (y - 0.5) * np.cos(angle)
         wave = 0.06 * np.sin(2 * np.pi * (rng.uniform(0.7, 2.2) * along + rng.random()))
         below = across > rng.uniform(-0.2, 0.2) + wave
-        image = np.where(below[..., None], _texture(rng, STUFF[second], x, y), image)
+        image = np.where(below[..., None], texture(rng, STUFF[second], x, y), image)
         label = np.where(below, 1 + second, label).astype(np.uint8)
     return image, label
-
-
-def _texture(rng: np.random.Generator, name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """RGB in [0, 1] of one kind of stuff; x and y in picture sides."""
-    base, amplitude = {
-        "grass": ((0.25, 0.52, 0.16), 0.16),
-        "water": ((0.12, 0.36, 0.58), 0.14),
-        "sand": ((0.80, 0.69, 0.46), 0.09),
-        "sky": ((0.55, 0.76, 0.94), 0.12),
-        "brick": ((0.56, 0.27, 0.20), 0.06),
-        "snow": ((0.92, 0.94, 0.97), 0.03),
-    }[name]
-    tone = np.asarray(base) + rng.normal(0, 0.025, 3)
-    phase = rng.random(4)
-    noise = rng.normal(0, 1, x.shape)
-    match name:
-        case "grass":  # upright blades: noise that varies quickly along x and slowly along y
-            pattern = 0.6 * _smooth(noise, 2, axis=0) + 0.5 * np.sin(2 * np.pi * (15 * x + phase[0] + 0.4 * np.sin(9 * y)))
-        case "water":  # lying waves
-            pattern = np.sin(2 * np.pi * (9 * y + phase[0] + 0.25 * np.sin(2 * np.pi * (2 * x + phase[1])))) + 0.2 * noise
-        case "sand":  # grains
-            pattern = noise
-        case "sky":  # soft clouds
-            pattern = 0.9 * np.sin(2 * np.pi * (1.2 * x + phase[0])) * np.sin(2 * np.pi * (1.6 * y + phase[1])) + 0.5 * y
-        case "brick":  # rows of offset bricks with pale mortar
-            rows = 8 * y + phase[0]
-            columns = 4 * x + phase[1] + 0.5 * (np.floor(rows) % 2)
-            mortar = ((rows % 1) < 0.18) | ((columns % 1) < 0.1)
-            pattern = np.where(mortar, 4.0, 0.6 * noise)
-        case _:  # snow: nearly even, with faint drifts
-            pattern = 0.8 * noise + np.sin(2 * np.pi * (1.5 * x + 2.5 * y + phase[0]))
-    return np.clip(tone + amplitude * pattern[..., None], 0, 1)
-
-
-def _smooth(values: np.ndarray, radius: int, axis: int) -> np.ndarray:
-    return np.mean([np.roll(values, shift, axis) for shift in range(-radius, radius + 1)], axis=0) * (2 * radius + 1) ** 0.5
 
 
 # -------------------------------------------------------------------------------------------------------------- objects

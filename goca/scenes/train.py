@@ -16,7 +16,7 @@ import json
 import logging
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import hydra
 import pytorch_lightning as pl
@@ -34,7 +34,7 @@ from goca import config
 from goca.errors import ConfigError
 from goca.scenes.architectures import denoiser_of, text_encoders_of
 from goca.scenes.continued import settle
-from goca.scenes.datasets import CachedLatents, ScenePixels, encode_latents
+from goca.scenes.datasets import CachedLatents, Look, ScenePixels, encode_latents
 from goca.scenes.objectives import Objective
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ def _fit(module: _Training, dataset: Any, settings: DictConfig, folder: Path, cf
     `settings.batch` is what a step sees, divided among `cfg.devices` processes whose gradients are averaged.
     With `settings.keep_every`, the state of every so many steps stays as `folder/step=N.ckpt`.
     """
-    every, kept = (settings.keep_every, -1) if settings.keep_every else (500, 0)
+    every, kept = (settings.keep_every, -1) if settings.keep_every else (cfg.save_every, 0)
     checkpoint = ModelCheckpoint(folder, "{step}", save_last=True, every_n_train_steps=every, save_top_k=kept)
     trainer = pl.Trainer(
         max_steps=module.steps,
@@ -132,6 +132,21 @@ def _fit(module: _Training, dataset: Any, settings: DictConfig, folder: Path, cf
     module.eval()
 
 
+def _load_trained(pipeline: Any, folder: str) -> None:
+    """Fill every network of the pipeline with the weights of a trained one's folder.
+
+    Raises:
+        ConfigError: no pipeline is there, or one of other networks.
+    """
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.Module):
+            trained: Any = type(part)
+            try:
+                part.load_state_dict(trained.from_pretrained(folder, subfolder=name).state_dict())
+            except (OSError, RuntimeError) as error:
+                raise ConfigError(f"start: {folder} holds no {name} of this backbone's shape: {error}") from error
+
+
 def _trained_vae(pipeline: Any, cfg: DictConfig, work: Path) -> None:
     """Fill the pipeline's VAE: from a trained pipeline's folder if one is given, so that backbones share it."""
     if cfg.vae:
@@ -139,15 +154,15 @@ def _trained_vae(pipeline: Any, cfg: DictConfig, work: Path) -> None:
         return
     settings = cfg.backbone.vae
     training = VaeTraining(pipeline.vae, settings.kl_weight, steps=settings.steps, **settings.optimizer)
-    _fit(training, ScenePixels(cfg.scenes, cfg.size), settings, work / "vae", cfg)
+    _fit(training, ScenePixels(cfg.scenes, cfg.size, cfg.look), settings, work / "vae", cfg)
 
 
 def train(cfg: DictConfig) -> Path:
     """Run both trainings of one backbone config and save the pipeline folder; returns that folder.
 
     Raises:
-        ConfigError: a batch that `devices` does not divide; float16; `latents` made of another number of scenes; a `work` that
-            holds a training of other settings.
+        ConfigError: a batch that `devices` does not divide; float16; `latents` made of other scenes; a `work` that holds a
+            training of other settings; a `start` that holds other networks; an unknown look.
     """
     for part in ("vae", "denoiser"):
         batch = cfg.backbone[part].batch
@@ -155,14 +170,19 @@ def train(cfg: DictConfig) -> Path:
             raise ConfigError(f"devices: {cfg.devices} does not divide backbone.{part}.batch, {batch}")
     if str(cfg.precision).startswith("16"):
         raise ConfigError(f"precision: {cfg.precision} scales gradients, which are clipped unscaled here; bf16-mixed or 32")
+    if cfg.look not in get_args(Look):
+        raise ConfigError(f"look: {cfg.look} is not one of {', '.join(get_args(Look))}")
     torch.set_num_threads(cfg.threads)
     pl.seed_everything(cfg.seed)
     started = time.monotonic()
     work = Path(cfg.work) / cfg.backbone.name
     settle(cfg, work)
     pipeline: Any = hydra.utils.instantiate(cfg.backbone.pipeline)
+    if cfg.start:
+        _load_trained(pipeline, cfg.start)
     _trained_vae(pipeline, cfg, work)
-    train_latents, held_out, scale = encode_latents(pipeline.vae, cfg.scenes, cfg.held_out, cfg.size, Path(cfg.latents))
+    cache = Path(cfg.latents)
+    train_latents, held_out, scale = encode_latents(pipeline.vae, cfg.scenes, cfg.held_out, cfg.size, cache, cfg.look)
     pipeline.vae.register_to_config(scaling_factor=scale)
 
     settings = cfg.backbone.denoiser
@@ -193,6 +213,8 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
     report = {
         "seed": cfg.seed,
         "scenes": cfg.scenes,
+        "look": cfg.look,
+        "started_from": Path(cfg.start).name if cfg.start else None,
         "steps": steps,
         "planned_steps": cfg.backbone.denoiser.steps,
         "batch": cfg.backbone.denoiser.batch,

@@ -85,6 +85,23 @@ def test_backbones_share_the_autoencoder(trained):
     assert first.read_bytes() == second.read_bytes()
 
 
+def test_a_training_goes_on_from_trained_weights_on_another_look(tmp_path, trained):
+    unet = trained["scenes_unet"]
+    still = ["backbone.denoiser.optimizer.learning_rate=0", "backbone.vae.optimizer.learning_rate=0", f"start={unet}"]
+    folder = train(config("scenes_unet", tmp_path, "look=camouflage", *still))
+    for part in ("unet", "vae"):
+        file = f"{part}/diffusion_pytorch_model.safetensors"
+        before, after = load_file(unet / file), load_file(folder / file)
+        assert all(torch.equal(before[key], value) for key, value in after.items())
+    report = json.loads((folder / "training.json").read_text())
+    assert (report["look"], report["started_from"]) == ("camouflage", "scenes_unet")
+    latents = f"latents={tmp_path / 'work' / 'scenes_unet' / 'latents.pt'}"
+    with pytest.raises(ConfigError, match=r"latents.* 10 camouflage scenes, this run needs 10 plain ones"):
+        train(config("scenes_unet", tmp_path / "other", f"vae={unet}", latents))
+    with pytest.raises(ConfigError, match=r"start: .* holds no transformer"):
+        train(config("scenes_dit", tmp_path / "dit", f"start={unet}"))
+
+
 def test_states_along_training_are_kept_and_a_finished_run_is_not_repeated(tmp_path, trained):
     shared = [f"vae={trained['scenes_unet']}", "backbone.denoiser.steps=2", "backbone.denoiser.keep_every=1"]
     folder = train(config("scenes_unet", tmp_path, *shared))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from goca.attention import concepts
 from goca.attention.call import AttentionCall
-from goca.attention.statistics import Observation
+from goca.attention.statistics import Observation, Precision, with_precision
 from goca.attention.tap import RawCall
 from goca.layer_names import resolve
 from goca.method.aggregation.concepts import ConceptMaps
@@ -25,10 +25,11 @@ class ConceptStatistics:
         aggregation: which blocks count, and how their scores become maps.
         plan: the layers involved.
         max_bytes: of temporary tensors, for the self-attention that refinements ask for.
+        precision: of the products of queries and keys of that self-attention, as `AttentionStatistics` has it.
     """
 
-    def __init__(self, aggregation: ConceptMaps, plan: Plan, max_bytes: int = 2**28) -> None:
-        self.aggregation, self.plan, self.max_bytes = aggregation, plan, max_bytes
+    def __init__(self, aggregation: ConceptMaps, plan: Plan, max_bytes: int = 2**28, precision: Precision = "auto") -> None:
+        self.aggregation, self.plan, self.max_bytes, self.precision = aggregation, plan, max_bytes, precision
         names = list(plan.cross)
         chosen = resolve(aggregation.layers, names, "aggregation.layers") if aggregation.layers else tuple(names)
         self._chosen = set(chosen)
@@ -64,7 +65,7 @@ class ConceptStatistics:
         """Keep what refinements need."""
         self._grid = call.grid
         if call.layer in self.plan.self_attention and call.image is not None:
-            self._self_attention.setdefault(call.layer, []).append(call.without_values())
+            self._self_attention.setdefault(call.layer, []).append(with_precision(call, self.precision).without_values())
 
     def finish(self) -> Observation:
         """The mean over blocks and forwards; images with fewer concepts have maps of zeros in the end."""

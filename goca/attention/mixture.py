@@ -11,7 +11,7 @@ from torch import Tensor
 from goca.attention.call import AttentionCall, blocks, exponentials, logits, probabilities
 from goca.attention.concept_maps import ConceptStatistics
 from goca.attention.features import dense_feature
-from goca.attention.statistics import AttentionStatistics, Observation, Precision
+from goca.attention.statistics import AttentionStatistics, Observation, Precision, with_precision
 from goca.errors import ModelError
 from goca.method.aggregation import maps, mixture
 from goca.method.aggregation.concepts import ConceptMaps
@@ -37,10 +37,19 @@ class MixtureStatistics:
         plan: the layers involved.
         max_bytes: largest block of attention probabilities to hold at a time.
         passes: how many forwards will be seen; with `clamp`, heads are clamped after the sum over forwards.
+        precision: of the products of queries and keys, as `AttentionStatistics` has it.
     """
 
-    def __init__(self, aggregation: Mixture, plan: Plan, max_bytes: int = 2**28, passes: int = 1) -> None:
+    def __init__(
+        self,
+        aggregation: Mixture,
+        plan: Plan,
+        max_bytes: int = 2**28,
+        passes: int = 1,
+        precision: Precision = "auto",
+    ) -> None:
         self.aggregation, self.plan, self.max_bytes, self.passes = aggregation, plan, max_bytes, passes
+        self.precision = precision
         self._sums: dict[str | Grid, _Sum] = {}
         self._per_head: dict[str, tuple[Grid, Tensor]] = {}  # (B, H, S, n), only where heads wait for further forwards
         self._grids: dict[str, Grid] = {}  # of cross-attention layers, in the order of the forward
@@ -50,6 +59,7 @@ class MixtureStatistics:
 
     def observe(self, call: AttentionCall) -> None:
         """Reduce one call; what it is good for follows from the plan."""
+        call = with_precision(call, self.precision)
         if call.layer in self.plan.cross and call.text is not None:
             self._grids.setdefault(call.layer, call.grid)
             self._head_counts.setdefault(call.layer, call.query.shape[1])
@@ -243,9 +253,9 @@ def collector(aggregation: object, plan: Plan, max_bytes: int, passes: int = 1, 
         ModelError: several forwards where layers are compared with a reference, which is one forward's.
     """
     if isinstance(aggregation, Mixture):
-        return MixtureStatistics(aggregation, plan, max_bytes, passes)
+        return MixtureStatistics(aggregation, plan, max_bytes, passes, precision)
     if isinstance(aggregation, ConceptMaps):
-        return ConceptStatistics(aggregation, plan, max_bytes)
+        return ConceptStatistics(aggregation, plan, max_bytes, precision)
     if passes > 1:
         raise ModelError("several time steps go with a mixture of layers (aggregation=daam, elbo, ...), not with layer weights")
     return AttentionStatistics(aggregation, plan, max_bytes, precision=precision)  # type: ignore[arg-type]

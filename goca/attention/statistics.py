@@ -32,6 +32,12 @@ class KnownRows:
     values: Tensor
 
 
+def with_precision(call: AttentionCall, precision: Precision) -> AttentionCall:
+    """The call, its products of queries and keys in its own number format where `precision` and the device ask for that."""
+    own = precision == "model" or (precision == "auto" and call.query.device.type == "cuda")
+    return replace(call, half_products=True) if own else call
+
+
 class SelfAttention:
     """Head-mean self-attention of one image, recomputed from queries and keys for the rows that are asked for.
 
@@ -164,8 +170,7 @@ class AttentionStatistics:
 
     def observe(self, call: AttentionCall) -> None:
         """Reduce one call to the statistics that the plan asks for."""
-        if self.precision == "model" or (self.precision == "auto" and call.query.device.type == "cuda"):
-            call = replace(call, half_products=True)
+        call = with_precision(call, self.precision)
         if call.layer == self.plan.reference:
             self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
         gives_map = call.layer in self.plan.cross and call.text is not None

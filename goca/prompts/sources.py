@@ -44,23 +44,33 @@ class PromptSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
 class Classes:
-    """The names of the classes in the label (an oracle).
+    """The names of the classes in the label (an oracle), or of all classes.
 
     An image without any class has no prompt: there is nothing to look for in it.
+
+    Args:
+        names: `present` in the label, or `all`, as `Vocabulary`; presets that word prompts have the same switch.
+        background_token: append ", background" to each prompt.
     """
 
+    names: Literal["present", "all"] = "present"
     background_token: bool = False
 
     def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         """Nothing to read; raises DataError where no image has the label that the words come from."""
-        need_labels(dataset, image_ids, "prompts=classes")
+        if self.names == "present":
+            need_labels(dataset, image_ids, "prompts=classes")
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
+        if self.names == "all":
+            return Vocabulary(background_token=self.background_token)(sample, table, segments)
         present = present_classes(sample)
         return (_names_prompt(present, table, segments, self.background_token),) if present else ()
 
     def describe(self) -> dict[str, Any]:
-        return {"source": "classes", "ground_truth": True, **asdict(self)}
+        if self.names == "all":
+            return Vocabulary(background_token=self.background_token).describe()
+        return {"source": "classes", "ground_truth": True, "background_token": self.background_token}
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -35,9 +35,10 @@ def method_name(cfg: DictConfig) -> str:
     given = {stage: _flat(OmegaConf.to_container(cfg[stage], resolve=True)) for stage in STAGES if stage in cfg}
     presets = {name: {stage: _resolved(cfg, raw) for stage, raw in _preset(name).items()} for name in _presets()}
 
-    def distance(name: str) -> tuple[int, int]:
+    def distance(name: str) -> tuple[int, int, int]:
         differing = [stage for stage in given if given[stage] != presets[name][stage]]
-        return len(differing), sum(len(_changed(presets[name][stage], given[stage])) for stage in differing)
+        changed = sum(len(_changed(presets[name][stage], given[stage])) for stage in differing)
+        return len(differing), changed, _wording(cfg, name)
 
     nearest = min(presets, key=distance)
     parts = [nearest]
@@ -45,6 +46,27 @@ def method_name(cfg: DictConfig) -> str:
         if values != presets[nearest][stage]:
             parts += _stage_name(cfg, stage, values, presets[nearest][stage])
     return ", ".join([*parts, *_model_name(cfg)])
+
+
+def _wording(cfg: DictConfig, preset: str) -> int:
+    """How far a preset's prompts are from those used: 0 where it words prompts itself and so are they, 1 where it does not word
+    them, 2 where it does so otherwise. Which names are given is said about the image, and is no part of the method."""
+    own = _read_prompts(preset, config.folders())
+    if own is None:
+        return 1
+    used = _flat(OmegaConf.to_container(cfg.prompts, resolve=True)) if "prompts" in cfg else {}
+    return 0 if {**used, "names": None} == {**_resolved(cfg, own), "names": None} else 2
+
+
+@cache
+def _read_prompts(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any] | None:
+    """The section `prompts` of a preset, references unresolved; None where it leaves prompts to others."""
+    preset: Any = OmegaConf.load(_find(folders, "preset", name))
+    chosen = [entry["override /prompts"] for entry in preset.get("defaults", []) if "override /prompts" in entry]
+    if not chosen:
+        return None
+    merged = OmegaConf.merge(_option("prompts", chosen[0]), preset.get("prompts") or {})
+    return dict(OmegaConf.to_container(merged, resolve=False))  # type: ignore[arg-type]
 
 
 def _stage_name(cfg: DictConfig, stage: str, values: Values, usual: Values) -> list[str]:
@@ -128,8 +150,14 @@ def _resolved(cfg: DictConfig, raw: Any) -> Values:
     """A section as it would be in this configuration: `${model.heads}` becomes the value there."""
 
     def value(text: Any) -> Any:
-        reference = _REFERENCE.fullmatch(text) if isinstance(text, str) else None
-        return config.plain(OmegaConf.select(cfg, reference[1])) if reference else text
+        if not isinstance(text, str) or "${" not in text:
+            return text
+        reference = _REFERENCE.fullmatch(text)
+        if reference:
+            return config.plain(OmegaConf.select(cfg, reference[1]))
+        node = OmegaConf.create({"value": text})  # a resolver around a reference
+        node._set_parent(cfg)
+        return config.plain(node["value"])
 
     return {key: value(text) for key, text in _flat(raw).items()}
 

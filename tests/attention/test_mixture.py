@@ -10,6 +10,7 @@ from goca.attention.mixture import MixtureStatistics, collector
 from goca.attention.readout import with_text
 from goca.errors import ModelError
 from goca.method.aggregation import Aggregation
+from goca.method.aggregation.concepts import ConceptMaps
 from goca.method.aggregation.mixture import Mixture, stage_weights
 from goca.method.plan import Plan
 from goca.ops import resize
@@ -140,3 +141,14 @@ def test_another_text_is_read_off_the_queries():
     key = (text @ weight.T).unflatten(-1, (2, 3)).transpose(1, 2)
     expected = (call.query @ key.transpose(-1, -2) * call.scale).softmax(-1).transpose(-1, -2).unflatten(-1, call.grid)
     torch.testing.assert_close(_heads(read), expected)
+
+
+@pytest.mark.parametrize("aggregation", [_mixture(), ConceptMaps(cross_layers=("*",))], ids=["mixture", "concepts"])
+@pytest.mark.parametrize(("precision", "own"), [("auto", False), ("float32", False), ("model", True)])
+def test_the_precision_of_products_reaches_refinements(aggregation, precision, own):
+    """On a CPU `auto` is float32; what a refinement multiplies later follows the same setting."""
+    plan = Plan({"down.0": "down.0"}, self_attention=("down.0",))
+    statistics = collector(aggregation, plan, 2**26, precision=precision)
+    (call, *_) = _calls(0, joint=True)
+    statistics.observe(call)
+    assert [kept.half_products for kept in statistics._self_attention["down.0"]] == [own]

@@ -47,6 +47,13 @@ def test_classes_of_the_label(text_axes: Axes) -> None:
     assert Classes().describe() == {"source": "classes", "ground_truth": True, "background_token": False}
 
 
+def test_classes_can_name_all_of_them_as_the_vocabulary_does(text_axes: Axes) -> None:
+    every = Classes(names="all", background_token=True)
+    assert every(sample(), VOC, text_axes["clip"]) == Vocabulary(background_token=True)(sample(), VOC, text_axes["clip"])
+    assert every(sample(labelled=False), VOC, text_axes["clip"])
+    assert every.describe() == Vocabulary(background_token=True).describe()
+
+
 @pytest.mark.parametrize("dataset", ["voc", "context", "ade20k", "coco_object", "coco_stuff", "cityscapes"])
 @pytest.mark.parametrize("family", ["clip", "bert+t5"])
 def test_vocabulary_names_every_class_once(text_axes: Axes, dataset: str, family: str) -> None:

@@ -13,6 +13,10 @@ SAME = [
     ("vanilla, calibration=raw", [["preset=vanilla", "calibration=raw"], ["aggregation=vanilla", "calibration=raw"]]),
     ("goca, views=shifted", [["views=shifted"], ["preset=goca", "views=shifted"]]),
     ("goca, refinement=none", [["refinement=none"], ["refinement.steps=[]"]]),
+    ("refam", [["preset=refam"], ["preset=refam", "prompts.names=all"]]),
+    ("vanilla", [["preset=vanilla"], ["preset=vanilla", "prompts=sentence"], ["preset=refam", "prompts=classes"]]),
+    ("daam", [["preset=daam"], ["preset=daam", "prompts=classes"]]),
+    ("diffcut", [["preset=diffcut"], ["preset=diffcut", "model=scenes_dit"]]),
     ("goca, refinement.steps.0.order=3", [["refinement.steps.0.order=3"]]),
     ("goca, calibration=raw, model.timestep=77", [["calibration=raw", "model.timestep=77"]]),
 ]

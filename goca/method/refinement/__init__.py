@@ -12,13 +12,14 @@ from goca.method.refinement.pamr import PAMR
 from goca.method.refinement.prototype import FeaturePrototypes, Prototype
 from goca.method.refinement.random_walk import RandomWalk
 from goca.method.refinement.rounds import Round, Rounds
-from goca.method.refinement.segment_formers import CutFeatures, MergedAttention
+from goca.method.refinement.segment_formers import ColourSegments, CutFeatures, MergedAttention
 from goca.method.refinement.space_merge import SpaceMerge
 
 __all__ = [
     "Activation",
     "Affinity",
     "CRF",
+    "ColourSegments",
     "CutFeatures",
     "EntropyAffinity",
     "FeaturePrototypes",

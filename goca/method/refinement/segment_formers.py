@@ -1,4 +1,4 @@
-"""Refinements that find segments first: DiffSeg's merged attention and DiffCut's cut features.
+"""Refinements that find segments first: DiffSeg's merged attention, DiffCut's cut features, and colours alone.
 
 Without words the segments themselves are the maps, to be matched with ground truth (decision=hungarian). With words each
 segment takes the class that its pixels favour most on average.
@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext
 from goca.method.refinement.levels import by_grid, choose
 from goca.method.segments import kl_merge, naming, normalised_cut
+from goca.method.segments.colour import colour_segments
 from goca.ops import resize
 
 Names = Literal["none", "attention"]
@@ -93,6 +94,37 @@ class CutFeatures:
         clusters = cuts.clusters(len(unit)).view(feature.shape[-2], feature.shape[-1])
         size = self.size or (context.image.shape[-2], context.image.shape[-1])  # type: ignore[union-attr]
         return concluded(maps, normalised_cut.assign(unit, clusters, size).float(), self.names)
+
+
+@dataclass(frozen=True, config=CONFIG)
+class ColourSegments:
+    """Pixels of like colour are a segment, and attention only gives it a name: what colour alone is worth on a set of pictures.
+
+    Not a method of anybody's, but the baseline that a refinement which looks at pixels (PAMR, CRF) has to beat.
+
+    Args:
+        count: segments at most.
+        compactness: 0 clusters colours wherever they are; above, segments keep together (SLIC's superpixels).
+        iterations: of the clustering.
+        names: as in `MergedAttention`.
+    """
+
+    count: PositiveInt = 9
+    compactness: NonNegativeFloat = 0.0
+    iterations: PositiveInt = 10
+    names: Names = "attention"
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(image=True)
+
+    def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
+        """One map per segment, or class maps of 0 and 1, at the size of the image."""
+        if context.image is None:
+            raise ModelError("refinement=colour_segments needs the image, and the context holds none")
+        members = colour_segments(context.image.to(maps.scores.device), self.count, self.compactness, self.iterations)
+        segments = torch.nn.functional.one_hot(members, int(members.max()) + 1).permute(2, 0, 1)
+        return concluded(maps, segments.float(), self.names)
 
 
 def concluded(maps: ClassMaps, segments: Tensor, names: Names) -> ClassMaps:

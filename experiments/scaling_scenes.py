@@ -25,7 +25,8 @@ import torch
 
 from goca import config
 from goca.attention.call import AttentionCall, probabilities
-from goca.attention.statistics import AttentionStatistics, Observation
+from goca.attention.mixture import collector
+from goca.attention.statistics import Observation
 from goca.data.datamodule import to_pixels
 from goca.errors import ConfigError
 from goca.method import Plan
@@ -66,7 +67,7 @@ BATCH = 25  # images of one forward
 
 
 class Recorder:
-    """Takes the place of `AttentionStatistics` in a forward and keeps every call for the methods that want it."""
+    """Takes the place of a method's statistics in a forward and keeps every call for the methods that want it."""
 
     def __init__(self, layers: tuple[str, ...]) -> None:
         self.plan = Plan(cross=dict.fromkeys(layers, layers[0]))
@@ -80,7 +81,10 @@ class Recorder:
 
     def replay(self, segmentor: Segmentor) -> Observation:
         """What the segmentor's own statistics would have observed."""
-        statistics = AttentionStatistics(segmentor.method.aggregation, segmentor.plan(), segmentor.max_bytes)
+        method = segmentor.method
+        statistics = collector(
+            method.aggregation, segmentor.plan(), segmentor.max_bytes, len(method.passes), segmentor.precision
+        )
         for call in self.calls:
             if call.layer in statistics.plan.observed:
                 statistics.observe(call)
@@ -154,7 +158,7 @@ def evaluate(
     """(2, K) hits and unions of each image."""
     found = []
     for sample, prompts in pairs:
-        assert len(prompts) == 1 and sample.label is not None  # one prompt an image: the words of what is visible
+        assert sample.label is not None
         prediction = segmentor.finish(sample, prompts, rows, observation, len(dataset.classes), dataset.has_background)
         counts = confusion(prediction.labels, torch.from_numpy(sample.label), len(dataset.classes))[0].double()
         hits = counts.diagonal()

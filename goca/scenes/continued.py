@@ -15,7 +15,8 @@ from goca.errors import ConfigError
 
 FILE = "training.yaml"
 # Where things lie and how the work is spread.
-_FREE = ("work", "latents", "output", "devices", "threads", "accelerator", "compile", "wandb", "vae", "start", "save_every", "hydra")
+_FREE = ("work", "latents", "output", "devices", "threads", "accelerator", "compile", "wandb", "vae", "hydra",
+         "start", "save_every")  # fmt: skip
 
 
 def settle(cfg: DictConfig, work: Path) -> None:

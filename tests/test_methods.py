@@ -1,0 +1,139 @@
+"""The comparison of methods: shared forwards change no count, and what the oracle chooses is what is then run."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from experiments import cross, methods, methods_report, oracle
+from goca.method.calibration import Calibration
+
+MODEL, COUNT = "scenes_dit", 2
+FAST = ("vanilla", "goca", "lift_walk", "nerve", "goca, colours")
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, methods.Row]:
+    """Some rows of one model, which share a backbone."""
+    made = {}
+    backbone = None
+    for name in FAST:
+        cfg, segmentor, prompts = methods.build(MODEL, methods.NAMED[name], "present")
+        backbone = backbone or segmentor.backbone.load()
+        segmentor.backbone = backbone
+        made[name] = methods.Row(name, segmentor, prompts, cfg)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("look", methods.LOOKS)
+def test_methods_that_share_a_forward_count_as_each_alone(rows: dict[str, methods.Row], look: str) -> None:
+    (group,) = methods.groups_of(list(rows.values()))
+    dataset = methods.scenes(look, COUNT)
+    together = methods.measure(group, dataset, range(COUNT), seed=1)
+    for name, row in rows.items():
+        alone = methods.measure([row], dataset, range(COUNT), seed=1)[name]
+        assert np.array_equal(together[name], alone), name
+        assert alone[:, 0].sum() > 0.2 * alone[:, 1].sum()
+
+
+def test_other_prompts_noise_levels_and_views_have_forwards_of_their_own() -> None:
+    made = []
+    for overrides in (
+        ["preset=goca"],
+        ["preset=vanilla", "model.timestep=100"],
+        ["preset=refam"],
+        ["preset=goca", "views=mirrored"],
+        ["preset=goca", "passes.timesteps=[50]"],
+    ):
+        cfg, segmentor, prompts = methods.build(MODEL, overrides, "present")
+        made.append(methods.Row(str(overrides), segmentor, prompts, cfg))
+    assert [len(group) for group in methods.groups_of(made)] == [2, 1, 1, 1]
+
+
+def options(folder: Path, **own: object) -> argparse.Namespace:
+    usual = {
+        "models": [MODEL],
+        "trained": None,
+        "methods": ["goca", "vanilla", "concept_attention"],
+        "without": [],
+        "looks": ["plain"],
+    }
+    return argparse.Namespace(**{**usual, "names": ["present"], "count": 3, "round": 2, "seeds": [0], "out": folder, **own})
+
+
+@pytest.mark.slow
+def test_a_stopped_run_is_gone_on_with_and_refusals_are_kept(tmp_path, capsys, monkeypatch):
+    methods.run(options(tmp_path, count=2))
+    (first,) = (tmp_path / "plain" / "present" / MODEL / "goca").iterdir()
+    before = first.stat().st_mtime_ns
+    methods.run(options(tmp_path))
+    files = sorted(path.name for path in first.parent.iterdir())
+    assert files == ["0_0000_0002.npz", "0_0002_0003.npz"]
+    assert first.stat().st_mtime_ns == before
+    refused = json.loads((tmp_path / "refused.json").read_text())
+    assert "text branch" in refused[f"{MODEL}/present/concept_attention"]
+    (tmp_path / "plain" / "present" / MODEL / "vanilla" / "0_0002_0003.npz").unlink()
+    monkeypatch.setattr("sys.argv", ["methods_report", str(tmp_path)])
+    methods_report.main()
+    printed = capsys.readouterr().out
+    assert "2 scenes x 1 seed\n" in printed  # only what all rows have
+    assert "| `goca` |" in printed
+
+
+@pytest.mark.slow
+def test_a_cell_of_the_cross_is_the_run_of_its_parts():
+    dataset = methods.scenes("plain", COUNT)
+    cells = cross.Cross(MODEL).measure(dataset, range(COUNT))
+    assert set(cells) >= {"goca | goca | affinity", "vanilla | magnets | none", "goca | elbo | walk + pamr"}
+    parts = ["calibration=lift", "refinement=random_walk"]
+    walk, pamr = (methods.build(MODEL, [*parts, f"refinement={name}"], "present")[1] for name in ("random_walk", "pamr"))
+    cfg, segmentor, prompts = methods.build(MODEL, parts, "present")
+    segmentor.backbone.load()
+    steps = (*walk.method.refinement.steps, *pamr.method.refinement.steps)
+    object.__setattr__(segmentor.method.refinement, "steps", steps)
+    alone = methods.measure([methods.Row("", segmentor, prompts, cfg)], dataset, range(COUNT), 0)[""]
+    # Rows of attention are summed in blocks of another size there, which may move a pixel whose two classes nearly tie.
+    assert np.abs(alone - cells["goca | lift | walk + pamr"]).sum() <= 4
+
+
+def test_greedy_takes_what_helps_and_stops():
+    worth = {0: 1.0, 1: 5.0, 2: 3.0, 3: -2.0}
+    assert oracle.greedy(4, lambda chosen: sum(worth[i] for i in chosen)) == ([1, 2, 0], 9.0)
+
+
+def test_gains_and_offsets_are_found():
+    """One class is twice as loud as it should be, and another hides below a constant."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(3, 8, 8, generator=generator)
+    label = 1 + truth.argmax(0)
+    spoilt = truth * torch.tensor([2.0, 1.0, 1.0])[:, None, None] - torch.tensor([0.0, 0.0, 0.25])[:, None, None]
+    image = oracle.Shown(torch.zeros(0), torch.zeros(0), oracle.Words({}, ()), label)
+    maps = Calibration(steps=())(spoilt, oracle.Words({1: (0,), 2: (1,), 3: (2,)}, (0, 1, 2)))
+
+    def score(gains: np.ndarray, offsets: np.ndarray) -> float:
+        return oracle.miou([image], [maps], gains, offsets, 4)
+
+    before = score(np.ones(4), np.zeros(4))
+    assert score(*oracle.ascend(score, 4)) > before + 15
+
+
+@pytest.mark.slow
+def test_chosen_heads_are_the_heads_that_are_run():
+    """The mixture of the overrides has the token maps of an equal mean of those heads."""
+    model, dataset = "scenes_unet_tiny", methods.scenes("plain", 1)
+    one = oracle.Oracle(model, None, dataset, dataset)
+    plain = one.row(["aggregation=vanilla"])
+    (image,), names = oracle.shown(plain.segmentor, plain.prompts, dataset)
+    chosen = [1, 9, 14, len(names) - 1]
+    weights = torch.zeros(len(names))
+    weights[chosen] = 1.0
+    row = one.row(["refinement=none", *oracle.as_overrides(names, chosen, one._grids(plain))])
+    ((_, own),) = one.finished(row, dataset)
+    with torch.inference_mode():
+        expected = row.segmentor.method.calibration(image.token_maps(weights), image.words)
+    assert own.ids == expected.ids
+    assert (own.scores - expected.scores).abs().max() < 1e-4

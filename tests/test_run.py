@@ -46,6 +46,7 @@ def test_the_same_numbers_for_another_batch_size_and_again(compose, tmp_path):
     assert summaries[0]["miou"] == pytest.approx(summaries[2]["miou"], abs=0.5)
 
 
+@pytest.mark.slow
 def test_images_alone_give_predictions_without_a_metric(compose, tmp_path):
     from PIL import Image
 
@@ -59,6 +60,7 @@ def test_images_alone_give_predictions_without_a_metric(compose, tmp_path):
     assert Image.open(tmp_path / "run" / "predictions" / "one.png").size == (40, 30)
 
 
+@pytest.mark.slow
 def test_captions_are_needed_for_the_images_that_are_read_alone(compose, tmp_path):
     captions = tmp_path / "captions.json"
     captions.write_text(json.dumps({name: {"caption": "circle, grass"} for name in ("1000000", "1000001", "1000002")}))

@@ -210,6 +210,7 @@ def test_class_lists_that_would_shift_ids_are_refused(lines: list[str]) -> None:
         ClassList.read(lines, "x")
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=6, unique=True), st.booleans())
 def test_ids_never_shift(names: list[str], numbered: bool) -> None:

@@ -91,6 +91,7 @@ def test_captions(caption: str) -> None:
         assert all(0 <= position < 20 for position in prompt.content)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, **QUICK)
 @given(prefix=PREFIX, key=st.sampled_from(KEYS), value=VALUES)
 def test_overrides(prefix: str, key: str, value: str) -> None:

@@ -52,6 +52,7 @@ def test_lightning_is_told_the_threads_of_a_single_process(monkeypatch: pytest.M
     assert os.environ["OMP_NUM_THREADS"] == str(threads)
 
 
+@pytest.mark.slow
 def test_a_continued_run_keeps_the_threads_it_was_begun_in(tiny: list[str], tmp_path: Path, threads: int) -> None:
     cfg = config.compose([*tiny, "limit=4", "figures.count=0"])
     torch.set_num_threads(3)

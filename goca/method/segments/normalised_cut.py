@@ -34,8 +34,12 @@ class Cuts:
 
 
 def affinity(unit: Tensor, alpha: float) -> Tensor:
-    """((f f^T - min) / (max - min)) ^ alpha of unit features (S, D), float64."""
+    """((f f^T - min) / (max - min)) ^ alpha of unit features (S, D), float64, symmetric to the last bit.
+
+    Some processors' products are not, and then the pair of pixels that are least alike has its exact 0 in one of two rows.
+    """
     likeness = unit.double() @ unit.double().T
+    likeness = (likeness + likeness.T) / 2
     return ((likeness - likeness.min()) / (likeness.max() - likeness.min())) ** alpha
 
 

@@ -1,5 +1,6 @@
 """Random captions and random overrides: an answer or one clear message, never a crash."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from goca.backbones.loading.pipelines import choose_dtype
 from goca.errors import ModelError
 from tests.helpers.saved_pipeline import backbone, layer_names
-from tests.helpers.tiny_pipelines import tiny_pipeline
+from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
 
 @pytest.mark.parametrize(
@@ -121,3 +121,12 @@ def test_files_of_a_variant_are_read_and_their_lack_is_named(folder, tmp_path):
     assert next(backbone(tmp_path / "fp16", variant="fp16").load().denoiser.parameters()).dtype == torch.float32
     with pytest.raises(ModelError, match=r"model\.variant: .* has no files of variant fp16; it has no variants"):
         backbone(folder, variant="fp16").load()
+
+
+def test_hidream_without_its_llama_says_how_to_bring_it(tmp_path, no_weights):
+    """As its repository is published: the weights of Llama have a licence of their own."""
+    pipeline = tiny_pipeline("hidream_i1")
+    pipeline.register_modules(text_encoder_4=None, tokenizer_4=None)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"lacks text_encoder_4, Llama 3\.1 8B.* set model\.checkpoint=FOLDER"):
+        tiny_backbone("hidream_i1", checkpoint=str(tmp_path)).load()

@@ -140,7 +140,7 @@ def measure(model: str, methods: dict[str, list[str]], split: str, count: int, s
             for pairs in batches(dataset, source, leader):
                 recorder = Recorder(tuple(leader.backbone.attention_modules))
                 rows = leader.rows(pairs)
-                leader.observe(rows, recorder)  # type: ignore[arg-type]
+                leader.observe(rows, lambda size, own=recorder: own)  # type: ignore[arg-type]
                 if seed == seeds[0] and "goca" in names:
                     masses += [mass(recorder.calls, row.index, row.prompt) for row in rows]
                 for name in names:

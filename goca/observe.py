@@ -27,10 +27,10 @@ from torch import Tensor
 from goca import config
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.statistics import AttentionStatistics
+from goca.attention.stitched import joined_maps
 from goca.config.arguments import literal
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
-from goca.data.datamodule import to_pixels
 from goca.data.files import existing, printable
 from goca.data.pictures import ImageSource, Picture, read_picture
 from goca.data.protocol import Protocol
@@ -39,6 +39,7 @@ from goca.errors import ConfigError, DataError
 from goca.figures.attention_view import AttentionView
 from goca.layer_names import resolve
 from goca.method import weighed_layers
+from goca.ops import Grid
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
@@ -60,11 +61,14 @@ class HeadStatistics(AttentionStatistics):
     Args:
         head_layers: cross-attention layers whose heads are kept.
         tokens: positions on the text axis that are kept of them.
+        size: grid of the token maps.
     """
 
-    def __init__(self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int]) -> None:
+    def __init__(
+        self, segmentor: Segmentor, head_layers: Sequence[str], tokens: Sequence[int], size: Grid | None = None
+    ) -> None:
         plan = segmentor.plan()
-        super().__init__(weighed_layers(segmentor.method), plan, segmentor.max_bytes, True, segmentor.precision)
+        super().__init__(weighed_layers(segmentor.method), plan, segmentor.max_bytes, True, segmentor.precision, size)
         shown = [plan.reference] if plan.reference and plan.reference in plan.cross else list(plan.cross)[-1:]
         self.head_layers = resolve(head_layers or shown, plan.cross, "heads")
         self._tokens = list(tokens)
@@ -103,13 +107,19 @@ def observe(
     picture = read_image(image)
     array = picture.pixels
     table, aligned = read_prompt(prompt, words, segmentor.backbone.text_segments)
-    sample = Sample("image", array, None, (), pixels=to_pixels(array, segmentor.backbone.size), notes=picture.notes)
-    statistics = HeadStatistics(segmentor, heads, aligned.content)
+    sample = Sample("image", array, None, (), pixels=segmentor.pixels(array), notes=picture.notes)
+    looked: list[HeadStatistics] = []  # one for every window
+
+    def statistics(size: Grid) -> HeadStatistics:
+        looked.append(HeadStatistics(segmentor, heads, aligned.content, size))
+        return looked[-1]
+
     with torch.inference_mode():
         rows = segmentor.rows([(sample, (aligned,))])
         seen = segmentor.observe(rows, statistics)
         prediction = segmentor.finish(sample, (aligned,), rows, seen, len(table), background is not None, background)
-    return AttentionView(array, aligned, table, seen, prediction, statistics.head_maps)
+    head_maps = joined_maps([each.head_maps for each in looked], seen)
+    return AttentionView(array, aligned, table, seen, prediction, head_maps)
 
 
 def read_image(image: ImageSource) -> Picture:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Grid = tuple[int, int]  # (rows, columns) of a map, or (height, width) of a picture
 
 # A map whose range is below this part of its largest value is a constant as far as float32 can tell.
 CONSTANT = 1e-6
@@ -47,6 +48,29 @@ def resize_adjoint(maps: Tensor, size: tuple[int, int], mode: Interpolation = "b
     rows = resize_matrix(size[0], height, mode, maps.device).to(maps.dtype)
     columns = resize_matrix(size[1], width, mode, maps.device).to(maps.dtype)
     return rows.T @ maps @ columns  # (..., h, w)
+
+
+def map_grid(picture: Grid, side: int, cells: int) -> Grid:
+    """The grid of maps of a picture (height, width) where a square of `side` pixels has `cells` x `cells`.
+
+    At least three cells on an axis, as many as the calibration's blur needs.
+
+    >>> map_grid((64, 64), 64, 32), map_grid((64, 128), 64, 32), map_grid((8, 256), 64, 16)
+    ((32, 32), (32, 64), (3, 64))
+    """
+    least = min(3, cells)
+    rows, columns = (max(least, round(pixels * cells / side)) for pixels in picture)
+    return rows, columns
+
+
+def aspect_grid(grid: Grid, cells: int) -> Grid:
+    """A grid of about the same aspect ratio whose shorter side has `cells`, nowhere finer than the one given.
+
+    >>> aspect_grid((64, 64), 32), aspect_grid((64, 96), 32), aspect_grid((64, 96), 128)
+    ((32, 32), (32, 48), (64, 96))
+    """
+    rows, columns = (min(side, round(side * cells / min(grid))) for side in grid)
+    return rows, columns
 
 
 def is_constant(maps: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from goca.method.calibration import ClassMaps
+from goca.ops import Grid
 from goca.prompts.prompt import Prompt
 
 
@@ -20,7 +21,7 @@ class Prediction:
         labels: (T, H, W) class ids at the image's size, one map per threshold, or one alone where no threshold applies.
         maps: refined class maps and the supporting map.
         calibrated: the class maps before refinement; their `raw` are the scores before calibration.
-        token_maps: (n, f, f) share of each token at each pixel, of the first prompt.
+        token_maps: (n, h, w) share of each token at each pixel, of the first prompt.
         prompts: one, or several where a vocabulary needed several forwards.
         layer_weights: weight of each cross-attention layer, adding up to 1.
         head_weights: cross-attention layer -> mean weight of each head.
@@ -53,11 +54,11 @@ class Failure:
     reason: str
 
 
-def join(parts: Sequence[ClassMaps], size: int) -> ClassMaps:
+def join(parts: Sequence[ClassMaps], size: Grid) -> ClassMaps:
     """Class maps of one image from several prompts: classes side by side, the supporting map their maximum."""
     if not parts:
-        empty = torch.zeros(0, size, size)
-        return ClassMaps((), empty, torch.zeros(size, size), empty)
+        empty = torch.zeros(0, *size)
+        return ClassMaps((), empty, torch.zeros(size), empty)
     if len(parts) == 1:
         return parts[0]
     return ClassMaps(

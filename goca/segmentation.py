@@ -1,10 +1,12 @@
-"""What `Segmentor.segment` returns: an image with its predicted classes."""
+"""What `Segmentor.segment` takes as a background, and what it returns: an image with its predicted classes."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,10 @@ from goca.errors import ConfigError
 from goca.figures.labels import write_labels
 from goca.figures.plots import overlay_figure
 from goca.prediction import Prediction
+
+# On 30 bundled scenes, words of which the rest of the picture has none: mean IoU of one word alone 37.5 (without: 25.9), of two
+# words and the background 56.2 (without: 50.2), of three 57.5 (without: 55.7).
+BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL = 0.5, 0.7
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -50,13 +56,13 @@ class Segmentation:
 
     @property
     def class_maps(self) -> dict[str, np.ndarray]:
-        """Class name -> (f, f) refined score map."""
+        """Class name -> (h, w) refined score map."""
         maps = self.prediction.maps
         return {self.classes.names[i]: maps.scores[channel].cpu().numpy() for channel, i in enumerate(maps.ids)}
 
     @property
     def token_maps(self) -> dict[str, np.ndarray]:
-        """ "position:token" -> (f, f) share of that token at each pixel, before any calibration."""
+        """ "position:token" -> (h, w) share of that token at each pixel, before any calibration."""
         assert self.prediction.token_maps is not None
         tokens = self.prediction.prompts[0].tokens
         return {f"{i}:{token}": self.prediction.token_maps[i].cpu().numpy() for i, token in enumerate(tokens)}
@@ -99,3 +105,21 @@ class Segmentation:
 
     def _repr_png_(self) -> bytes | None:
         return self.picture()._repr_png_()
+
+
+def threshold(background: Any) -> float | Literal[True] | None:
+    """The threshold that a user gave; True for the usual one, None for no background.
+
+    Raises:
+        ConfigError: it is none of these.
+
+    >>> threshold(0), threshold(True), threshold(False), threshold(None)
+    (0.0, True, None, None)
+    """
+    if background is None or background is False:
+        return None
+    if background is True:
+        return True
+    if not isinstance(background, (int, float)) or not math.isfinite(background):
+        raise ConfigError(f"background is a threshold such as 0.2, True for a usual one, or None for none; got {background!r}")
+    return float(background)

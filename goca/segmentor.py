@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from goca import config
 from goca.attention.mixture import Statistics, collector
 from goca.attention.statistics import Observation, Precision
-from goca.backbones.auto import propose_for
+from goca.attention.stitched import StitchedObservation, merged, stitched
+from goca.backbones.auto import propose_for, without_references
 from goca.backbones.base import Backbone
 from goca.backbones.word_losses import class_exponents
 from goca.data.base import Sample
 from goca.data.datamodule import to_pixels
 from goca.data.pictures import ImageSource, read_picture
+from goca.data.sizes import Fit, Window
 from goca.errors import ConfigError, ModelError
 from goca.method import Method, Plan
 from goca.method.calibration import ClassMaps
 from goca.method.outside import MapFiles
 from goca.method.refinement import RefinementContext
+from goca.ops import Grid, map_grid
 from goca.prediction import Prediction, join
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
-from goca.segmentation import Segmentation
+from goca.segmentation import BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL, Segmentation, threshold
 from goca.timing import StageTimer
 
 log = logging.getLogger(__name__)
-# On 30 bundled scenes, words of which the rest of the picture has none: mean IoU of one word alone 37.5 (without: 25.9), of two
-# words and the background 56.2 (without: 50.2), of three 57.5 (without: 55.7).
-BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL = 0.5, 0.7
 Asked = tuple[Sample, tuple[Prompt, ...]]  # an image and what to look for in it
 
 
@@ -76,7 +77,6 @@ class Segmentor:
         self.max_bytes, self.precision = max_bytes, precision
         self.timer = StageTimer()
 
-    # ---------------------------------------------------------------------------------------------------------- making
     @classmethod
     def from_config(cls, model: str = "scenes_unet", *overrides: str) -> Segmentor:
         """A loaded segmentor for single images.
@@ -114,7 +114,7 @@ class Segmentor:
         assert isinstance(model, dict)
         if known:
             # What nobody set is still a reference to the proposal.
-            kept = _without_references(model)
+            kept = without_references(model)
             cfg.model = OmegaConf.merge(proposal, kept, {"_target_": proposal["_target_"]})
         cfg.model.checkpoint = proposal["checkpoint"]
         segmentor = cls.build(cfg)
@@ -130,7 +130,6 @@ class Segmentor:
         """
         return cls(config.build(cfg, "model"), Method.from_config(cfg), cfg.seed, **cfg.attention)
 
-    # ------------------------------------------------------------------------------------------------------- one image
     def segment(self, image: ImageSource, words: str | Sequence[str], background: float | bool | None = None) -> Segmentation:
         """Segment one image by words.
 
@@ -154,8 +153,7 @@ class Segmentor:
         if not any(prompt.class_tokens for prompt in prompts):
             raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
         picture = read_picture(image)
-        pixels = to_pixels(picture.pixels, self.backbone.size)
-        sample = Sample("image", picture.pixels, None, (), pixels=pixels, notes=picture.notes)
+        sample = Sample("image", picture.pixels, None, (), pixels=self.pixels(picture.pixels), notes=picture.notes)
         if tau is True:
             tau = BACKGROUND_OF_ONE if len(table) == 2 else BACKGROUND_OF_SEVERAL
         (prediction,) = self.predict([(sample, prompts)], len(table), tau is not None, tau)
@@ -168,12 +166,11 @@ class Segmentor:
         backbone, stages = self.backbone, (self.method.aggregation, self.method.calibration, self.method.decision)
         return f"Segmentor({backbone.name} from {backbone.checkpoint}, {', '.join(map(repr, stages))}, seed={self.seed})"
 
-    # ------------------------------------------------------------------------------------------------------ the stages
     @torch.inference_mode()
     def predict(
         self, asked: Sequence[Asked], num_classes: int, has_background: bool, background: float | None = None
     ) -> list[Prediction]:
-        """One forward for all views and prompts of all images, then each image on its own.
+        """One forward for all views and prompts of all images of one shape, then each image on its own.
 
         Args:
             asked: images with pixels, and their prompts; class ids are those of the prompts.
@@ -181,12 +178,35 @@ class Segmentor:
             has_background: whether class 0 competes.
             background: one threshold in place of the decision's sweep.
         """
-        rows = self.rows(asked)
-        observation = self.observe(rows) if rows else None
-        return [
-            self.finish(sample, prompts, rows, observation, num_classes, has_background, background)
-            for sample, prompts in asked
-        ]
+        shapes = [None if sample.pixels is None else sample.pixels.shape for sample, _ in asked]
+        found: dict[int, Prediction] = {}
+        for shape in dict.fromkeys(shapes):
+            places = [place for place, own in enumerate(shapes) if own == shape]
+            rows = self.rows([asked[place] for place in places])
+            observation = self.observe(rows) if rows else None
+            for place in places:
+                found[place] = self.finish(*asked[place], rows, observation, num_classes, has_background, background)
+        return [found[place] for place in range(len(asked))]
+
+    @property
+    def fit(self) -> Fit:
+        """The shape of a picture -> the size at which it is shown."""
+        rule, limits = self.method.sizing, self.backbone.limits
+        rule.check(limits)
+        return Fit(rule, limits)
+
+    def pixels(self, image: np.ndarray) -> Tensor:
+        """A picture (H, W, 3) uint8 as it is shown to the model: (3, height, width) in [-1, 1]."""
+        return to_pixels(image, self.fit((image.shape[0], image.shape[1])))
+
+    def windows(self, pixels: Tensor) -> tuple[Window, ...]:
+        """The parts of a picture (3, height, width) that the model sees one by one; mostly there is one."""
+        return self.method.sizing.windows((pixels.shape[-2], pixels.shape[-1]), self.backbone.limits)
+
+    def map_grid(self, pixels: Tensor) -> Grid:
+        """The grid of the token maps of a picture (3, height, width)."""
+        picture = (pixels.shape[-2], pixels.shape[-1])
+        return map_grid(picture, self.backbone.size, self.method.aggregation.feature_size)
 
     def rows(self, asked: Sequence[Asked]) -> list[Row]:
         """The batch of a forward: every view of every image with each of its prompts."""
@@ -199,26 +219,38 @@ class Segmentor:
         """The layers that the method observes, by name; raises ModelError for names the model lacks."""
         return self.method.plan(self.backbone)
 
-    def observe(self, rows: Sequence[Row], statistics: Statistics | None = None) -> Observation:
-        """Run the denoiser once for these rows and return what its attention showed.
+    def observe(self, rows: Sequence[Row], statistics: Callable[[Grid], Statistics] | None = None) -> Observation:
+        """Run the denoiser for these rows, once for every window of the picture, and return what its attention showed.
 
-        `statistics` that follow `plan()` may keep more than the method needs.
+        Args:
+            rows: of pictures of one shape.
+            statistics: makes those of a window from the grid of its maps; following `plan()`, they may keep more than the
+                method needs.
         """
-        passes = self.method.passes
-        statistics = statistics or collector(self.method.aggregation, self.plan(), self.max_bytes, len(passes), self.precision)
-        pixels = [row.seen.pixels for row in rows]
-        if any(image is None for image in pixels):
-            raise ValueError("samples need `pixels`; set the data module's size to the backbone's")
-        return self.backbone.observe(
-            torch.stack(pixels),  # type: ignore[arg-type]
-            [row.prompt.text for row in rows],
-            [row.seen.image_id for row in rows],
-            self.seed,
-            statistics,
-            self.timer,
-            passes,
-            [row.prompt for row in rows],
-        )
+        if any(row.seen.pixels is None for row in rows):
+            raise ValueError("samples need `pixels`; set the data module's size to the segmentor's `fit`")
+        pictures = torch.stack([row.seen.pixels for row in rows])  # type: ignore[misc]
+        windows, parts = self.windows(pictures), []
+        for number, window in enumerate(windows):
+            pixels = window.cut(pictures)
+            parts.append(
+                self.backbone.observe(
+                    pixels,
+                    [row.prompt.text for row in rows],
+                    [f"{row.seen.image_id}/window{number}" if number else row.seen.image_id for row in rows],
+                    self.seed,
+                    (statistics or self._statistics)(self.map_grid(pixels)),
+                    self.timer,
+                    self.method.passes,
+                    [row.prompt for row in rows],
+                )
+            )
+        with self.timer("aggregate"):
+            return stitched(parts, windows, (pictures.shape[-2], pictures.shape[-1]), self.map_grid(pictures))
+
+    def _statistics(self, size: Grid) -> Statistics:
+        passes = len(self.method.passes)
+        return collector(self.method.aggregation, self.plan(), self.max_bytes, passes, self.precision, size)
 
     def finish(
         self,
@@ -247,7 +279,8 @@ class Segmentor:
             parts = [self._class_maps(row, observation, exponents) for row in rows if row.prompt is prompt]
             calibrated.append(method.views.merge([part for part, _ in parts], sample))
             refined.append(method.views.merge([part for _, part in parts], sample))
-        size = method.aggregation.feature_size
+        side = method.aggregation.feature_size
+        size = (side, side) if sample.pixels is None else self.map_grid(sample.pixels)
         before, after = join(calibrated, size), join(refined, size)
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
@@ -276,12 +309,27 @@ class Segmentor:
         if isinstance(calibration, MapFiles) or calibration.exponents is None:
             return None
         with self.timer("losses"):
-            return class_exponents(calibration.exponents, self.backbone, sample, prompts, self.seed)
+            assert sample.pixels is not None
+            windows = self.windows(sample.pixels)
+            return class_exponents(calibration.exponents, self.backbone, sample, prompts, self.seed, windows)
 
     def _class_maps(
         self, row: Row, observation: Observation, exponents: Mapping[int, float] | None
     ) -> tuple[ClassMaps, ClassMaps]:
-        """Calibrated and refined maps of one row of the observation."""
+        """Calibrated and refined maps of one row of the observation, of the whole picture or of every window by itself."""
+        assert row.seen.pixels is not None
+        merge = getattr(self.method.sizing, "merge", "token_maps")
+        whole = merge == "token_maps" or isinstance(self.method.calibration, MapFiles)
+        if whole or not isinstance(observation, StitchedObservation):
+            return self._class_maps_of(row, row.seen.pixels, observation, exponents)
+        parts = zip(observation.windows, observation.parts, strict=True)
+        each = [self._class_maps_of(row, window.cut(row.seen.pixels), part, exponents) for window, part in parts]
+        calibrated, refined = (merged(maps, observation) for maps in zip(*each, strict=True))
+        return calibrated, refined
+
+    def _class_maps_of(
+        self, row: Row, pixels: Tensor, observation: Observation, exponents: Mapping[int, float] | None
+    ) -> tuple[ClassMaps, ClassMaps]:
         token_maps = observation.token_maps[row.index]
         if not token_maps.isfinite().all():
             raise ModelError(f"{row.seen.image_id}: the model gave attention that is not finite; try model.dtype=float32")
@@ -296,36 +344,7 @@ class Segmentor:
                 size=(token_maps.shape[-2], token_maps.shape[-1]),
                 self_attention=observation.self_attention(row.index),
                 features={name: feature[row.index] for name, feature in observation.features.items()},
-                image=row.seen.pixels,
+                image=pixels,
                 max_bytes=self.max_bytes,
             )
             return calibrated, self.method.refinement.refine(calibrated, context)
-
-
-def _without_references(section: dict[Any, Any]) -> dict[Any, Any]:
-    """Settings of `conf/model/auto.yaml` that have a value of their own."""
-    kept = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            kept[key] = _without_references(value)
-        elif not (isinstance(value, str) and value.startswith("${auto_model:")):
-            kept[key] = value
-    return kept
-
-
-def threshold(background: Any) -> float | Literal[True] | None:
-    """The threshold that a user gave; True for the usual one, None for no background.
-
-    Raises:
-        ConfigError: it is none of these.
-
-    >>> threshold(0), threshold(True), threshold(False), threshold(None)
-    (0.0, True, None, None)
-    """
-    if background is None or background is False:
-        return None
-    if background is True:
-        return True
-    if not isinstance(background, (int, float)) or not math.isfinite(background):
-        raise ConfigError(f"background is a threshold such as 0.2, True for a usual one, or None for none; got {background!r}")
-    return float(background)

@@ -15,7 +15,7 @@ from goca.attention.tap import RawCall
 from goca.layer_names import resolve
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.method.plan import Plan
-from goca.ops import resize
+from goca.ops import Grid, resize
 
 
 class ConceptStatistics:
@@ -26,10 +26,19 @@ class ConceptStatistics:
         plan: the layers involved.
         max_bytes: of temporary tensors, for the self-attention that refinements ask for.
         precision: of the products of queries and keys of that self-attention, as `AttentionStatistics` has it.
+        size: grid of the result; None is a square of the aggregation's `feature_size`.
     """
 
-    def __init__(self, aggregation: ConceptMaps, plan: Plan, max_bytes: int = 2**28, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        aggregation: ConceptMaps,
+        plan: Plan,
+        max_bytes: int = 2**28,
+        precision: Precision = "auto",
+        size: Grid | None = None,
+    ) -> None:
         self.aggregation, self.plan, self.max_bytes, self.precision = aggregation, plan, max_bytes, precision
+        self.size = size or (aggregation.feature_size, aggregation.feature_size)
         names = list(plan.cross)
         chosen = resolve(aggregation.layers, names, "aggregation.layers") if aggregation.layers else tuple(names)
         self._chosen = set(chosen)
@@ -72,13 +81,12 @@ class ConceptStatistics:
         if not self._maps:
             raise RuntimeError("none of the chosen layers has a text branch that concepts could go through")
         layers = self._last(list(self._maps))
-        size = (self.aggregation.feature_size, self.aggregation.feature_size)
         images = []
         for row in range(len(self._streams)):
             mean = torch.stack([self._maps[layer][row] for layer in layers]).mean(0) / self._passes
-            images.append(resize(mean.unflatten(1, self._grid), size))
+            images.append(resize(mean.unflatten(1, self._grid), self.size))
         longest = max(len(maps) for maps in images)
-        padded = [torch.cat([maps, maps.new_zeros(longest - len(maps), *size)]) for maps in images]
+        padded = [torch.cat([maps, maps.new_zeros(longest - len(maps), *self.size)]) for maps in images]
         count = len(images)
         return Observation(
             token_maps=torch.stack(padded),

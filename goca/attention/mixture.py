@@ -15,14 +15,14 @@ from goca.attention.statistics import AttentionStatistics, Observation, Precisio
 from goca.errors import ModelError
 from goca.method.aggregation import maps, mixture
 from goca.method.aggregation.concepts import ConceptMaps
-from goca.method.aggregation.mixture import Grid, Mixture
+from goca.method.aggregation.mixture import Mixture
 from goca.method.plan import Plan
-from goca.ops import resize
+from goca.ops import Grid, resize
 
 
 @dataclass
 class _Sum:
-    """Maps of a level, or of a layer, added up: `total` (B, S, n), or (B, n, f, f) where heads are resized by themselves."""
+    """Maps of a level, or of a layer, added up: `total` (B, S, n), or (B, n, *size) where heads are resized by themselves."""
 
     grid: Grid
     total: Tensor
@@ -38,6 +38,7 @@ class MixtureStatistics:
         max_bytes: largest block of attention probabilities to hold at a time.
         passes: how many forwards will be seen; with `clamp`, heads are clamped after the sum over forwards.
         precision: of the products of queries and keys, as `AttentionStatistics` has it.
+        size: grid of the result; None is a square of the aggregation's `feature_size`.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class MixtureStatistics:
         max_bytes: int = 2**28,
         passes: int = 1,
         precision: Precision = "auto",
+        size: Grid | None = None,
     ) -> None:
         self.aggregation, self.plan, self.max_bytes, self.passes = aggregation, plan, max_bytes, passes
-        self.precision = precision
+        self.precision, self.size = precision, size or (aggregation.feature_size, aggregation.feature_size)
         self._sums: dict[str | Grid, _Sum] = {}
         self._per_head: dict[str, tuple[Grid, Tensor]] = {}  # (B, H, S, n), only where heads wait for further forwards
         self._grids: dict[str, Grid] = {}  # of cross-attention layers, in the order of the forward
@@ -78,12 +80,11 @@ class MixtureStatistics:
         for layer, (grid, heads) in self._per_head.items():
             self._put(self._key(layer), grid, self._clamped(heads / self.passes, grid), self._weight_of(heads.shape[1]))
         weighed = [(found, weight) for found, weight in self._weighed() if weight]
-        size = (self.aggregation.feature_size, self.aggregation.feature_size)
         levels = [(self._maps(found), weight) for found, weight in weighed]
-        total = mixture.mix(levels, size, self._token_normalisation, self.aggregation.resize)
+        total = mixture.mix(levels, self.size, self._token_normalisation, self.aggregation.resize)
         weight_sum = sum(weight for _, weight in levels)
         kept = [
-            (resize(level, size, self.aggregation.resize), weight / weight_sum)
+            (resize(level, self.size, self.aggregation.resize), weight / weight_sum)
             for level, weight in levels
             if self.aggregation.normalise == "minmax"
         ]
@@ -226,11 +227,10 @@ class MixtureStatistics:
         return torch.cat(rows)
 
     def _clamped(self, heads: Tensor, grid: Grid) -> Tensor:
-        """Mean over heads (B, n, f, f) of each head's map, resized and clamped at 0; a head at a time."""
-        size = (self.aggregation.feature_size, self.aggregation.feature_size)
+        """Mean over heads (B, n, *size) of each head's map, resized and clamped at 0; a head at a time."""
         total = torch.zeros(())
         for head in heads.unbind(1):
-            part = resize(head.transpose(1, 2).unflatten(2, grid), size, self.aggregation.resize).clamp(min=0)
+            part = resize(head.transpose(1, 2).unflatten(2, grid), self.size, self.aggregation.resize).clamp(min=0)
             total = total.to(part) + part
         return total / heads.shape[1]
 
@@ -246,16 +246,23 @@ def _text_alone(call: AttentionCall) -> AttentionCall:
 Statistics = AttentionStatistics | MixtureStatistics | ConceptStatistics
 
 
-def collector(aggregation: object, plan: Plan, max_bytes: int, passes: int = 1, precision: Precision = "auto") -> Statistics:
-    """The statistics that suit an aggregation.
+def collector(
+    aggregation: object,
+    plan: Plan,
+    max_bytes: int,
+    passes: int = 1,
+    precision: Precision = "auto",
+    size: Grid | None = None,
+) -> Statistics:
+    """The statistics that suit an aggregation, with maps on a grid of that size.
 
     Raises:
         ModelError: several forwards where layers are compared with a reference, which is one forward's.
     """
     if isinstance(aggregation, Mixture):
-        return MixtureStatistics(aggregation, plan, max_bytes, passes, precision)
+        return MixtureStatistics(aggregation, plan, max_bytes, passes, precision, size)
     if isinstance(aggregation, ConceptMaps):
-        return ConceptStatistics(aggregation, plan, max_bytes, precision)
+        return ConceptStatistics(aggregation, plan, max_bytes, precision, size)
     if passes > 1:
         raise ModelError("several time steps go with a mixture of layers (aggregation=daam, elbo, ...), not with layer weights")
-    return AttentionStatistics(aggregation, plan, max_bytes, precision=precision)  # type: ignore[arg-type]
+    return AttentionStatistics(aggregation, plan, max_bytes, precision=precision, size=size)  # type: ignore[arg-type]

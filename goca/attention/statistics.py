@@ -18,6 +18,7 @@ from goca.attention.features import dense_feature
 from goca.attention.reductions import head_mean_values, head_weights, inner_product, mean_rows, weighted_map
 from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
+from goca.ops import Grid
 
 Precision = Literal["auto", "float32", "model"]
 
@@ -109,9 +110,9 @@ class SelfAttention:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one forward showed: B images, n text tokens, maps on an f x f grid."""
+    """What one forward showed: B images, n text tokens, maps on a grid of the picture's aspect ratio."""
 
-    token_maps: Tensor  # (B, n, f, f), shares that add up to 1 over tokens at each pixel
+    token_maps: Tensor  # (B, n, h, w), shares that add up to 1 over tokens at each pixel
     layer_weights: Mapping[str, Tensor]  # cross-attention layer -> (B,), adding up to 1 over layers
     head_weights: Mapping[str, Tensor]  # cross-attention layer -> (B, H), the mean over pixels
     layer_maps: Mapping[str, Tensor] = field(default_factory=dict)  # (B, n, h, w), only if asked for
@@ -120,7 +121,7 @@ class Observation:
     known_rows: Mapping[str, KnownRows] = field(default_factory=dict)
     max_bytes: int = 2**28
     further_calls: Mapping[str, tuple[AttentionCall, ...]] = field(default_factory=dict)  # of further forwards, to be averaged
-    level_maps: tuple[tuple[Tensor, float], ...] = ()  # (B, n, f, f) of each resolution, and its weight
+    level_maps: tuple[tuple[Tensor, float], ...] = ()  # (B, n, h, w) of each resolution, and its weight
 
     def self_attention(self, image: int) -> dict[str, SelfAttention]:
         """Self-attention of one image of the batch, by layer."""
@@ -141,6 +142,7 @@ class AttentionStatistics:
         keep_layer_maps: also keep each layer's map, for looking at.
         precision: of the products of queries and keys: the `model`'s own, with sums in float32, or `float32`; `auto` is the
             model's on a GPU, whose tensor cores add up in float32, and float32 on a CPU, which would round the products.
+        size: grid of the result; None is a square of the aggregation's `feature_size`.
     """
 
     def __init__(
@@ -150,9 +152,10 @@ class AttentionStatistics:
         max_bytes: int = 2**28,
         keep_layer_maps: bool = False,
         precision: Precision = "auto",
+        size: Grid | None = None,
     ) -> None:
         self.aggregation, self.plan, self.max_bytes, self.keep_layer_maps = aggregation, plan, max_bytes, keep_layer_maps
-        self.precision = precision
+        self.precision, self.size = precision, size or (aggregation.feature_size, aggregation.feature_size)
         self._cross_of: dict[str, list[str]] = {}
         for cross, paired in plan.cross.items():
             self._cross_of.setdefault(paired, []).append(cross)
@@ -195,8 +198,7 @@ class AttentionStatistics:
         missing = [name for name in self.plan.cross if name not in self._weights or name in self._maps]
         if missing or not self._totals:
             raise RuntimeError(f"these layers were planned but gave no attention in this forward: {missing}")
-        size = (self.aggregation.feature_size, self.aggregation.feature_size)
-        total = torch.stack([maps.resize_map(added, grid, size) for grid, added in self._totals.items()]).sum(0)
+        total = torch.stack([maps.resize_map(added, grid, self.size) for grid, added in self._totals.items()]).sum(0)
         weights = layers.normalised(torch.stack([self._weights[name] for name in self.plan.cross], dim=-1))
         return Observation(
             token_maps=maps.share_out(total),

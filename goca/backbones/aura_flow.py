@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import isqrt
 from typing import ClassVar
 
 from pydantic import ConfigDict, PositiveInt
@@ -46,6 +47,11 @@ class AuraFlowBackbone(FlowMatching, JointAttention):
     def blank_conditioning(self) -> Conditioning:
         width = self.pipeline.transformer.config.joint_attention_dim
         return {"encoder_hidden_states": self.blank(1, self.text_length, width)}
+
+    @property
+    def longest_side(self) -> int:
+        """The learned table of positions is a square, cropped around its middle."""
+        return isqrt(self.pipeline.transformer.config.pos_embed_max_size) * self.size_multiple
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         return self.denoiser(noisy, timestep=self.times(noisy), **conditioning).sample

@@ -210,3 +210,14 @@ def setting(key: str, checkpoint: str | None, revision: str | None = None) -> An
     section, _, name = key.rpartition(".")
     proposal = propose(checkpoint, revision)
     return proposal[section][name] if section else proposal[name]
+
+
+def without_references(section: dict[Any, Any]) -> dict[Any, Any]:
+    """Settings of `conf/model/auto.yaml` that have a value of their own."""
+    kept = {}
+    for key, value in section.items():
+        if isinstance(value, dict):
+            kept[key] = without_references(value)
+        elif not (isinstance(value, str) and value.startswith("${auto_model:")):
+            kept[key] = value
+    return kept

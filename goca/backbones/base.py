@@ -27,6 +27,7 @@ from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.quantization import dense_weight
 from goca.backbones.prompting import emphasised, read_text
+from goca.data.sizes import Limits
 from goca.errors import ModelError
 from goca.layer_names import LayerNames, resolve
 from goca.method.losses import Predicts
@@ -45,12 +46,12 @@ class Backbone(Pretrained):
     Args beyond `Pretrained`'s:
 
     name: short name, used in results.
-    size: side of the square the image is resized to, in pixels.
+    size: side in pixels of the square that images are resized to, or of what `sizing` measures other shapes by.
     timestep: noise level of the one forward, 0 ... 999.
     layers: names of layers and their parts.
     affinity_order: how often the affinity refinement is applied for this family.
     heads: head method that suits this family with GoCA.
-    feature_size: side of the grid on which maps are added up.
+    feature_size: cells along that square of the grid on which maps are added up.
     """
 
     name: str
@@ -75,12 +76,14 @@ class Backbone(Pretrained):
 
     def adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
         super().adopt(pipeline, encoders_left_out)
-        for name in ("attention_modules", "text_segments", "sigma"):  # derived from an earlier pipeline
+        for name in ("attention_modules", "text_segments", "_sigmas"):  # derived from an earlier pipeline
             self.__dict__.pop(name, None)
         if self.size % self.size_multiple:
             unit = self.size_multiple
             near = max(1, round(self.size / unit)) * unit
             raise ModelError(f"model.size: {self.name} takes multiples of {unit} px, got {self.size}; {near} is nearest")
+        if self.longest_side is not None and self.size > self.longest_side:
+            raise ModelError(f"model.size: the positions of {self.name} end at {self.longest_side} px, got {self.size}")
 
     # ------------------------------------------------------------------------------------------------- shapes of a family
     @property
@@ -104,6 +107,20 @@ class Backbone(Pretrained):
         """Image sides must be a multiple of this many pixels."""
         return self.compression * self.patch
 
+    @property
+    def longest_side(self) -> int | None:
+        """Pixels at which the model's table of positions ends; None where positions are computed for any size."""
+        return None
+
+    @property
+    def limits(self) -> Limits:
+        """Sizes of images that the model takes."""
+        return Limits(self.size, self.size_multiple, self.longest_side)
+
+    def pixel_size(self, latents: Tensor) -> tuple[int, int]:
+        """(height, width) in pixels of the images behind latents (B, C, h, w)."""
+        return latents.shape[-2] * self.compression, latents.shape[-1] * self.compression
+
     def token_grid(self, latent_grid: tuple[int, int]) -> tuple[int, int]:
         """The grid of image tokens."""
         return latent_grid[0] // self.patch, latent_grid[1] // self.patch
@@ -121,7 +138,7 @@ class Backbone(Pretrained):
 
     # -------------------------------------------------------------------------------------------------- the one forward
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """(B, 3, size, size) in [-1, 1] -> scaled latents, the posterior's mode."""
+        """(B, 3, height, width) in [-1, 1] -> scaled latents, the posterior's mode."""
         vae = self.pipeline.vae
         encoded = vae.encode(pixels.to(vae.dtype))
         latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
@@ -186,7 +203,7 @@ class Backbone(Pretrained):
         """Encode, add noise, and run the denoiser under the tap, once or at several noise levels.
 
         Args:
-            pixels: (B, 3, size, size) in [-1, 1].
+            pixels: (B, 3, height, width) in [-1, 1], sides as `limits` has them.
             texts: one prompt per image.
             image_ids: with `seed` these choose each image's noise.
             statistics: what to compute from the attention.
@@ -222,8 +239,8 @@ class Backbone(Pretrained):
                 noisy = latents if passes.clean else self.add_noise(latents, noise)
                 if isinstance(statistics, ConceptStatistics):
                     rows = [{key: value[row : row + 1] for key, value in conditioning.items()} for row in range(len(prompts))]
-                    branches = [self.text_branch(prompt.concepts, row) for prompt, row in zip(prompts, rows, strict=True)]
-                    statistics.begin(branches)
+                    each = zip(prompts, rows, strict=True)
+                    statistics.begin([self.text_branch(prompt.concepts, row, noisy) for prompt, row in each])
             with timer("forward"), self.at(timestep), AttentionTap(modules, observe):
                 predicted = self.denoise(noisy, conditioning)
             check_finite(predicted, "denoiser", image_ids)
@@ -239,12 +256,10 @@ class Backbone(Pretrained):
             yield
             return
         self.timestep = timestep
-        self.__dict__.pop("sigma", None)
         try:
             yield
         finally:
             self.timestep = own
-            self.__dict__.pop("sigma", None)
 
     def read(self, call: AttentionCall, text: Tensor) -> AttentionCall:
         """A cross-attention call with the keys of another text, whose embeddings (B, n, C) are given; others as they are.
@@ -262,8 +277,8 @@ class Backbone(Pretrained):
         """
         raise ModelError(f"{self.name}: concepts go through the text branch of joint attention, which this model lacks")
 
-    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
-        """The text branch that takes these words along the next forward of a prompt.
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning, noisy: Tensor) -> TextBranch:
+        """The text branch that takes these words along the next forward of a prompt, on noisy latents (B, C, h, w).
 
         Raises:
             ModelError: the family has no text branch.

@@ -52,7 +52,7 @@ class CogView4Backbone(FlowMatching, JointAttention):
         return float(calculate_shift(tokens, length, config.get("base_shift", 0.25), config.get("max_shift", 0.75)))
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
-        size = torch.full((len(noisy), 2), float(self.size)).to(noisy)
+        size = torch.tensor([self.pixel_size(noisy)]).expand(len(noisy), -1).to(noisy)
         return self.denoiser(
             noisy,
             timestep=self.times(noisy, scale=1000),

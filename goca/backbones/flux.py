@@ -74,11 +74,11 @@ class FluxBackbone(FlowMatching, JointAttention):
             guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
         return self.denoiser(**self._tokens(noisy, conditioning), guidance=guidance, **conditioning).sample
 
-    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning, noisy: Tensor) -> TextBranch:
         """A concept is T5's vector at the first token of the word encoded alone; its pooled vector is zero."""
         net: Any = self.denoiser
         embeddings = torch.cat([self.conditioning([word])["encoder_hidden_states"][:, :1] for word in words], dim=1)
-        time = self.times(embeddings, scale=1000)
+        time = self.times(noisy[:1], scale=1000)
         pooled = torch.zeros_like(conditioning["pooled_projections"][:1])
         guidance = [torch.full_like(time, 1000 * self.guidance)] if net.config.guidance_embeds else []
         return FluxBranch(net, embeddings, net.time_text_embed(time, *guidance, pooled))

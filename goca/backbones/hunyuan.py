@@ -63,7 +63,7 @@ class HunyuanBackbone(CrossAttention):
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         images = len(noisy)
         # The model is told original size, target size, crop and style; 1024 px and no crop are what its pipeline says.
-        sizes = torch.tensor([[1024, 1024, self.size, self.size, 0, 0]], device=noisy.device, dtype=noisy.dtype)
+        sizes = torch.tensor([[1024, 1024, *self.pixel_size(noisy), 0, 0]], device=noisy.device, dtype=noisy.dtype)
         return self.denoiser(
             noisy,
             torch.full((images,), self.timestep, device=noisy.device, dtype=noisy.dtype),

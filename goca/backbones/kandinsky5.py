@@ -46,6 +46,12 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
         return factor
 
     @property
+    def longest_side(self) -> int:
+        """Rows and columns are looked up in tables."""
+        side: int = min(self.pipeline.transformer.visual_rope_embeddings.max_pos[1:])
+        return side * self.size_multiple
+
+    @property
     def _tokenizer(self) -> Any:
         return getattr(self.pipeline.tokenizer, "tokenizer", self.pipeline.tokenizer)  # published inside a processor
 

@@ -41,6 +41,12 @@ class Lumina2Backbone(FlowMatching, JointAttention):
         return (TemplateSegment(self.pipeline.tokenizer, self.text_length, render=lambda text: before + text, compact=True),)
 
     @property
+    def longest_side(self) -> int:
+        """Rows and columns are looked up in tables."""
+        side: int = min(self.pipeline.transformer.rope_embedder.axes_lens[1:])
+        return side * self.size_multiple
+
+    @property
     def text_axis(self) -> int:
         return self.text_length
 

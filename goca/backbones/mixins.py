@@ -121,16 +121,30 @@ class JointAttention(Backbone):
 class FlowMatching(Backbone):
     """Noise of rectified flows, (1 - sigma) x + sigma n, at the sigma where an image-to-image run of strength t/1000 begins."""
 
-    @cached_property
+    @property
     def sigma(self) -> float:
-        """The noise level, shifted for the image's size as the model's own schedule does."""
-        scheduler: Any = self.pipeline.scheduler
-        steps = scheduler.config.num_train_timesteps
-        dynamic = scheduler.config.get("use_dynamic_shifting", False)
+        """The noise level for images of the model's square."""
         side = self.size // self.compression
-        tokens = math.prod(self.token_grid((side, side)))
-        scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))
-        return float(scheduler.sigmas[steps - self.timestep])
+        return self.sigma_of(math.prod(self.token_grid((side, side))))
+
+    def sigma_of(self, tokens: int) -> float:
+        """The noise level for so many image tokens, shifted for the image's size as the model's own schedule does."""
+        if (self.timestep, tokens) not in self._sigmas:
+            scheduler: Any = self.pipeline.scheduler
+            steps = scheduler.config.num_train_timesteps
+            dynamic = scheduler.config.get("use_dynamic_shifting", False)
+            scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))
+            self._sigmas[self.timestep, tokens] = float(scheduler.sigmas[steps - self.timestep])
+        return self._sigmas[self.timestep, tokens]
+
+    @cached_property
+    def _sigmas(self) -> dict[tuple[int, int], float]:
+        """Time step and number of image tokens -> noise level."""
+        return {}
+
+    def _sigma(self, latents: Tensor) -> float:
+        rows, columns = self.token_grid((latents.shape[-2], latents.shape[-1]))
+        return self.sigma_of(rows * columns)
 
     def shift(self, tokens: int) -> float:
         """mu of a schedule that is shifted by the number of image tokens, as the pipeline computes it."""
@@ -139,14 +153,15 @@ class FlowMatching(Backbone):
         return float(calculate_shift(tokens, *(config[name] for name in names)))
 
     def add_noise(self, latents: Tensor, noise: Tensor) -> Tensor:
-        return (1 - self.sigma) * latents + self.sigma * noise
+        sigma = self._sigma(latents)
+        return (1 - sigma) * latents + sigma * noise
 
     def prediction_kind(self) -> tuple[float, Predicts]:
         return 0.0, "flow"
 
     def times(self, noisy: Tensor, scale: float = 1.0) -> Tensor:
-        """sigma for every image of the batch, times `scale`: (B,)."""
-        return torch.full((len(noisy),), self.sigma * scale, device=noisy.device, dtype=noisy.dtype)
+        """sigma for every image of a batch of latents (B, C, h, w), times `scale`: (B,)."""
+        return torch.full((len(noisy),), self._sigma(noisy) * scale, device=noisy.device, dtype=noisy.dtype)
 
 
 def level_grid(pixels: int, latent_grid: tuple[int, int], layer: str) -> tuple[int, int]:

@@ -51,7 +51,8 @@ class PixArtBackbone(CrossAttention):
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         added: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
         if self.denoiser.use_additional_conditions:  # alpha at 1024 px is told the size of the image
-            added["resolution"] = torch.full((len(noisy), 2), float(self.size)).to(noisy)
-            added["aspect_ratio"] = torch.ones(len(noisy), 1).to(noisy)
+            height, width = self.pixel_size(noisy)
+            added["resolution"] = torch.tensor([[height, width]]).expand(len(noisy), -1).to(noisy)
+            added["aspect_ratio"] = torch.full((len(noisy), 1), height / width).to(noisy)
         times = torch.full((len(noisy),), self.timestep, device=noisy.device)
         return self.denoiser(noisy, timestep=times, added_cond_kwargs=added, **conditioning).sample

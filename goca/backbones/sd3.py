@@ -62,10 +62,16 @@ class SD3Backbone(FlowMatching, JointAttention):
             "pooled_projections": self.blank(1, config.pooled_projection_dim),
         }
 
+    @property
+    def longest_side(self) -> int:
+        """The table of positions is cropped around its middle."""
+        side: int = self.pipeline.transformer.config.pos_embed_max_size
+        return side * self.size_multiple
+
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         return self.denoiser(noisy, timestep=self.times(noisy, scale=1000), **conditioning).sample
 
-    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning, noisy: Tensor) -> TextBranch:
         """Concepts are encoded side by side by CLIP; the start token and the first token of each word are taken along."""
         net: Any = self.denoiser
         text, entities = " ".join(words), []
@@ -76,7 +82,7 @@ class SD3Backbone(FlowMatching, JointAttention):
             raise ModelError(f"{self.name}: {len(words)} concepts are more than fit into one prompt; take fewer")
         positions = [0, *(aligned.class_tokens[number][0] for number in range(len(words)))]
         embeddings = self.conditioning([text])["encoder_hidden_states"][:, positions]
-        modulation = net.time_text_embed(self.times(embeddings, scale=1000), conditioning["pooled_projections"])
+        modulation = net.time_text_embed(self.times(noisy[:1], scale=1000), conditioning["pooled_projections"])
         return SD3Branch(net, embeddings, modulation)
 
     def is_text_layer(self, layer: str) -> bool:

@@ -67,8 +67,9 @@ class UNetBackbone(CrossAttention):
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         added = None
         if self._is_xl:
-            # SDXL is also told original size, crop and target size; a full square is what it was trained to draw best.
-            sizes = torch.tensor([[self.size, self.size, 0, 0, self.size, self.size]], device=noisy.device, dtype=noisy.dtype)
+            # SDXL is also told original size, crop and target size; a whole picture is what it was trained to draw best.
+            size = self.pixel_size(noisy)
+            sizes = torch.tensor([[*size, 0, 0, *size]], device=noisy.device, dtype=noisy.dtype)
             added = {"text_embeds": conditioning["text_embeds"], "time_ids": sizes.expand(len(noisy), -1)}
         return self.denoiser(
             noisy, self.timestep, encoder_hidden_states=conditioning["encoder_hidden_states"], added_cond_kwargs=added

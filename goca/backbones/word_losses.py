@@ -9,30 +9,40 @@ from torch import Tensor
 
 from goca.backbones.base import Backbone, image_noise
 from goca.data.base import Sample
+from goca.data.sizes import Window
 from goca.errors import ModelError
 from goca.method.losses import LossExponents, noise_error
 from goca.prompts.prompt import Prompt
 
 
 def class_exponents(
-    method: LossExponents, backbone: Backbone, sample: Sample, prompts: Sequence[Prompt], seed: int
+    method: LossExponents,
+    backbone: Backbone,
+    sample: Sample,
+    prompts: Sequence[Prompt],
+    seed: int,
+    windows: Sequence[Window] = (),
 ) -> dict[int, float]:
-    """Class -> exponent of its map; a forward per noise level, the image's classes side by side."""
+    """Class -> exponent of its map; a forward per noise level and window, the image's classes side by side."""
     ids = list(dict.fromkeys(i for prompt in prompts for i in prompt.class_tokens))
     names = {entity.class_id: entity.text for prompt in prompts for entity in prompt.entities}
     if method.fixed or len(ids) < 2:
         return method(dict.fromkeys(ids, 0.0))
     texts = [method.text.format(name=names[i]) for i in ids]
     assert sample.pixels is not None
-    found = prediction_errors(backbone, sample.pixels, texts, sample.image_id, seed, method.timesteps)
-    return method(dict(zip(ids, found.tolist(), strict=True)))
+    parts = [window.cut(sample.pixels) for window in windows] or [sample.pixels]
+    found = torch.zeros(())
+    for number, part in enumerate(parts):
+        image_id = f"{sample.image_id}/window{number}" if number else sample.image_id
+        found = found + prediction_errors(backbone, part, texts, image_id, seed, method.timesteps).cpu()
+    return method(dict(zip(ids, (found / len(parts)).tolist(), strict=True)))
 
 
 @torch.inference_mode()
 def prediction_errors(
     backbone: Backbone, pixels: Tensor, texts: Sequence[str], image_id: str, seed: int, timesteps: Sequence[int]
 ) -> Tensor:
-    """How far the predicted noise of one picture (3, size, size) is off given each text, summed over noise levels: (C,).
+    """How far the predicted noise of one picture (3, H, W) is off given each text, summed over noise levels: (C,).
 
     All texts meet the same noise.
 

@@ -45,6 +45,12 @@ class ZImageBackbone(FlowMatching, JointAttention):
         return (replace(chat_segment(self.pipeline.tokenizer, self.text_length, user_message, **options), compact=True),)
 
     @property
+    def longest_side(self) -> int:
+        """Rows and columns are looked up in tables."""
+        side: int = min(self.pipeline.transformer.config.axes_lens[1:])
+        return side * self.size_multiple
+
+    @property
     def text_axis(self) -> int:
         return self.text_length
 

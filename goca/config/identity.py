@@ -38,6 +38,7 @@ ADDED: Mapping[str, Any] = {
     "passes._target_": "Passes",
     "passes.clean": False,
     "prompts.names": "present",
+    "sizing._target_": "Square",
     "views._target_": "Views",
     "views.views": 1,
 }

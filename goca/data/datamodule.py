@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Annotated, Any
 
@@ -17,6 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from goca.data.base import CONFIG, Sample, SegmentationDataset
 from goca.errors import ConfigError, DataError
+from goca.ops import Grid
+
+Size = int | Callable[[Grid], Grid] | None
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,10 +30,11 @@ class Unreadable:
     reason: str
 
 
-def to_pixels(image: np.ndarray, size: int) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, size, size) float in [-1, 1]; bicubic, the aspect ratio is not kept."""
-    if image.shape[:2] != (size, size):
-        image = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+def to_pixels(image: np.ndarray, size: int | Grid) -> torch.Tensor:
+    """(H, W, 3) uint8 -> (3, height, width) float in [-1, 1], resized bicubically; a number is the side of a square."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if image.shape[:2] != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
     return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
@@ -60,7 +64,8 @@ class SegmentationDataModule(L.LightningDataModule):
         keep_unreadable: leave `Unreadable` entries in the batches for the caller to record, instead of raising their error.
 
     Attributes:
-        size: side in pixels of `Sample.pixels`; set by the model before the first batch, None leaves pixels out.
+        size: of `Sample.pixels`: the side of a square, or a function of each picture's (height, width); set before the first
+            batch, None leaves pixels out.
         batches: positions in the data set, batch by batch, after `setup()`.
         total: number of images in all shards.
         done: ids of images that have results already; a batch is skipped if all its images are done.
@@ -85,7 +90,7 @@ class SegmentationDataModule(L.LightningDataModule):
         self.batch_size, self.num_workers, self.keep_unreadable = batch_size, num_workers, keep_unreadable
         self.limit, self.indices = limit, indices
         self.shard = parse_shard(shard)
-        self.size: int | None = None
+        self.size: Size = None
         self.batches: list[list[int]] = []
         self.total = 0
         self.done: frozenset[str] = frozenset()
@@ -159,7 +164,7 @@ class SegmentationDataModule(L.LightningDataModule):
 class _Batches(Dataset[list[Sample | Unreadable]]):
     """Whole batches of samples with their pixels, as the workers make them."""
 
-    def __init__(self, dataset: SegmentationDataset, batches: list[list[int]], size: int | None) -> None:
+    def __init__(self, dataset: SegmentationDataset, batches: list[list[int]], size: Size) -> None:
         self.dataset, self.batches, self.size = dataset, batches, size
 
     def __len__(self) -> int:
@@ -174,7 +179,8 @@ class _Batches(Dataset[list[Sample | Unreadable]]):
         except DataError as error:
             return Unreadable(self.dataset.image_ids[position], str(error))
         if self.size is not None:
-            sample.pixels = to_pixels(sample.image, self.size)
+            height, width = sample.image.shape[:2]
+            sample.pixels = to_pixels(sample.image, self.size((height, width)) if callable(self.size) else self.size)
         return sample
 
 

@@ -46,12 +46,12 @@ class AttentionView:
     # -------------------------------------------------------------------------------------------------------- questions
     @cached_property
     def token_maps(self) -> Tensor:
-        """Share of each token at each pixel, before any calibration: (n, f, f)."""
+        """Share of each token at each pixel, before any calibration: (n, h, w)."""
         return self.observation.token_maps[0].float().cpu()
 
     @cached_property
     def normalised(self) -> Tensor:
-        """Token maps stretched to 0 ... 1 one by one: (n, f, f)."""
+        """Token maps stretched to 0 ... 1 one by one: (n, h, w)."""
         low, high = self.token_maps.amin((1, 2), keepdim=True), self.token_maps.amax((1, 2), keepdim=True)
         return torch.where(high > low, (self.token_maps - low) / (high - low), torch.zeros_like(self.token_maps))
 
@@ -68,7 +68,7 @@ class AttentionView:
         return {self.classes.names[i]: positions for i, positions in self.prompt.class_tokens.items()}
 
     def map_of(self, word: str) -> np.ndarray:
-        """Mean map (f, f) of a word's tokens; raises ConfigError for a word the prompt does not name."""
+        """Mean map (h, w) of a word's tokens; raises ConfigError for a word the prompt does not name."""
         if word not in self.words:
             raise ConfigError(f"the prompt names no {word!r}; it names {', '.join(self.words)}")
         return self.token_maps[list(self.words[word])].mean(0).numpy()
@@ -82,8 +82,8 @@ class AttentionView:
         height, width = self.image.shape[:2]
         if not (0 <= x < width and 0 <= y < height):
             raise ConfigError(f"pixel ({x}, {y}) lies outside the image of {width} x {height} pixels (x, y from 0)")
-        size = self.token_maps.shape[-1]
-        shares = self.token_maps[:, y * size // height, x * size // width].tolist()
+        rows, columns = self.token_maps.shape[-2:]
+        shares = self.token_maps[:, y * rows // height, x * columns // width].tolist()
         members = {position: word for word, positions in self.words.items() for position in positions}
         padding = {position: f"({kind})" for kind, positions in self.prompt.special.items() for position in positions}
         totals: dict[str, float] = {}

@@ -29,7 +29,7 @@ class Example:
         class_ids: of the C classes that competed.
         raw, calibrated, refined: (C, h, w) class maps before and after calibration, and after refinement.
         tokens: of the first prompt's content, with their positions.
-        token_maps: (n, f, f) of these tokens.
+        token_maps: (n, h, w) of these tokens.
         head_weights: cross-attention layer -> mean weight of each head.
     """
 

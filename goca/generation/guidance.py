@@ -20,6 +20,7 @@ from goca.generation.regions import Regions, find_regions
 from goca.generation.roles import TokenRoles
 from goca.method import Method, calibration_of, weighed_layers
 from goca.method.refinement import RefinementContext
+from goca.ops import aspect_grid
 
 _CONFIG = ConfigDict(extra="forbid")
 
@@ -63,8 +64,8 @@ class RegionGuidance(PlainGuidance):
 
         Args:
             strength: (B, h, w) length of the guidance.
-            tokens: (B, n, f, f) bool regions of the content tokens.
-            foreground: (B, f, f) bool region of all of them.
+            tokens: (B, n, y, x) bool regions of the content tokens.
+            foreground: (B, y, x) bool region of all of them.
         """
         return rate_map(strength, tokens, foreground, self.scale, self.limits, self.cap)
 
@@ -161,10 +162,9 @@ class RegionGuide:
         if self._calls % self.guidance.every:
             return
         grid = (latents.shape[-2], latents.shape[-1])
-        # Regions are no finer than the latents that they guide.
-        size = min(self.method.aggregation.feature_size, max(grid))
-        aggregation = replace(weighed_layers(self.method), feature_size=size)
-        statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes, precision=self.precision)
+        aggregation = weighed_layers(self.method)
+        size = aspect_grid(grid, aggregation.feature_size)  # regions are no finer than the latents that they guide
+        statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes, precision=self.precision, size=size)
 
         def observe(raw: RawCall) -> None:
             call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)

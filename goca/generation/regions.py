@@ -16,12 +16,12 @@ from goca.ops import gaussian_blur, minmax
 
 @dataclass(frozen=True)
 class Regions:
-    """Regions of one image: n text positions on an f x f grid."""
+    """Regions of one image: n text positions on a grid of the picture's aspect ratio."""
 
-    tokens: Tensor  # (n, f, f) bool: tokens that score highest at a pixel; several where they tie
-    foreground: Tensor  # (f, f) bool
-    scores: Tensor  # (n, f, f) refined maps; positions that do not compete are 0
-    background: Tensor  # (f, f) the global token's map, 0 ... 1
+    tokens: Tensor  # (n, h, w) bool: tokens that score highest at a pixel; several where they tie
+    foreground: Tensor  # (h, w) bool
+    scores: Tensor  # (n, h, w) refined maps; positions that do not compete are 0
+    background: Tensor  # (h, w) the global token's map, 0 ... 1
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ def find_regions(
     """Regions and foreground of one image.
 
     Args:
-        token_maps: (n, f, f) aggregated shares of the conditional half.
-        global_map: (f, f) aggregated share of the global token, from the half that `roles` names.
+        token_maps: (n, h, w) aggregated shares of the conditional half.
+        global_map: (h, w) aggregated share of the global token, from the half that `roles` names.
         roles: of the prompt's tokens.
         calibration, refinement: the segmentor's own; refinement uses the conditional half's self-attention for both maps.
         context: what the refinement may use.

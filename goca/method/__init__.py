@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goca import config
+from goca.data.sizes import Sizing, Square
 from goca.errors import ConfigError
 from goca.method.aggregation import Aggregation
 from goca.method.aggregation.concepts import ConceptMaps
@@ -34,6 +35,7 @@ class Method:
         decision: class maps to labels.
         views: in how many ways each picture is seen; the maps of all are averaged (test-time augmentation).
         passes: at which noise levels every view is seen; the attention of all is averaged.
+        sizing: how large a picture is shown to the model.
     """
 
     aggregation: Aggregation | Mixture | ConceptMaps
@@ -42,6 +44,7 @@ class Method:
     decision: Decision | Hungarian | Scored = dataclasses.field(default_factory=Decision)
     views: Views = dataclasses.field(default_factory=Views)
     passes: Passes = dataclasses.field(default_factory=Passes)
+    sizing: Sizing = dataclasses.field(default_factory=Square)
 
     @classmethod
     def from_config(cls, cfg: Any) -> Method:

@@ -28,7 +28,7 @@ class View:
     """One way to see a picture.
 
     Args:
-        shift: (down, right), parts of the picture's side by which its content moves up and left; borders are reflected.
+        shift: (down, right), parts of height and width by which the picture's content moves up and left; borders are reflected.
         mirror: left and right swapped.
     """
 
@@ -39,9 +39,9 @@ class View:
         """The picture (3, H, W) as this view shows it."""
         down, right = self._steps(picture)
         if (down, right) != (0, 0):
-            edge = max(abs(down), abs(right))
-            padded = F.pad(picture[None], (edge, edge, edge, edge), mode="reflect")[0]
-            picture = padded[:, edge + down :, edge + right :][:, : picture.shape[1], : picture.shape[2]]
+            below, beside = abs(down), abs(right)
+            padded = F.pad(picture[None], (beside, beside, below, below), mode="reflect")[0]
+            picture = padded[:, below + down :, beside + right :][:, : picture.shape[1], : picture.shape[2]]
         return picture.flip(-1) if self.mirror else picture
 
     def restore(self, maps: Tensor, picture: Tensor) -> Tensor:

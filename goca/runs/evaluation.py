@@ -79,7 +79,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
             keep_threads(choose_device(cfg.model.device), trainer.world_size, begun.get("machine"))
             keep_commits(segmentor.backbone, begun)
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
-            data.size = segmentor.backbone.size
+            data.size = segmentor.fit
             if trainer.is_global_zero:
                 output.begin(_facts(cfg, evaluator, data, begun, fixed))
             positions = dict(zip(data.image_ids, data.positions, strict=True))

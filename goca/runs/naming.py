@@ -14,7 +14,7 @@ from goca import config
 from goca.config.identity import class_name
 from goca.paths import CONF
 
-STAGES = ("aggregation", "calibration", "refinement", "decision", "views", "passes")
+STAGES = ("aggregation", "calibration", "refinement", "decision", "views", "passes", "sizing")
 _FIRST = ("goca", "vanilla", "manual")  # named in preference to others that are as near
 _MODEL = ("size", "timestep", "heads", "affinity_order", "feature_size", "layers")  # settings of a model that are the method's
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")

@@ -55,6 +55,7 @@ shapes = st.fixed_dictionaries(
         "layers": st.sampled_from([*sorted(oracle.LAYER_METHODS), "average"]),
         "renormalize": st.booleans(),
         "joint": st.booleans(),
+        "size": st.sampled_from([None, (4, 9), (7, 3)]),
         "seed": st.integers(0, 2**16),
     }
 )
@@ -85,7 +86,7 @@ def test_any_shape_agrees_with_the_oracle(case):
         renormalize=case["renormalize"],
     )
     plan = Plan({name: own[name].layer for name in cross}, reference if weighted else None)
-    statistics = AttentionStatistics(aggregation, plan, case["max_bytes"])
+    statistics = AttentionStatistics(aggregation, plan, case["max_bytes"], size=case["size"])
     for name, call in cross.items():
         for seen in {id(own[name]): own[name], id(call): call}.values():
             statistics.observe(seen)
@@ -93,7 +94,7 @@ def test_any_shape_agrees_with_the_oracle(case):
 
     query = cross[reference].query.float()
     feature = query.transpose(2, 3).flatten(1, 2).unflatten(2, cross[reference].grid)
-    token_maps, weights = oracle.aggregate(aggregation, cross, own, feature)
+    token_maps, weights = oracle.aggregate(aggregation, cross, own, feature, case["size"])
     for name, weight in weights.items():
         torch.testing.assert_close(found.layer_weights[name], weight, rtol=1e-5, atol=1e-6)
     half = case["dtype"] != torch.float32  # the model's own output, from which head weights come, is rounded then

@@ -6,13 +6,17 @@ import torch
 
 from goca import config
 from goca.attention.call import probabilities
+from goca.attention.features import dense_feature
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
+from goca.data.sizes import KeepAspect
+from goca.errors import ModelError
 from goca.method import plan_layers
+from goca.ops import map_grid
 from goca.prompts import from_text
 from goca.runs.evaluation import evaluate
 from goca.segmentor import Segmentor
-from tests.helpers.oracle import attention_maps
+from tests.helpers.oracle import aggregate, attention_maps
 from tests.helpers.saved_pipeline import goca_aggregation
 from tests.helpers.tiny_pipelines import FAMILIES, family_overrides, tiny_backbone, tiny_pipeline
 
@@ -205,6 +209,81 @@ def test_a_batch_of_two_is_two_runs_of_one(backbone, pixels):
     for i, (text, image_id) in enumerate(zip(TEXTS, "ab", strict=True)):
         alone = backbone.observe(pixels[i : i + 1], [text], [image_id], 0, _statistics(backbone))
         torch.testing.assert_close(alone.token_maps[0], together.token_maps[i], rtol=1e-3, atol=1e-6)
+
+
+def _oblong(backbone):
+    """(height, width) of the largest picture, twice as wide as it is high, that the small model's positions allow."""
+    wide = (backbone.longest_side or 2 * SIZE) >= 2 * SIZE
+    return (SIZE, 2 * SIZE) if wide else (SIZE // 2, SIZE)
+
+
+def test_a_picture_that_is_not_square_gives_maps_of_its_shape_and_the_explicit_formulas_values(backbone):
+    """The streaming statistics equal the materialising oracle, on grids with two sides, for every family."""
+    height, width = _oblong(backbone)
+    pixels = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    aggregation, size, calls = goca_aggregation(backbone), map_grid((height, width), SIZE, 16), {}
+
+    class Recorder(AttentionStatistics):
+        def observe(self, call):
+            calls[call.layer] = call
+            super().observe(call)
+
+    plan = plan_layers(backbone, aggregation)
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, Recorder(aggregation, plan, size=size))
+    assert seen.token_maps.shape[2:] == size == (height // 2, width // 2)
+    for layer, call in calls.items():
+        assert call.grid[1] == 2 * call.grid[0], layer
+        assert call.query.shape[2] == call.grid[0] * call.grid[1], layer
+    feature = dense_feature(calls[plan.reference], plan.feature_kind).float()
+    cross = {name: calls[name] for name in plan.cross}
+    expected, weights = aggregate(aggregation, cross, {name: calls[own] for name, own in plan.cross.items()}, feature, size)
+    for name, weight in weights.items():
+        torch.testing.assert_close(seen.layer_weights[name], weight, rtol=1e-4, atol=1e-6)
+    tokens = expected.shape[1]  # the text axis may be longer than what a prompt fills
+    torch.testing.assert_close(seen.token_maps[:, :tokens], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_tokens_lie_row_by_row(backbone):
+    """A change in the upper right corner of the latents changes most the token at the end of the first row."""
+    height, width = _oblong(backbone)
+    with torch.inference_mode():
+        latents = backbone.encode_image(torch.zeros(1, 3, height, width))
+        convolves = backbone.denoiser_name == "unet"
+        patch = 1 if convolves else backbone.patch
+        changed = latents.clone()
+        changed[..., :patch, -patch:] += 3
+        conditioning, found = backbone.conditioning(TEXTS[:1]), []
+        for shown in (latents, changed):
+            first = {}
+
+            def observe(raw, first=first, shown=shown):
+                call = backbone.canonical(raw, shown.shape[-2:])
+                if call is not None and not first:
+                    first[call.grid] = call.query
+
+            with AttentionTap(backbone.attention_modules, observe):
+                backbone.denoise(shown, conditioning)
+            found.append(first)
+    ((seen, query),) = found[0].items()
+    moved = (query - found[1][seen]).abs().sum((0, 1, 3)).unflatten(0, seen)
+    row, column = divmod(int(moved.argmax()), seen[1])
+    reach = 2 if convolves else 0  # cells over which a change has spread before the first attention
+    assert seen[1] == 2 * seen[0]
+    assert row <= reach and column >= seen[1] - 1 - reach
+
+
+def test_sizes_beyond_the_positions_are_refused(backbone):
+    if backbone.longest_side is None:
+        pytest.skip("positions are computed for any size")
+    rule = KeepAspect(longest=10**6)
+    assert max(rule.fit((10, 10_000), backbone.limits)) == backbone.longest_side
+    size, backbone.size = backbone.size, backbone.longest_side + backbone.size_multiple
+    try:
+        with pytest.raises(ModelError, match=f"end at {backbone.longest_side} px"):
+            backbone.adopt(backbone.pipeline, encoders_left_out=False)
+    finally:
+        backbone.size = size
+        backbone.adopt(backbone.pipeline, encoders_left_out=False)
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))

@@ -74,16 +74,21 @@ def layer_weight(method: str, reference: Tensor, attention: Tensor) -> Tensor:
 
 
 def aggregate(
-    aggregation: Aggregation, cross: dict[str, AttentionCall], own: dict[str, AttentionCall], reference: Tensor | None
+    aggregation: Aggregation,
+    cross: dict[str, AttentionCall],
+    own: dict[str, AttentionCall],
+    reference: Tensor | None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Token maps (B, n, f, f) and layer weights by layer.
+    """Token maps (B, n, *size) and layer weights by layer.
 
     Args:
         cross: cross-attention layer -> its call.
         own: the same key -> the paired self-attention call.
         reference: dense feature (B, C, h, w).
+        size: grid of the maps; None is a square of the feature size.
     """
-    size = (aggregation.feature_size,) * 2
+    size = size or (aggregation.feature_size,) * 2
     weights, total = {}, 0
     for name, call in cross.items():
         weight = torch.ones(call.query.shape[0])

@@ -22,7 +22,7 @@ class Aggregation:
         cross_layers: names or globs of the layers whose text attention is used.
         reference: layer that gives the reference affinity; needed by methods that compare with it.
         reference_channels: `all` channels of that feature (the paper), or the `first` alone (the released code, for parity).
-        feature_size: side of the square grid on which maps are added up.
+        feature_size: cells along the model's square of the grid on which maps are added up; other shapes in proportion.
         renormalize: make resized self-attention rows sum to 1, so that low-resolution layers do not weigh more.
         rows: estimate layer weights from this many query rows of the reference, one at random in each of as many cells of the
             picture; `all` is exact; `auto` is exact up to 1024 rows (32 x 32) and takes 512 of more.

@@ -16,7 +16,7 @@ class ConceptMaps:
         last: of these only so many, from the end; null takes all.
         softmax: over the concepts, in every block, before blocks are averaged.
         normalise: channels of the concept vectors over concepts: minimum 0, sum 1.
-        feature_size: side of the square grid of the result.
+        feature_size: cells along the model's square of the grid of the result; other shapes in proportion.
     """
 
     cross_layers: tuple[str, ...]

@@ -16,9 +16,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.errors import ModelError
-from goca.ops import Interpolation, minmax, resize
-
-Grid = tuple[int, int]
+from goca.ops import Grid, Interpolation, minmax, resize
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -44,7 +42,7 @@ class Mixture:
         resize: how maps are brought to `feature_size`.
         clamp: each head's map is resized by itself and clamped at 0 before heads are averaged (bicubic resizing overshoots).
         share_out: divide each pixel by its sum over all tokens at the end, as GoCA does.
-        feature_size: side of the square grid on which maps are added up.
+        feature_size: cells along the model's square of the grid on which maps are added up; other shapes in proportion.
     """
 
     cross_layers: tuple[str, ...]
@@ -107,12 +105,12 @@ def level_weights(weights: dict[int, float] | None, grids: Sequence[Grid]) -> di
 
 
 def factor(grid: Grid, grids: Sequence[Grid]) -> int:
-    """How many times the grid's side fits into the finest one's.
+    """How many times the grid's longer side, which rounding changes least, fits into the finest one's.
 
-    >>> factor((16, 16), [(64, 64), (16, 16)])
-    4
+    >>> factor((16, 16), [(64, 64), (16, 16)]), factor((1, 8), [(3, 30), (2, 15), (1, 8)])
+    (4, 4)
     """
-    return round(max(height for height, _ in grids) / grid[0])
+    return round(max(map(max, grids)) / max(grid))
 
 
 def stages(grids: Sequence[Grid]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from goca import config
+from goca.attention.class_maps import ClassMapper
 from goca.attention.mixture import Statistics, collector
 from goca.attention.statistics import Observation, Precision
-from goca.attention.stitched import StitchedObservation, merged, stitched
+from goca.attention.stitched import stitched
 from goca.backbones.auto import propose_for, without_references
 from goca.backbones.base import Backbone
 from goca.backbones.word_losses import class_exponents
@@ -23,11 +24,9 @@ from goca.data.base import Sample
 from goca.data.datamodule import to_pixels
 from goca.data.pictures import ImageSource, read_picture
 from goca.data.sizes import Fit, Window
-from goca.errors import ConfigError, ModelError
+from goca.errors import ConfigError
 from goca.method import Method, Plan
-from goca.method.calibration import ClassMaps
 from goca.method.outside import MapFiles
-from goca.method.refinement import RefinementContext
 from goca.ops import Grid, map_grid
 from goca.prediction import Prediction, join
 from goca.prompts import sources
@@ -273,10 +272,16 @@ class Segmentor:
         method = self.method.at(background)
         rows = [row for row in rows if row.sample is sample]
         calibrated, refined = [], []
-        exponents = self._exponents(sample, prompts)
-        for prompt in prompts:
+        mapper = ClassMapper(method, self.timer, self.max_bytes, self._exponents(sample, prompts))
+        together = len(prompts) > 1 and all(prompt.across == prompts[0].across != "each" for prompt in prompts)
+        for group in [prompts] if together else [[prompt] for prompt in prompts]:
             assert observation is not None
-            parts = [self._class_maps(row, observation, exponents) for row in rows if row.prompt is prompt]
+            seen_as = zip(*([row for row in rows if row.prompt is prompt] for prompt in group), strict=True)  # one of each view
+            parts = []
+            for each in seen_as:
+                assert each[0].seen.pixels is not None
+                shown = {row.index: row.prompt for row in each}
+                parts.append(mapper(sample.image_id, each[0].seen.pixels, observation, shown))
             calibrated.append(method.views.merge([part for part, _ in parts], sample))
             refined.append(method.views.merge([part for _, part in parts], sample))
         side = method.aggregation.feature_size
@@ -312,39 +317,3 @@ class Segmentor:
             assert sample.pixels is not None
             windows = self.windows(sample.pixels)
             return class_exponents(calibration.exponents, self.backbone, sample, prompts, self.seed, windows)
-
-    def _class_maps(
-        self, row: Row, observation: Observation, exponents: Mapping[int, float] | None
-    ) -> tuple[ClassMaps, ClassMaps]:
-        """Calibrated and refined maps of one row of the observation, of the whole picture or of every window by itself."""
-        assert row.seen.pixels is not None
-        merge = getattr(self.method.sizing, "merge", "token_maps")
-        whole = merge == "token_maps" or isinstance(self.method.calibration, MapFiles)
-        if whole or not isinstance(observation, StitchedObservation):
-            return self._class_maps_of(row, row.seen.pixels, observation, exponents)
-        parts = zip(observation.windows, observation.parts, strict=True)
-        each = [self._class_maps_of(row, window.cut(row.seen.pixels), part, exponents) for window, part in parts]
-        calibrated, refined = (merged(maps, observation) for maps in zip(*each, strict=True))
-        return calibrated, refined
-
-    def _class_maps_of(
-        self, row: Row, pixels: Tensor, observation: Observation, exponents: Mapping[int, float] | None
-    ) -> tuple[ClassMaps, ClassMaps]:
-        token_maps = observation.token_maps[row.index]
-        if not token_maps.isfinite().all():
-            raise ModelError(f"{row.seen.image_id}: the model gave attention that is not finite; try model.dtype=float32")
-        with self.timer("calibrate"):
-            if isinstance(self.method.calibration, MapFiles):
-                calibrated = self.method.calibration.of_image(row.sample.image_id)
-            else:
-                levels = [(maps[row.index], weight) for maps, weight in observation.level_maps]
-                calibrated = self.method.calibration(token_maps, row.prompt, levels, exponents)
-        with self.timer("refine"):
-            context = RefinementContext(
-                size=(token_maps.shape[-2], token_maps.shape[-1]),
-                self_attention=observation.self_attention(row.index),
-                features={name: feature[row.index] for name, feature in observation.features.items()},
-                image=pixels,
-                max_bytes=self.max_bytes,
-            )
-            return calibrated, self.method.refinement.refine(calibrated, context)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from goca.prompts.emphasis import Emphasis
 from goca.prompts.segments import TextSegment
 
 __all__ = ["Entity", "Prompt", "TextSegment"]
+
+Across = Literal["each", "joint", "sink", "anchor"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Prompt:
         entities: the parts the text is made of.
         emphasis: how class tokens' embeddings change before the denoiser sees them.
         reads: a text whose tokens are read in place of the prompt's; positions are then those of this text.
+        across: how the prompt stands to others of the same image: `each` is calibrated by itself; `joint`, `sink` and `anchor`
+            share the rescaling of every pixel (`goca.method.across`).
         concepts: words that a concept stream takes along; positions are then numbers of these words.
     """
 
@@ -60,6 +65,7 @@ class Prompt:
     emphasis: Emphasis | None = None
     reads: str | None = None
     concepts: tuple[str, ...] = ()
+    across: Across = "each"
 
     @cached_property
     def content(self) -> tuple[int, ...]:

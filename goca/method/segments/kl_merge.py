@@ -17,10 +17,11 @@ _ROUNDS = 300  # of k-means, which ends when nothing changes
 def symmetric_kl(a: Tensor, b: Tensor) -> Tensor:
     """1/2 sum (x - y)(ln x - ln y) over pixels, of every row of a (n, S) with every row of b (m, S): (n, m), float64.
 
-    A sum and not a mean, and nothing is added inside the logarithms, unlike the divergence of `space_merge`.
+    A sum and not a mean, and nothing is added inside the logarithms, unlike the divergence of `space_merge`. An exact 0, as
+    between pixels that no window holds together, counts as the smallest number.
     """
     a, b = a.double(), b.double()
-    log_a, log_b = a.log(), b.log()
+    log_a, log_b = (values.clamp(min=torch.finfo(values.dtype).tiny).log() for values in (a, b))
     own = (a * log_a).sum(1)[:, None] + (b * log_b).sum(1)
     return (own - a @ log_b.T - log_a @ b.T) / 2
 

@@ -280,8 +280,8 @@ class Segmentor:
             parts = []
             for each in seen_as:
                 assert each[0].seen.pixels is not None
-                shown = {row.index: row.prompt for row in each}
-                parts.append(mapper(sample.image_id, each[0].seen.pixels, observation, shown))
+                asked = {row.index: row.prompt for row in each}
+                parts.append(mapper(sample.image_id, each[0].seen.pixels, observation, asked))
             calibrated.append(method.views.merge([part for part, _ in parts], sample))
             refined.append(method.views.merge([part for _, part in parts], sample))
         side = method.aggregation.feature_size

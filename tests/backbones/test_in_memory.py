@@ -34,6 +34,7 @@ def weights(tmp_path_factory):
     return lora("flux_dev", tmp_path_factory.mktemp("lora"), targets=["to_q", "to_out.0"])
 
 
+@pytest.mark.slow
 def test_a_lora_counts_whether_it_is_fused_or_runs_beside(plain, weights):
     fused, beside = tiny_pipeline("flux_dev"), tiny_pipeline("flux_dev")
     for pipeline in (fused, beside):

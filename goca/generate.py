@@ -37,7 +37,7 @@ from goca.generation.show import Snapshot, side_by_side, snapshots_figure
 from goca.method import Method
 from goca.runs.provenance import checkpoint_identity, environment, keep_commits
 from goca.runs.report import Logger, Report
-from goca.runs.tables import Table
+from goca.runs.table import Table
 from goca.timing import peak_memory_bytes
 
 console = Console(emoji=False)

@@ -20,11 +20,13 @@ from rich.markup import escape
 
 from goca import config
 from goca.compare.content import Comparison, Settings
-from goca.compare.page import markdown, write_page, write_tables
+from goca.compare.page import markdown, write_page
 from goca.compare.runs import load
+from goca.compare.tables import page_tables, write_tables
 from goca.config.arguments import folders_first
 from goca.errors import ConfigError
-from goca.runs.tables import Table
+from goca.runs.table import Table
+from goca.runs.terminal import print_table
 
 
 def compare(cfg: DictConfig) -> Path:
@@ -40,17 +42,21 @@ def compare(cfg: DictConfig) -> Path:
     folder = Path(cfg.output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page = write_page(comparison, notes, cfg.title, folder / "index.html")
-        tables = write_tables(comparison, folder)
+        tables = page_tables(comparison)
+        page = write_page(comparison, tables, notes, cfg.title, folder / "index.html")
+        files = write_tables(tables, comparison.images(), folder)
         text = Path(cfg.markdown or folder / "results.md")
-        text.write_text(markdown(comparison, notes, cfg.title), encoding="utf-8")
+        text.write_text(markdown(comparison, notes, cfg.title, tables.get("benchmarks")), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write to {error.filename or folder} ({error.strerror}); set output") from error
     for kind, members in comparison.kinds.items():
         console.print(_ranking(comparison.leaderboard(members), comparison.titles[kind]))
+    if row := tables.get("benchmarks"):
+        short = row.select([name for name in row.columns if name != "source"])
+        print_table(short, "The eight benchmarks of open-vocabulary segmentation, mIoU", console)
     for note in notes:
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    for what, path in (("page", page), ("Markdown", text), *(("table", path) for path in tables)):
+    for what, path in (("page", page), ("Markdown", text), *(("table", path) for path in files)):
         console.print(f"{what:<9} {path}", markup=False, highlight=False, soft_wrap=True)
     return page
 

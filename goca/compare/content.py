@@ -19,7 +19,7 @@ from goca.errors import ConfigError
 from goca.figures.thumbnails import disagreement
 from goca.runs.kinds import Kind, kind_titles
 from goca.runs.summary import total_counts
-from goca.runs.tables import Cell, Table
+from goca.runs.table import Cell, Table
 
 _COLUMNS_OF_ABLATION = 8
 
@@ -34,6 +34,8 @@ class Settings:
     Args:
         samples, seed, level: of the bootstrap.
         baseline: method that differences are taken from; None takes vanilla, or the lowest run where there is none.
+        quoted: published rows beside the runs' in the table of the eight benchmarks: those of the package, none, or those of a
+            file in the form of `goca/compare/quoted.yaml`.
         generative_power: quantities that say how well models generate, by the names that runs know them by.
     """
 
@@ -42,6 +44,7 @@ class Settings:
     level: Annotated[float, Field(gt=0, lt=1)]
     baseline: str | None
     generative_power: dict[str, Scale]
+    quoted: bool | str = True
 
 
 class Comparison:
@@ -87,7 +90,8 @@ class Comparison:
             *("rank", "mIoU", "method", "model", "run", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
             *("threshold", "threshold choice", "pixel accuracy", "s / image", "peak GiB", "warnings"),
         )
-        return Table(columns, tuple(self._row(rank, run) for rank, run in enumerate(members, start=1)))
+        rows = tuple(self._row(rank, run) for rank, run in enumerate(members, start=1))
+        return Table(columns, rows, better={"mIoU": "higher"})
 
     def _row(self, rank: int, run: Run) -> tuple[Cell, ...]:
         summary, kind = run.summary, run.kind
@@ -140,7 +144,7 @@ class Comparison:
                 method = (methods[run.path],) if any(methods.values()) else ()
                 rows.append((*method, run.miou, *change, *values))
             columns = (*(("method",) if any(methods.values()) else ()), "mIoU", "difference", "low", "high", *differing)
-            tables[title] = Table(columns, tuple(rows))
+            tables[title] = Table(columns, tuple(rows), better={"mIoU": "higher"})
         return tables
 
     def classes(self, members: Sequence[Run]) -> Table:
@@ -150,7 +154,8 @@ class Comparison:
             for name in members[0].summary.classes
             if any(name in run.iou_by_class for run in members)
         ]
-        return Table(("class", *(run.name for run in members)), tuple(rows))
+        names = tuple(run.name for run in members)
+        return Table(("class", *names), tuple(rows), better=dict.fromkeys(names, "higher"), across=True)
 
     def images(self) -> Table:
         """mIoU of every image by every run, over the classes seen in it; runs in the order of the leaderboard."""
@@ -189,7 +194,7 @@ class Comparison:
             "thresholds": summary.miou_by_threshold or {},
             "classes": run.iou_by_class,
             "images": dict(zip(run.image_ids, map(number, run.counts.miou_by_image()), strict=True)),
-            "confusion": _confusion(run),
+            "confusion": confusion(run),
         }
 
     def _page_kind(self, kind: Kind, members: Sequence[Run], index: Mapping[Any, int]) -> dict[str, Any]:
@@ -232,10 +237,11 @@ def repeats(members: Sequence[Run]) -> Table:
             spread = (number(miou.mean()), number(miou.std(ddof=1)), number(miou.min()), number(miou.max()))
             rows.append((first["method"], first["model"], *spread, len(runs)))
     rows.sort(key=lambda row: -(row[2] or 0.0))
-    return Table(("method", "model", "mean mIoU", "deviation", "lowest", "highest", "seeds"), tuple(rows))
+    columns = ("method", "model", "mean mIoU", "deviation", "lowest", "highest", "seeds")
+    return Table(columns, tuple(rows), better={"mean mIoU": "higher"})
 
 
-def _confusion(run: Run) -> dict[str, Any]:
+def confusion(run: Run) -> dict[str, Any]:
     """Shares in per cent of each class's pixels by what they were predicted as: the classes with the most pixels."""
     names = run.summary.classes
     first = 0 if run.summary.has_background else 1

@@ -29,6 +29,54 @@ function shown(value, column) {
   return column in DIGITS ? value.toFixed(DIGITS[column]) : Number.isInteger(value) ? String(value) : value.toFixed(2);
 }
 
+// ---------------------------------------------------------------------------------------------------------------- files
+const FORMATS = { csv: ["CSV", "text/csv"], md: ["Markdown", "text/markdown"], tex: ["LaTeX", "application/x-tex"] };
+
+// Buttons that save a table as it was written for files; nothing where the table has no rows.
+function files(place, name) {
+  const buttons = Object.entries(data.files[name] ?? {}).map(([ending, text]) => {
+    const [title, type] = FORMATS[ending];
+    return element("button", { type: "button", text: title, title: `save ${name}.${ending}`, onclick: () => save(`${name}.${ending}`, text, type) });
+  });
+  place.replaceChildren(...(buttons.length ? ["Save as ", ...buttons] : []));
+}
+
+function save(name, text, type) {
+  const address = URL.createObjectURL(new Blob([text], { type: `${type};charset=utf-8` }));
+  element("a", { href: address, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 60_000); // when the browser has surely read it
+}
+
+const numbered = (name, place) => (data.kinds.length > 1 ? `${name}_${place + 1}` : name);
+
+function refreshFiles() {
+  for (const place of document.querySelectorAll(".files[data-table]")) files(place, place.dataset.table);
+  for (const place of document.querySelectorAll(".files[data-kind]")) files(place, numbered(place.dataset.kind, state.kind));
+  for (const place of document.querySelectorAll(".files[data-run]")) files(place, `${place.dataset.run}_${runA() + 1}`);
+}
+
+// ------------------------------------------------------------------------------------------------------------ benchmarks
+function benchmarks() {
+  const table = data.benchmarks;
+  $("benchmarks").hidden = !table;
+  if (!table) return;
+  const source = table.columns.indexOf("source");
+  const numeric = (place) => table.columns[place] in table.better;
+  const cell = (value) => (value === null ? "-" : typeof value === "number" ? value.toFixed(table.digits) : String(value));
+  const head = table.columns.map((name, place) => element("th", { scope: "col", class: numeric(place) ? "number" : "", text: name }));
+  $("row").replaceChildren(element("thead", {}, element("tr", {}, ...head)));
+  let first = 0;
+  for (const [heading, count] of table.parts) {
+    const rows = table.rows.slice(first, (first += count));
+    const values = (place) => rows.map((row) => row[place]).filter((value) => typeof value === "number");
+    const best = table.columns.map((_, place) => (numeric(place) && values(place).length > 1 ? cell(Math.max(...values(place))) : null));
+    const title = element("th", { colspan: table.columns.length, scope: "rowgroup" }, element("span", { text: heading }));
+    const body = rows.map((row) => element("tr", { class: source >= 0 && row[source] !== "measured" ? "quoted" : "" }, ...row.map((value, place) =>
+      element("td", { class: (numeric(place) ? "number" : "text") + (cell(value) === best[place] ? " best" : ""), title: String(value ?? ""), text: cell(value) }))));
+    $("row").append(element("tbody", {}, element("tr", {}, title), ...body));
+  }
+}
+
 // Empty cells stay last whichever way a column is sorted.
 function compare(a, b, ascending) {
   if (a === null || b === null) return (a === null) - (b === null);
@@ -138,7 +186,7 @@ function chooseScale() {
 
 function detail() {
   state.shown = PAGE;
-  pair(); scaling(); repeats(); ablations(); classes(); confusion(); curves(); gallery();
+  pair(); scaling(); repeats(); ablations(); classes(); confusion(); worst(); curves(); gallery(); refreshFiles();
 }
 
 function pairValue(table, a, b) {
@@ -223,10 +271,11 @@ function repeats() {
 
 function ablations() {
   $("ablations").replaceChildren();
-  for (const table of kind().ablations) {
-    const grid = element("table", {}, ...parts(table));
-    $("ablations").append(element("p", { class: "hint", text: table.model }), element("div", { class: "scroll" }, grid));
-  }
+  kind().ablations.forEach((table, place) => {
+    const grid = element("table", {}, ...parts(table)), saved = element("p", { class: "files" });
+    files(saved, `${numbered("ablation", state.kind)}_${place + 1}`);
+    $("ablations").append(element("p", { class: "hint", text: table.model }), saved, element("div", { class: "scroll" }, grid));
+  });
   $("ablation").hidden = !kind().ablations.length;
 }
 
@@ -251,6 +300,12 @@ function confusion() {
     texttemplate: names.length < 16 ? "%{z:.0f}" : "", colorbar: { thickness: 12 } };
   const axis = { type: "category", automargin: true, title: { text: "prediction" }, tickangle: -45 };
   draw("confusion", [map], { height: Math.max(360, 120 + 22 * names.length), xaxis: axis, yaxis: { type: "category", automargin: true, autorange: "reversed", title: { text: "ground truth" } } });
+}
+
+function worst() {
+  const table = data.worst[`worst_images_${runA() + 1}`];
+  $("worst").hidden = !table;
+  $("worst-images").replaceChildren(...(table ? parts(table) : []));
 }
 
 function curves() {
@@ -301,4 +356,4 @@ function gallery() {
 const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 $("lead").textContent = `${count(data.runs.length, "run")} in ${count(data.kinds.length, "group")}${data.kinds.length === 1 ? "" : ", each ranked by itself"}.`;
 $("notes").append(...data.notes.map((note) => element("li", { text: note })));
-filters(); choices(); board(); chooseRuns(); chooseScale(); detail();
+filters(); choices(); benchmarks(); board(); chooseRuns(); chooseScale(); detail();

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from goca.compare.content import Comparison, repeats
-from goca.runs.tables import Table, markdown_text
+from goca.compare.tables import written
+from goca.runs.table import Table, markdown_text
 
 _LEADERBOARD_IN_MARKDOWN = (
     "rank",
@@ -27,8 +28,8 @@ _LEADERBOARD_IN_MARKDOWN = (
 )
 
 
-def write_page(comparison: Comparison, notes: Sequence[str], title: str, path: Path) -> Path:
-    """Write the page."""
+def write_page(comparison: Comparison, tables: Mapping[str, Table], notes: Sequence[str], title: str, path: Path) -> Path:
+    """Write the page; its tables can be taken from it as files."""
     from plotly.offline import get_plotlyjs  # takes a second
 
     files = resources.files("goca.compare")
@@ -36,7 +37,16 @@ def write_page(comparison: Comparison, notes: Sequence[str], title: str, path: P
     parts = {
         "STYLE": (files / "page.css").read_text(encoding="utf-8"),
         "PLOTLY": get_plotlyjs(),
-        "DATA": _script_json({"title": title, "notes": list(notes), **comparison.page_data()}),
+        "DATA": _script_json(
+            {
+                "title": title,
+                "notes": list(notes),
+                "files": {name: written(name, table) for name, table in tables.items()},
+                "benchmarks": vars(tables["benchmarks"]) if "benchmarks" in tables else None,
+                "worst": {name: vars(table) for name, table in tables.items() if name.startswith("worst_images")},
+                **comparison.page_data(),
+            }
+        ),
         "SCRIPT": (files / "page.js").read_text(encoding="utf-8"),
     }
     for name, text in parts.items():
@@ -52,26 +62,8 @@ def _script_json(data: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def write_tables(comparison: Comparison, folder: Path) -> list[Path]:
-    """leaderboard.csv over all kinds (ranks are within a kind), images.csv, seeds.csv where runs are repeated, and IoU by class
-    per kind."""
-    kinds = list(comparison.kinds.values())
-    boards = [comparison.leaderboard(members) for members in kinds]
-    tables = {"leaderboard": Table(boards[0].columns, tuple(row for board in boards for row in board.rows))}
-    tables["images"] = comparison.images()
-    repeated = [repeats(members) for members in kinds]
-    if any(table.rows for table in repeated):
-        tables["seeds"] = Table(repeated[0].columns, tuple(row for table in repeated for row in table.rows))
-    for index, members in enumerate(kinds, start=1):
-        tables["iou_by_class" if len(kinds) == 1 else f"iou_by_class_{index}"] = comparison.classes(members)
-    paths = [folder / f"{name}.csv" for name in tables]
-    for path, table in zip(paths, tables.values(), strict=True):
-        path.write_text(table.csv(), encoding="utf-8")
-    return paths
-
-
-def markdown(comparison: Comparison, notes: Sequence[str], title: str) -> str:
-    """Leaderboard and ablations of every kind as Markdown."""
+def markdown(comparison: Comparison, notes: Sequence[str], title: str, row: Table | None = None) -> str:
+    """The row of the eight benchmarks where there is one, leaderboard and ablations of every kind as Markdown."""
     level = f"{100 * comparison.settings.level:g} %"
     lines = [f"# {title}", ""]
     lines += [
@@ -79,11 +71,11 @@ def markdown(comparison: Comparison, notes: Sequence[str], title: str) -> str:
         "paired, image by image, and taken from the row that has none. Where a threshold was chosen on the evaluated images, "
         "the number is optimistic."
     ]
+    if row is not None:
+        lines += ["", "## Eight benchmarks", "", row.markdown()]
     for kind, members in comparison.kinds.items():
-        board = comparison.leaderboard(members)
-        places = [board.columns.index(column) for column in _LEADERBOARD_IN_MARKDOWN]
-        rows = tuple(tuple(row[place] for place in places) for row in board.rows)
-        lines += ["", f"## {markdown_text(comparison.titles[kind])}", "", Table(_LEADERBOARD_IN_MARKDOWN, rows).markdown()]
+        board = comparison.leaderboard(members).select(_LEADERBOARD_IN_MARKDOWN)
+        lines += ["", f"## {markdown_text(comparison.titles[kind])}", "", board.markdown()]
         if (again := repeats(members)).rows:
             lines += ["", "### Over seeds", "", again.markdown()]
         for model, table in comparison.ablations(members).items():

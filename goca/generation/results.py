@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from goca.generation.frechet import Gaussian, bootstrap, frechet_distance
-from goca.runs.tables import Table
+from goca.runs.table import Table
 
 Z95 = 1.959964  # half width of a 95 % interval in standard errors
 

@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 from goca.errors import require
 from goca.loggers.base import CONFIG
 from goca.runs.report import Logger, Report
-from goca.runs.tables import Table
+from goca.runs.table import Table
 
 
 @dataclass(frozen=True, config=CONFIG)

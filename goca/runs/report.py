@@ -22,7 +22,8 @@ from goca.figures import plots
 from goca.figures.example import Example
 from goca.runs.folder import RunFolder
 from goca.runs.records import Summary
-from goca.runs.tables import Table, run_tables
+from goca.runs.table import Table
+from goca.runs.tables import run_tables
 
 log = logging.getLogger(__name__)
 PAUSES = (2.0, 10.0)  # seconds before the second and the third attempt

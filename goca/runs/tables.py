@@ -2,62 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from goca.runs.records import ImageRecord, Summary
 from goca.runs.summary import total_counts
-
-Cell = str | int | float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows under named columns; None is a cell without a value."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-    def csv(self) -> str:
-        """Comma-separated, with a header. Text that a spreadsheet would run as a formula is quoted by an apostrophe."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([_inert(cell) for cell in row] for row in self.rows)
-        return text.getvalue()
-
-    def markdown(self) -> str:
-        """A pipe table; numbers to the right, floats with two decimals.
-
-        >>> print(Table(("run", "mIoU"), (("a|b", 1.0), ("c", None))).markdown())
-        | run | mIoU |
-        | :-- | --: |
-        | a\\|b | 1.00 |
-        | c | - |
-        """
-        numeric = [all(isinstance(row[i], (int, float, type(None))) for row in self.rows) for i in range(len(self.columns))]
-        head = [self.columns, tuple("--:" if right else ":--" for right in numeric)]
-        body = [tuple(_cell(cell) for cell in row) for row in self.rows]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (*head, *body))
-
-
-def _inert(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _cell(cell: Cell) -> str:
-    if cell is None:
-        return "-"
-    return f"{cell:.2f}" if isinstance(cell, float) else markdown_text(str(cell))
-
-
-def markdown_text(text: str) -> str:
-    """Text of a run on one line of Markdown, where it is neither HTML nor the end of a cell."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+from goca.runs.table import Cell, Table
 
 
 def run_tables(

@@ -13,11 +13,14 @@ from rich.table import Table
 
 from goca.config import report_failures
 from goca.runs import sweeps
+from goca.runs.benchmark_row import row_table, rows_of
 from goca.runs.kinds import TOLD, Kind, kind_titles, regime
 from goca.runs.records import NO_THRESHOLD, Summary
+from goca.runs.table import Table as PlainTable
 
 _CLASSES_SHOWN = 30
 _WARNINGS_SHOWN = 5
+_WIDE = 200  # characters, of tables that are not folded
 
 
 def print_continued(folder: Path, done: int, total: int, console: Console | None = None) -> None:
@@ -93,6 +96,20 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
+def print_table(table: PlainTable, title: str, console: Console) -> None:
+    """A table with a heading above each of its parts; a line is as long as it has to be."""
+    console.print(title, style="italic", markup=False, highlight=False, soft_wrap=True)
+    for heading, rows in table.sections():
+        if heading is not None:
+            console.print(heading, markup=False, highlight=False, soft_wrap=True)
+        grid = Table()
+        for name in table.columns:
+            grid.add_column(escape(name), justify="right" if name in table.better else "left", no_wrap=True)
+        for row in table.written(rows, escape, "[bold]{}[/bold]".format):
+            grid.add_row(*row)
+        console.print(grid, width=max(console.width, _WIDE), crop=False)
+
+
 class SweepTable(Callback):
     """Hydra callback: when a multirun ends, one row per run, best first, one table per data set and protocol."""
 
@@ -135,6 +152,9 @@ def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console
                 f"{summary.seconds_per_image:.3f}",
             )
         console.print(table)
+    rows = rows_of(list(summaries.values()))
+    if max((len(row.miou) for row in rows), default=0) > 1:
+        print_table(row_table(rows), "The eight benchmarks of open-vocabulary segmentation, mIoU", console)
     if summaries:
         text = f"Pictures: {folder}/*/figures    numbers: {folder}/*/summary.json\nOn one page: python -m goca.compare {folder}"
     else:

@@ -1,0 +1,82 @@
+"""The row of the eight benchmarks: papers' order, an average over all of them only, and never two regimes in one ranking."""
+
+import statistics
+from typing import Any
+
+import pytest
+
+from goca.runs.benchmark_row import BENCHMARKS, row_table, rows_of
+from goca.runs.records import Summary
+from tests.runs.test_terminal import rows, summary, table
+
+# As papers print it.
+ORDER = ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE")
+IMAGES = {"voc": 1449, "context": 5104, "coco": 5000, "cityscapes": 500, "ade": 2000}
+
+
+def run(dataset: str, miou: float, **changed: Any) -> Summary:
+    """A run on the whole validation set of one of the eight, all names given."""
+    images = next(count for name, count in IMAGES.items() if dataset.startswith(name))
+    facts: dict[str, Any] = {"dataset": dataset, "image_set": dataset, "judged": images, "protocol": "ovss"}
+    facts |= {"prompts": {"source": "vocabulary"}, "has_background": dataset in ("voc21", "context60", "coco_object")}
+    return summary("0", miou, **facts | changed)[1]
+
+
+def eight(first: float, **changed: Any) -> list[Summary]:
+    return [run(name, first + place, **changed) for place, name in enumerate(BENCHMARKS)]
+
+
+def test_columns_are_in_the_papers_order_and_the_average_is_of_all_eight() -> None:
+    made = row_table(rows_of(eight(10.0)[::-1]))
+    assert made.columns == ("method", "model", *ORDER, "average")
+    assert made.rows[0][2:] == (*(10.0 + i for i in range(8)), statistics.mean(range(10, 18)))
+    assert made.parts == (("all names, protocol ovss", 1),)
+
+
+def test_without_all_eight_there_is_no_average() -> None:
+    made = row_table(rows_of(eight(10.0)[:5]))
+    assert made.rows[0][-1] is None
+    assert made.rows[0][2:10].count(None) == 3
+
+
+@pytest.mark.parametrize(
+    ("changed", "group"),
+    [
+        ({"prompts": {"source": "classes", "ground_truth": True}}, "ground-truth names, protocol ovss"),
+        ({"prompts": {"source": "predicted"}}, "predicted names, protocol ovss"),
+        ({"protocol": "standard"}, "all names, protocol standard"),
+        ({"judged": 5}, "all names, protocol ovss, 5 images of val: no numbers of the benchmarks"),
+        ({"split": "train"}, "images of train: no numbers of the benchmarks"),
+    ],
+)
+def test_rows_of_another_regime_protocol_or_other_images_stand_apart(changed: dict[str, Any], group: str) -> None:
+    made = row_table(rows_of([*eight(10.0), *eight(90.0, **changed)]))
+    headings = [heading for heading, _ in made.parts]
+    assert len(headings) >= 2
+    assert any(group in heading for heading in headings)
+    assert "**17.0**" not in made.markdown()  # alone in its part: not ranked
+    whole = [heading for heading in headings if "no numbers" not in heading]
+    assert headings[: len(whole)] == whole
+
+
+def test_parts_of_a_data_set_with_other_images_are_not_ranked_with_each_other() -> None:
+    one, other = run("voc21", 1.0, judged=5, image_set="a"), run("voc21", 2.0, judged=5, image_set="b", method="other")
+    assert len(row_table(rows_of([one, other])).parts) == 2
+
+
+def test_data_sets_go_by_their_background_and_seeds_are_averaged() -> None:
+    voc = [run("voc", 50.0, has_background=True, judged=1449), run("voc", 80.0, has_background=False, judged=1449)]
+    (row,) = rows_of([*voc, run("voc21", 60.0, seed=1)])
+    assert row.miou == {"voc21": 55.0, "voc20": 80.0}
+    assert rows_of([run("coco_object", 50.0, has_background=False)]) == []
+    assert rows_of([summary("0", 50.0, dataset="scenes")[1]]) == []
+
+
+def test_a_sweep_over_the_eight_ends_with_their_table() -> None:
+    runs = [*eight(10.0), *eight(20.0, method="other")]
+    text = table(*((f"{place}_x", found) for place, found in enumerate(runs)))
+    end = text[text.index("The eight benchmarks") :]
+    cells = rows(end)
+    assert [row[0] for row in cells] == ["other", "aggregation=goca, decision=offset"]
+    assert cells[0][2:] == [f"{value:.1f}" for value in (*(20.0 + i for i in range(8)), 23.5)]
+    assert "The eight benchmarks" not in table(("0_x", run("voc21", 1.0)))

@@ -88,7 +88,7 @@ class Comparison:
         """Runs of one kind, best first; the protocol stands beside every number."""
         columns = (
             *("rank", "mIoU", "method", "model", "run", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
-            *("threshold", "threshold choice", "pixel accuracy", "s / image", "peak GiB", "warnings"),
+            *("threshold", "threshold choice", "pixel accuracy", "mean accuracy", "s / image", "peak GiB", "warnings", "rules"),
         )
         rows = tuple(self._row(rank, run) for rank, run in enumerate(members, start=1))
         return Table(columns, rows, better={"mIoU": "higher"})
@@ -113,9 +113,11 @@ class Comparison:
             summary.threshold,
             summary.threshold_choice,
             summary.pixel_accuracy,
+            summary.mean_accuracy,
             summary.seconds_per_image,
             None if memory is None else round(memory / 2**30, 3),
             sum(summary.warnings.values()),
+            kind.rules or None,
         )
 
     def ablations(self, members: Sequence[Run]) -> dict[str, Table]:

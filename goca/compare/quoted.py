@@ -25,13 +25,18 @@ class Quoted:
     setting: str
     miou: dict[str, float]
 
-    @property
-    def row(self) -> Row:
-        return Row(group_name(self.regime, PROTOCOL), self.method, self.model, self.miou, f"{self.source}; {self.setting}")
+    def row(self, version: int) -> Row:
+        """Under the heading of runs that follow the field's protocol."""
+        return Row(
+            group_name(self.regime, PROTOCOL, version), self.method, self.model, self.miou, f"{self.source}; {self.setting}"
+        )
 
 
-def read_quoted(path: Path | None = None) -> list[Row]:
+def read_quoted(path: Path | None = None, version: int = 1) -> list[Row]:
     """The rows of a file in the form of `goca/compare/quoted.yaml`; of that file itself without one.
+
+    Args:
+        version: of the protocol that the runs beside them follow.
 
     Raises:
         ConfigError: the file is missing, or an entry is not what it should be; the message names it.
@@ -50,4 +55,4 @@ def read_quoted(path: Path | None = None) -> list[Row]:
             raise ConfigError(
                 f"settings.quoted: {where}, {entry.method}: no benchmark {', '.join(unknown)}; {', '.join(BENCHMARKS)}"
             )
-    return [entry.row for entry in entries]
+    return [entry.row(version) for entry in entries]

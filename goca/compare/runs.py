@@ -127,6 +127,8 @@ def _class_sets(runs: Sequence[Run]) -> list[str]:
         elif kind.has_background != other.has_background:
             rule = "with" if kind.has_background else "without"
             apart.setdefault(f"{rule} background, unlike other runs on {kind.dataset}", []).append(run.name)
+        elif kind.rules != other.rules and kind.prompts == other.prompts:
+            apart.setdefault(f"other words or prompts than other runs on {kind.dataset}", []).append(run.name)
         elif kind.image_set != other.image_set:
             apart.setdefault(f"other images than other runs on {kind.dataset} ({kind.split})", []).append(run.name)
     return [f"{', '.join(names)}: {what}; ranked apart" for what, names in apart.items()]

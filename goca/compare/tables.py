@@ -19,11 +19,12 @@ _OF_A_KIND = ("ablation", "thresholds")
 
 def benchmarks(comparison: Comparison) -> Table | None:
     """The eight benchmarks, runs and quoted rows by regime; None where no run belongs to them."""
-    rows = rows_of([run.summary for members in comparison.kinds.values() for run in members])
-    if not rows:
-        return None
-    quoted = comparison.settings.quoted
-    return row_table(rows + ([] if quoted is False else read_quoted(None if quoted is True else Path(quoted))))
+    summaries = [run.summary for members in comparison.kinds.values() for run in members]
+    rows, quoted = rows_of(summaries), comparison.settings.quoted
+    if not rows or quoted is False:
+        return row_table(rows) if rows else None
+    version = max(summary.rules_version for summary in summaries)
+    return row_table(rows + read_quoted(None if quoted is True else Path(quoted), version))
 
 
 def leaderboard(comparison: Comparison) -> Table:

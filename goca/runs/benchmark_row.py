@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -78,29 +78,42 @@ def column_of(summary: Summary) -> str | None:
     return name if fits else None
 
 
-def group_name(known: Regime, protocol: str, part: str = "") -> str:
+def group_name(known: Regime, protocol: str, version: int, part: str = "") -> str:
     """The heading of rows that can be ranked together; `part` names the images where they are not the whole sets."""
-    return f"{known}, protocol {protocol}{f', {part}{_PARTIAL}' if part else ''}"
+    return f"{known}, protocol {protocol} version {version}{f', {part}{_PARTIAL}' if part else ''}"
 
 
 def rows_of(summaries: Sequence[Summary]) -> list[Row]:
     """One row per group, method and model. Of several runs of one cell the mean where they differ in seed, else the last."""
     cells: dict[tuple[str, str, str], dict[str, list[Summary]]] = {}
-    sets: dict[tuple[str, int], list[str]] = {}  # of images, in their order, where they are a part of the benchmark's
+    words, sets = _Variants(), _Variants()
     for summary in summaries:
         column = column_of(summary)
         if column is None or summary.miou is None:
             continue
         kind, part = Kind.of(summary), ""
         if summary.split != "val" or kind.images not in BENCHMARKS[column].images:
-            seen = sets.setdefault((column, kind.images), [])
-            if kind.image_set not in seen:
-                seen.append(kind.image_set)
-            number = seen.index(kind.image_set)
-            part = f"{kind.images} images of {kind.split}{f', set {number + 1}' if number else ''}"
-        group = group_name(regime(summary.prompts), kind.protocol, part)
+            number = sets.number((column, kind.images), kind.image_set)
+            part = f"{kind.images} images of {kind.split}{f', set {number}' if number > 1 else ''}"
+        number = words.number(column, (kind.rules, kind.classes))
+        known = regime(summary.prompts)
+        group = group_name(known, kind.protocol, summary.rules_version, part)
+        group = group if number == 1 else f"names, words and prompts {number}: {group}"
         cells.setdefault((group, summary.method, summary.model), {}).setdefault(column, []).append(summary)
     return [Row(*key, {column: _value(runs) for column, runs in row.items()}) for key, row in cells.items()]
+
+
+class _Variants:
+    """Numbers what must not be ranked together: the first of its kind is 1."""
+
+    def __init__(self) -> None:
+        self._seen: dict[Hashable, list[Hashable]] = {}
+
+    def number(self, of: Hashable, variant: Hashable) -> int:
+        seen = self._seen.setdefault(of, [])
+        if variant not in seen:
+            seen.append(variant)
+        return seen.index(variant) + 1
 
 
 def _value(runs: Sequence[Summary]) -> float:

@@ -54,6 +54,11 @@ def image_set(image_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(image_ids)).encode()).hexdigest()[:12]
 
 
+def rules(summary: Summary) -> str:
+    """What numbers of one data set must share besides the protocol's name, in short."""
+    return f"{summary.rules_version}-{summary.rules_hash}" if summary.rules_hash else ""
+
+
 @dataclass(frozen=True)
 class Kind:
     """What two runs must have in common for their numbers to be ranked."""
@@ -66,6 +71,7 @@ class Kind:
     has_background: bool
     images: int  # that are judged
     image_set: str
+    rules: str  # version of the protocol, and hash of names, words and how prompts are made; empty in runs of earlier versions
 
     @classmethod
     def of(cls, summary: Summary, image_ids: Sequence[str] | None = None) -> Kind:
@@ -82,6 +88,7 @@ class Kind:
             has_background=summary.has_background,
             images=known if image_ids is None else len(image_ids),
             image_set=summary.image_set if image_ids is None else image_set(image_ids),
+            rules=rules(summary),
         )
 
     @property
@@ -99,10 +106,15 @@ def kind_titles(kinds: Sequence[Kind], image_ids: Mapping[Kind, Sequence[str]] |
     seen = Counter(titles.values())
     for title in (title for title, count in seen.items() if count > 1):
         same = [kind for kind in kinds if titles[kind] == title]
-        by_classes = len({kind.classes for kind in same}) == len(same)
+        ids = {kind: (image_ids or {}).get(kind, (kind.image_set,)) for kind in same}
+        traits = {
+            "classes": {kind: _span(kind.classes[1:]) for kind in same},
+            "rules": {kind: kind.rules or "of an earlier version" for kind in same},
+            "images": {kind: _span(ids[kind]) for kind in same},
+        }
+        differing = {name: values for name, values in traits.items() if len(set(values.values())) > 1} or traits
         for number, kind in enumerate(same, start=1):
-            ids = (image_ids or {}).get(kind, (kind.image_set,))
-            apart = f"classes {_span(kind.classes[1:])}" if by_classes else f"images {_span(ids)}"
+            apart = ", ".join(f"{name} {values[kind]}" for name, values in differing.items())
             titles[kind] = f"{title} - set {number}: {apart}"
     return titles
 

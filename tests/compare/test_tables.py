@@ -39,10 +39,10 @@ def test_quoted_rows_stand_beside_the_runs_of_their_regime_and_say_where_they_ar
     by_group: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         by_group.setdefault(row["group"], []).append(row)
-    ours, sclip = by_group["all names, protocol ovss"], next(row for row in rows if row["method"] == "SCLIP (quoted)")
+    ours, sclip = by_group["all names, protocol ovss version 1"], next(row for row in rows if row["method"] == "SCLIP (quoted)")
     assert {"goca", "vanilla", "SCLIP (quoted)"} <= {row["method"] for row in ours}
-    assert [row["method"] for row in by_group["ground-truth names, protocol ovss"]] == ["goca"]
-    assert [row["method"] for row in by_group["predicted names, protocol ovss"]] == ["iSeg (quoted)"]
+    assert [row["method"] for row in by_group["ground-truth names, protocol ovss version 1"]] == ["goca"]
+    assert [row["method"] for row in by_group["predicted names, protocol ovss version 1"]] == ["iSeg (quoted)"]
     assert (sclip["VOC21"], sclip["ADE"], sclip["average"]) == ("59.6", "16.5", "39.05")
     assert {row["source"] == "measured" for row in rows if "(quoted)" not in row["method"]} == {True}
     assert all(row["source"] not in ("", "measured") for row in rows if "(quoted)" in row["method"])

@@ -30,7 +30,7 @@ def test_columns_are_in_the_papers_order_and_the_average_is_of_all_eight() -> No
     made = row_table(rows_of(eight(10.0)[::-1]))
     assert made.columns == ("method", "model", *ORDER, "average")
     assert made.rows[0][2:] == (*(10.0 + i for i in range(8)), statistics.mean(range(10, 18)))
-    assert made.parts == (("all names, protocol ovss", 1),)
+    assert made.parts == (("all names, protocol ovss version 1", 1),)
 
 
 def test_without_all_eight_there_is_no_average() -> None:
@@ -42,10 +42,13 @@ def test_without_all_eight_there_is_no_average() -> None:
 @pytest.mark.parametrize(
     ("changed", "group"),
     [
-        ({"prompts": {"source": "classes", "ground_truth": True}}, "ground-truth names, protocol ovss"),
-        ({"prompts": {"source": "predicted"}}, "predicted names, protocol ovss"),
-        ({"protocol": "standard"}, "all names, protocol standard"),
-        ({"judged": 5}, "all names, protocol ovss, 5 images of val: no numbers of the benchmarks"),
+        ({"prompts": {"source": "classes", "ground_truth": True}}, "ground-truth names, protocol ovss version 1"),
+        ({"prompts": {"source": "predicted"}}, "predicted names, protocol ovss version 1"),
+        ({"protocol": "standard"}, "all names, protocol standard version 1"),
+        ({"rules_version": 2}, "all names, protocol ovss version 2"),
+        ({"rules_hash": "b"}, "names, words and prompts 2: all names, protocol ovss version 1"),
+        ({"classes": ["background", "dog"]}, "names, words and prompts 2: all names, protocol ovss version 1"),
+        ({"judged": 5}, "all names, protocol ovss version 1, 5 images of val: no numbers of the benchmarks"),
         ({"split": "train"}, "images of train: no numbers of the benchmarks"),
     ],
 )

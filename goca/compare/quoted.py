@@ -52,7 +52,6 @@ def read_quoted(path: Path | None = None, version: int = 1) -> list[Row]:
         raise ConfigError(f"settings.quoted: {where}, entry {place}: {first['msg']}; see goca/compare/quoted.yaml") from error
     for entry in entries:
         if unknown := sorted(entry.miou.keys() - BENCHMARKS.keys()):
-            raise ConfigError(
-                f"settings.quoted: {where}, {entry.method}: no benchmark {', '.join(unknown)}; {', '.join(BENCHMARKS)}"
-            )
+            names = f"{', '.join(unknown)}; there are {', '.join(BENCHMARKS)}"
+            raise ConfigError(f"settings.quoted: {where}, {entry.method}: no benchmark is called {names}")
     return [entry.row(version) for entry in entries]

@@ -173,7 +173,9 @@ def test_the_command_writes_page_csv_and_markdown(outputs: Path, tmp_path: Path)
     ]
     summary = json.loads((outputs / "sdxl_goca" / "summary.json").read_text())
     assert float(rows[0]["mIoU"]) == summary["miou"]
-    assert f"| 1 | {summary['miou']:.2f} | goca | sdxl | sdxl_goca |" in (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert f"| 1 | **{summary['miou']:.2f}** | goca | sdxl | sdxl_goca |" in (tmp_path / "results.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_markdown_shows_text_of_runs_as_text(outputs: Path) -> None:

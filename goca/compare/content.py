@@ -88,7 +88,8 @@ class Comparison:
         """Runs of one kind, best first; the protocol stands beside every number."""
         columns = (
             *("rank", "mIoU", "method", "model", "run", "low", "high", "protocol", "dataset", "split", "prompts", "images"),
-            *("threshold", "threshold choice", "pixel accuracy", "mean accuracy", "s / image", "peak GiB", "warnings", "rules"),
+            *("threshold", "threshold choice", "pixel accuracy", "mean accuracy", "s / image", "peak GiB", "warnings"),
+            *("names precision", "names recall", "rules"),
         )
         rows = tuple(self._row(rank, run) for rank, run in enumerate(members, start=1))
         return Table(columns, rows, better={"mIoU": "higher"})
@@ -117,6 +118,8 @@ class Comparison:
             summary.seconds_per_image,
             None if memory is None else round(memory / 2**30, 3),
             sum(summary.warnings.values()),
+            summary.names_precision,
+            summary.names_recall,
             kind.rules or None,
         )
 

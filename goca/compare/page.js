@@ -22,7 +22,7 @@ function element(name, attributes = {}, ...children) {
   return node;
 }
 
-const DIGITS = { "mIoU": 2, "mean mIoU": 2, "deviation": 2, "lowest": 2, "highest": 2, "difference": 2, "low": 2, "high": 2, "pixel accuracy": 1, "mean accuracy": 1, "s / image": 3, "peak GiB": 2 };
+const DIGITS = { "mIoU": 2, "mean mIoU": 2, "deviation": 2, "lowest": 2, "highest": 2, "difference": 2, "low": 2, "high": 2, "pixel accuracy": 1, "mean accuracy": 1, "names precision": 1, "names recall": 1, "s / image": 3, "peak GiB": 2 };
 function shown(value, column) {
   if (value === null || value === undefined) return "-";
   if (typeof value !== "number") return String(value);

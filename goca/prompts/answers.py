@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,6 +29,7 @@ class Answer:
         caption: nouns and groups joined by commas; None unless the status is "ok".
         detail: the refusal, or the text that was not a caption.
         input_tokens, output_tokens: what the answer is charged for, where known.
+        scores: of every class name, from a classifier.
     """
 
     caption: str | None
@@ -36,6 +37,7 @@ class Answer:
     detail: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+    scores: Mapping[str, float] | None = None
 
     @classmethod
     def of_text(cls, text: str, input_tokens: int = 0, output_tokens: int = 0) -> Answer:
@@ -98,7 +100,7 @@ class AnswerFile:
         """Write one answer; it is on the disk when this returns. Safe to call from several threads."""
         record = {
             "image_id": image_id,
-            **asdict(answer),
+            **{key: value for key, value in asdict(answer).items() if key != "scores" or value is not None},
             "model": self.model,
             "prompt_hash": self.prompt_hash,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

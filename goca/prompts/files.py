@@ -43,7 +43,7 @@ def read_captions(path: Path) -> dict[str, str]:
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """Line number and value of every line. A last line without a line break is a write that was cut off, and is left out."""
-    *lines, _unfinished = _read(path).split("\n")
+    *lines, _unfinished = read_text(path).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -61,7 +61,7 @@ def read_folder(folder: Path, extension: str) -> dict[str, str]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; prompts.path names the folder with one caption file per image")
-    captions = {file.name.removesuffix(extension): _read(file).strip() for file in sorted(folder.glob(f"*{extension}"))}
+    captions = {file.name.removesuffix(extension): read_text(file).strip() for file in sorted(folder.glob(f"*{extension}"))}
     if not captions:
         raise DataError(f"{folder} holds no *{extension} file; prompts.extension names the ending of caption files")
     return {image_key(name): caption for name, caption in captions.items() if caption}
@@ -70,7 +70,7 @@ def read_folder(folder: Path, extension: str) -> dict[str, str]:
 def _json_rows(path: Path) -> list[tuple[str, tuple[str, Any]]]:
     """The entries of the authors' file, repeated keys included."""
     try:
-        entries = json.loads(_read(path), object_pairs_hook=list)
+        entries = json.loads(read_text(path), object_pairs_hook=list)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: not valid JSON ({error.msg})") from None
     if not isinstance(entries, list) or not all(isinstance(entry, tuple) and len(entry) == 2 for entry in entries):
@@ -87,7 +87,8 @@ def _entry(path: Path, where: str, row: Any) -> tuple[str, str | None]:
     return name, caption
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a file that `prompts.path` names; DataError where it is missing or not UTF-8."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; prompts.path names the caption file")
     try:

@@ -161,6 +161,8 @@ class Summary(Facts):
         near_ties: pixels whose label another rounding could change, at `threshold`; None where they were not counted.
         miou_by_threshold, iou_by_class, accuracy_by_class: absent without ground truth.
         pixel_accuracy, mean_accuracy: aAcc and mAcc in per cent; absent without ground truth.
+        names_precision, names_recall, miou_bound: of the names that the method was given, in per cent, and the mIoU that no
+            method can exceed with them; None without ground truth.
         schema: of this file.
     """
 
@@ -184,6 +186,9 @@ class Summary(Facts):
     pixel_accuracy: float | None = None
     mean_accuracy: float | None = None
     accuracy_by_class: Mapping[str, float | None] | None = None
+    names_precision: float | None = None
+    names_recall: float | None = None
+    miou_bound: float | None = None
     schema: int = SCHEMA
 
     @cached_property

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from goca.runs.kinds import image_set
 from goca.runs.metrics import scores
+from goca.runs.names_given import names_given
 from goca.runs.records import Facts, ImageRecord, Summary, threshold_key
 
 NO_BACKGROUND = "no background score"
@@ -78,6 +79,8 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
         "warnings": warnings,
         "layer_weights": _mean_of([record.layer_weights for record in records if record.layer_weights]),
     }
+    given = names_given(records, len(facts.classes), facts.has_background)
+    numbers |= {"names_precision": given.precision, "names_recall": given.recall, "miou_bound": given.bound}
     known = {part.name: getattr(facts, part.name) for part in dataclasses.fields(Facts)}
     counts = total_counts(records, len(facts.classes))
     chosen, results = _unscored(facts) if counts is None else _scored(facts, counts)

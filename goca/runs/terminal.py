@@ -50,6 +50,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         if NO_THRESHOLD not in by_threshold:
             sweep = "by threshold" if summary.fixed_threshold is None else "other thresholds"
             table.add_row(sweep, "  ".join(f"{tau}: {_percent(value)}" for tau, value in by_threshold.items()))
+        if regime(summary.prompts) in ("predicted names", "chosen names") and summary.names_recall is not None:
+            table.add_row("names given", _names(summary))
         table.add_row("mAcc, aAcc", f"{_percent(summary.mean_accuracy)}, {_percent(summary.pixel_accuracy)}")
         table.add_row("IoU by class", _classes(summary.iou_by_class or {}))
         if uncounted := _uncounted(summary):
@@ -68,6 +70,12 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     if len(warnings) > _WARNINGS_SHOWN:
         table.add_row("", f"{len(warnings) - _WARNINGS_SHOWN} other warnings, see summary.json")
     console.print(table)
+
+
+def _names(summary: Summary) -> str:
+    """How well the names fit the images, which no method can make up for."""
+    found = f"precision {_percent(summary.names_precision)}, recall {_percent(summary.names_recall)}"
+    return f"{found} of the classes in the images; no mIoU above {_percent(summary.miou_bound)} is possible with them"
 
 
 def _uncounted(summary: Summary) -> int:

@@ -326,14 +326,15 @@ function tile(entry, picture, mask, caption) {
 function gallery() {
   const a = runA(), b = runB();
   const runs = members().filter((run) => $("all-runs").checked || run.index === a || run.index === b);
-  const differs = (entry) => (a === b ? 0 : pairValue(entry.disagreement, a, b));
-  const usable = kind().gallery.filter((entry) => a in entry.labels && b in entry.labels);
+  // Runs keep thumbnails of their own worst images too: run B may have none of them.
+  const differs = (entry) => (a === b ? 0 : pairValue(entry.disagreement, a, b) ?? -1);
+  const usable = kind().gallery.filter((entry) => a in entry.labels);
   const score = (entry) => data.runs[a].images[entry.image] ?? Infinity; // without a class to judge: behind all others
   const orders = { differs: (x, y) => differs(y) - differs(x), worst: (x, y) => score(x) - score(y),
     best: (x, y) => (score(y) === Infinity ? -1 : score(y)) - (score(x) === Infinity ? -1 : score(x)) };
   usable.sort((x, y) => orders[$("order").value](x, y) || x.image.localeCompare(y.image));
   const entries = usable.slice(0, state.shown).map((entry) => {
-    const share = a === b ? "" : ` ${(100 * differs(entry)).toFixed(1)} % of pixels differ`;
+    const share = differs(entry) < 0 || a === b ? "" : ` ${(100 * differs(entry)).toFixed(1)} % of pixels differ`;
     const tiles = [tile(entry, entry.picture, null, "image"), tile(entry, entry.picture, entry.truth, "ground truth")];
     for (const run of runs) {
       if (!(run.index in entry.labels)) continue;
@@ -342,7 +343,7 @@ function gallery() {
     }
     return element("div", { class: "entry" }, element("h4", { text: entry.image }, element("small", { text: share })), element("div", { class: "tiles" }, ...tiles));
   });
-  if (!entries.length) entries.push(element("p", { class: "hint", text: "Neither run folder holds thumbnails of the same images (figures.gallery)." }));
+  if (!entries.length) entries.push(element("p", { class: "hint", text: "The folder of run A holds no thumbnails (figures.gallery, figures.worst)." }));
   $("images").replaceChildren(...entries);
   const patches = Object.entries(kind().colours).map(([name, value]) => {
     const patch = element("i");

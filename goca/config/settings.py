@@ -35,6 +35,7 @@ class Attention(Section):
 class Figures(Section):
     count: NonNegativeInt = 0
     gallery: NonNegativeInt = 0
+    worst: NonNegativeInt = 0
 
 
 class Progress(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -30,10 +31,13 @@ class Gallery(pl.Callback):
         folder: the run folder.
         classes: the class table, for the colours.
         image_ids: the images that get thumbnails.
+        worst: how many others get them: those with the lowest mIoU of their own, whatever the threshold. What a run had kept
+            before it was continued stays besides.
     """
 
-    def __init__(self, folder: Path, classes: ClassTable, image_ids: Collection[str]) -> None:
-        self.folder, self.classes, self.image_ids = folder / "gallery", classes, image_ids
+    def __init__(self, folder: Path, classes: ClassTable, image_ids: Collection[str], worst: int = 0) -> None:
+        self.folder, self.classes, self.image_ids, self.worst = folder / "gallery", classes, image_ids, worst
+        self._kept: list[tuple[float, str]] = []  # (negative mIoU, image): the best of the worst comes first
 
     def on_predict_batch_end(
         self,
@@ -45,8 +49,23 @@ class Gallery(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         for sample, result in zip(batch, outputs, strict=True):
-            if isinstance(result, Prediction) and sample.image_id in self.image_ids:
+            if isinstance(result, Prediction) and (sample.image_id in self.image_ids or self._is_bad(result)):
                 write(self.folder, sample.image_id, sample.image, sample.label, result.labels.cpu().numpy(), self.classes)
+
+    def _is_bad(self, result: Prediction) -> bool:
+        """Whether the image is among the worst so far; the one whose place it takes loses its thumbnails."""
+        if not self.worst or result.counts is None or not result.counts.any():
+            return False
+        counts = result.counts.double()
+        hits = counts.diagonal(dim1=-2, dim2=-1)
+        iou = hits / (counts.sum(-1) + counts.sum(-2) - hits)  # NaN for what is not in this image
+        heapq.heappush(self._kept, (-float(iou.nanmean(-1).max()), result.image_id))
+        if len(self._kept) <= self.worst:
+            return True
+        _, best = heapq.heappop(self._kept)
+        for ending in (".jpg", ".png") if best != result.image_id else ():
+            _place(self.folder, best, ending).unlink(missing_ok=True)
+        return best != result.image_id
 
 
 def write(
@@ -61,10 +80,15 @@ def write(
     palette = np.full((256, 3), _VOID, np.uint8)
     palette[: min(len(classes), IGNORE)] = classes.colours[:IGNORE]
     strip.putpalette(palette.tobytes())
+    picture, labelled = _place(folder, image_id, ".jpg"), _place(folder, image_id, ".png")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(picture, quality=85)
+    strip.save(labelled, optimize=True)
+
+
+def _place(folder: Path, image_id: str, ending: str) -> Path:
     path = folder / file_name(image_id, most=251)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).resize(size, Image.Resampling.LANCZOS).save(path.with_name(f"{path.name}.jpg"), quality=85)
-    strip.save(path.with_name(f"{path.name}.png"), optimize=True)
+    return path.with_name(f"{path.name}{ending}")
 
 
 @dataclass(frozen=True)

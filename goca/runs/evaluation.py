@@ -89,10 +89,10 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
             chosen = None if fixed is None else metric.thresholds.index(fixed)
             progress = [RunningMiou(metric, earlier, chosen)] if cfg.trainer.enable_progress_bar else []
             # Pictures come before the record: what is recorded has been drawn.
-            drawn = data.image_ids[: cfg.figures.count]
+            drawn, shown = data.image_ids[: cfg.figures.count], bool(cfg.figures.gallery)
             trainer.callbacks += [  # type: ignore[attr-defined]
                 Pictures(output, segmentor.timer, drawn, cfg.save_predictions),
-                Gallery(folder, dataset.classes, data.image_ids[: cfg.figures.gallery]),
+                Gallery(folder, dataset.classes, data.image_ids[: cfg.figures.gallery], cfg.figures.worst * shown),
                 Recorder(output, segmentor, positions),
                 *progress,
                 stop,

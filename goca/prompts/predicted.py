@@ -168,14 +168,15 @@ class Predicted(Asked):
 
         known = modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
         folder = model_folder(str(self.model), self.revision, "prompts.model")
-        task = "zero-shot-image-classification"
         try:
             kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
             if kind not in known:  # transformers would only log it
                 raise ValueError(f"{kind} is none of {', '.join(sorted(known))}")
-            return pipeline(task, model=str(folder), device=self.device, dtype=self.dtype)
+            return pipeline("zero-shot-image-classification", model=str(folder), device=self.device, dtype=self.dtype)
         except (OSError, ValueError, KeyError) as error:
-            raise ModelError(f"prompts.model={self.model} is not a model for {task}: {error}") from error
+            raise ModelError(
+                f"prompts.model={self.model} is not a model for zero-shot-image-classification: {error}"
+            ) from error
 
 
 def word_of(class_id: int, table: ClassTable) -> str:

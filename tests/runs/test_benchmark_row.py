@@ -1,12 +1,16 @@
 """The row of the eight benchmarks: papers' order, an average over all of them only, and never two regimes in one ranking."""
 
+import json
 import statistics
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goca.runs.benchmark_row import BENCHMARKS, row_table, rows_of
 from goca.runs.records import Summary
+from tests.data.test_benchmarks import make_official, stored
+from tests.runs.test_sweeps import Sweep, sweep  # noqa: F401 - a fixture
 from tests.runs.test_terminal import rows, summary, table
 
 # As papers print it.
@@ -83,3 +87,23 @@ def test_a_sweep_over_the_eight_ends_with_their_table() -> None:
     assert [row[0] for row in cells] == ["other", "aggregation=goca, decision=offset"]
     assert cells[0][2:] == [f"{value:.1f}" for value in (*(20.0 + i for i in range(8)), 23.5)]
     assert "The eight benchmarks" not in table(("0_x", run("voc21", 1.0)))
+
+
+@pytest.mark.slow
+def test_one_command_gives_the_row_and_its_average(
+    sweep: Sweep,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in BENCHMARKS:
+        make_official(tmp_path / "data" / name, name, stored(name))
+    data = "paths.data=" + str(tmp_path / "data") + "/${dataset.name}"
+    assert sweep("+experiment=ovss8", data, "output=" + str(tmp_path / "eight")) == 0
+    printed = capsys.readouterr().out
+    (row,) = rows(printed[printed.index("The eight benchmarks") :])
+    found = [Summary.from_json(json.loads(path.read_text())) for path in (tmp_path / "eight").glob("*/summary.json")]
+    assert {summary.dataset for summary in found} == set(BENCHMARKS)
+    assert {summary.protocol for summary in found} == {"ovss"}
+    assert all(summary.names_recall == 100 for summary in found)  # all names are given
+    miou = {summary.dataset: summary.miou or 0.0 for summary in found}
+    assert row[2:] == [f"{value:.1f}" for value in (*(miou[name] for name in BENCHMARKS), statistics.mean(miou.values()))]

@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from goca.config.redact import redact, write_config
 from goca.data.datamodule import parse_shard
 from goca.errors import ConfigError
 from goca.generation.guidance import RegionGuidance, Step
+from goca.generation.labels import LabelFolder
 from goca.generation.pictures import PictureFolder, batches, fingerprint, read_manifest
 from goca.generation.pipeline import Generator, Request
 from goca.generation.prompts import read_prompts
@@ -101,9 +103,18 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     source = config.plain(cfg.prompts)["source"]
     requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt or "")
     pictures = PictureFolder(folder, fingerprint(settings(cfg)))
+    labels = None
+    if cfg.save_labels:
+        chosen = config.plain(cfg.labels)
+        labels = LabelFolder(pictures, requests, chosen["classes"], chosen["background"])
 
     def unfinished(batch: list[Request]) -> list[Request]:
-        return [request for request in batch if not pictures.is_finished(request)]  # checks every picture that is there
+        """Checks every picture that is there, and its label."""
+        return [
+            request
+            for request in batch
+            if not pictures.is_finished(request) or (labels is not None and not labels.is_finished(request))
+        ]
 
     todo = [batch for batch in batches(requests, cfg.batch_size, parse_shard(cfg.shard)) if unfinished(batch)]
     if todo:
@@ -117,7 +128,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             check_save_maps(config.plain(cfg.save_maps), generator.calls)
         pictures.begin(checkpoint_identity(generator.backbone))
     write_config(cfg, folder / "config.yaml")
-    figures = _draw(generator, pictures, todo, cfg)
+    figures = _draw(generator, pictures, todo, cfg, labels)
 
     shown = [request for request in requests if pictures.file(request.image_id).exists()][: cfg.figures.count]
     if shown:
@@ -169,7 +180,9 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _draw(generator: Generator, pictures: PictureFolder, todo: list[list[Request]], cfg: DictConfig) -> dict[str, Image.Image]:
+def _draw(
+    generator: Generator, pictures: PictureFolder, todo: list[list[Request]], cfg: DictConfig, labels: LabelFolder | None
+) -> dict[str, Image.Image]:
     """Make the pictures of every batch; figures of the first ones' region and rate maps by image id, where they are wanted."""
     figures: dict[str, Image.Image] = {}
     save_maps = set(config.plain(cfg.save_maps))
@@ -185,11 +198,14 @@ def _draw(generator: Generator, pictures: PictureFolder, todo: list[list[Request
                     kept[picture].append(Snapshot.of(step))
 
             started = time.perf_counter()
-            images = generator(batch, watch if watching else None)
+            with labels.watch(generator.backbone, generator.method, **cfg.attention) if labels else nullcontext() as seen:
+                images = generator(batch, watch if watching else None)
             seconds = (time.perf_counter() - started) / len(batch)
             for i, (request, image) in enumerate(zip(batch, images, strict=True)):
                 if not pictures.is_finished(request):
                     pictures.save(request, image, seconds)
+                if labels is not None and seen is not None and not labels.is_finished(request):
+                    labels.save(request, image, seen[i])
                 if kept[i]:
                     tokens = _save_maps(generator, pictures, request, kept[i])
                     if len(figures) < cfg.figures.count:

@@ -95,8 +95,24 @@ class Segmentor:
     def from_pipeline(cls, pipeline: Any, *overrides: str) -> Segmentor:
         """A segmentor around a diffusers pipeline that is in memory already.
 
-        Settings are proposed as by `model=auto`; device and dtype are the pipeline's own. The pipeline is set to evaluation
-        without gradients and can still be used for anything else.
+        The pipeline is set to evaluation without gradients and can still be used for anything else.
+
+        Args:
+            pipeline: of a supported family.
+            overrides: as on the command line; `"model=sd15"` takes that model's settings instead of the proposal.
+
+        Raises:
+            ConfigError, ModelError: with what to change.
+        """
+        segmentor = cls.proposed(pipeline, *overrides)
+        segmentor.backbone.load(pipeline)
+        return segmentor
+
+    @classmethod
+    def proposed(cls, pipeline: Any, *overrides: str) -> Segmentor:
+        """The segmentor that suits a pipeline, which it neither holds nor changes.
+
+        Settings are proposed as by `model=auto`; device and dtype are the pipeline's own.
 
         Args:
             pipeline: of a supported family.
@@ -116,9 +132,7 @@ class Segmentor:
             kept = without_references(model)
             cfg.model = OmegaConf.merge(proposal, kept, {"_target_": proposal["_target_"]})
         cfg.model.checkpoint = proposal["checkpoint"]
-        segmentor = cls.build(cfg)
-        segmentor.backbone.load(pipeline)
-        return segmentor
+        return cls.build(cfg)
 
     @classmethod
     def build(cls, cfg: Any) -> Segmentor:

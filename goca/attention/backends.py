@@ -13,6 +13,18 @@ from torch import nn
 VISIBLE = frozenset({"native", "_native_cudnn", "_native_efficient", "_native_flash", "_native_math"})
 
 
+def hidden_backend(modules: Iterable[nn.Module]) -> str | None:
+    """The first backend among the modules' that the tap cannot see; None where it sees all of them."""
+    active, _ = _AttentionBackendRegistry.get_active_backend()
+    for module in modules:
+        processor: Any = getattr(module, "processor", None)
+        if hasattr(processor, "_attention_backend"):
+            name = AttentionBackendName(processor._attention_backend or active).value
+            if name not in VISIBLE:
+                return str(name)
+    return None
+
+
 @contextmanager
 def visible_backends(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Within, the given attention modules run a backend that the tap sees; afterwards each has its own again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -100,6 +101,13 @@ class MixtureStatistics:
             max_bytes=self.max_bytes,
             level_maps=tuple(kept),
         )
+
+    def snapshot(self, passes: int, size: Grid) -> MixtureStatistics:
+        """A copy to finish after so many forwards, at that size, while this one goes on."""
+        other = copy.copy(self)
+        other.passes, other.size = passes, size
+        other._sums = {key: replace(found, total=found.total.clone()) for key, found in self._sums.items()}
+        return other
 
     @property
     def _token_normalisation(self) -> str:

@@ -164,8 +164,8 @@ class AttentionStatistics:
         self._waiting: list[tuple[AttentionCall, Tensor | None]] = []
         self._maps: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # (B, S, n) and its grid, until the layer's weight is known
         self._weights: dict[str, Tensor] = {}
-        self._head_weights: dict[str, Tensor] = {}
-        self._layer_maps: dict[str, Tensor] = {}
+        self.head_weights: dict[str, Tensor] = {}  # layer -> (B, H), the mean over pixels
+        self.layer_maps: dict[str, Tensor] = {}  # (B, n, h, w), where they are kept
         self._totals: dict[tuple[int, int], Tensor] = {}  # grid -> (B, S, n): weighted maps of that grid's layers, added up
         self._self_attention: dict[str, AttentionCall] = {}
         self._known_rows: dict[str, KnownRows] = {}
@@ -193,18 +193,23 @@ class AttentionStatistics:
                 self._reduce(waiting, True, weights)
             self._waiting.clear()
 
-    def finish(self) -> Observation:
-        """Normalise what has been added up; raises RuntimeError if a planned layer did not run."""
+    def added_up(self) -> tuple[dict[tuple[int, int], Tensor], Tensor]:
+        """Weighted maps by grid (B, S, n), and all layers' weights (B, layers); raises RuntimeError if one did not run."""
         missing = [name for name in self.plan.cross if name not in self._weights or name in self._maps]
         if missing or not self._totals:
             raise RuntimeError(f"these layers were planned but gave no attention in this forward: {missing}")
-        total = torch.stack([maps.resize_map(added, grid, self.size) for grid, added in self._totals.items()]).sum(0)
-        weights = layers.normalised(torch.stack([self._weights[name] for name in self.plan.cross], dim=-1))
+        return self._totals, torch.stack([self._weights[name] for name in self.plan.cross], dim=-1)
+
+    def finish(self) -> Observation:
+        """Normalise what has been added up; raises RuntimeError if a planned layer did not run."""
+        totals, weights = self.added_up()
+        total = torch.stack([maps.resize_map(added, grid, self.size) for grid, added in totals.items()]).sum(0)
+        weights = layers.normalised(weights)
         return Observation(
             token_maps=maps.share_out(total),
             layer_weights=dict(zip(self.plan.cross, weights.unbind(-1), strict=True)),
-            head_weights={name: self._head_weights[name] for name in self.plan.cross},
-            layer_maps=self._layer_maps,
+            head_weights={name: self.head_weights[name] for name in self.plan.cross},
+            layer_maps=self.layer_maps,
             features=self._features,
             self_attention_calls=self._self_attention,
             known_rows=self._known_rows,
@@ -229,7 +234,7 @@ class AttentionStatistics:
     def _weigh_heads(self, call: AttentionCall) -> Tensor:
         """The weight of each head at each pixel: (B, H, S)."""
         weights = head_weights(call, self.aggregation.heads)
-        self._head_weights[call.layer] = weights.mean(-1)
+        self.head_weights[call.layer] = weights.mean(-1)
         return weights
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:
@@ -246,7 +251,7 @@ class AttentionStatistics:
         layer_map, grid = self._maps.pop(layer)
         weight = self._weights[layer]
         if self.keep_layer_maps:
-            self._layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
+            self.layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
         weighted = layer_map.mul_(weight[:, None, None]) if not self.keep_layer_maps else layer_map * weight[:, None, None]
         self._totals[grid] = self._totals[grid].add_(weighted) if grid in self._totals else weighted
 

@@ -9,8 +9,9 @@ call; its operands are taken from the layers around it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,14 @@ class RawCall:
     turn: int = 0  # how many calls the module has made before, in this run of it: some make one per segment of the sequence
     linear: bool = False  # probabilities are query . key over their row sum, not a softmax; both are non-negative
 
+    def rows(self, rows: slice) -> RawCall:
+        """The call of some rows of the batch."""
+        mask = self.mask
+        if mask is not None and mask.ndim == 4 and len(mask) > 1:
+            mask = mask[rows]
+        parts = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "output")}
+        return replace(self, **parts, mask=mask, lse=None if self.lse is None else self.lse[rows])
+
 
 class AttentionTap(TorchFunctionMode):
     """Context manager that reports the attention calls made inside the given modules.
@@ -44,6 +53,8 @@ class AttentionTap(TorchFunctionMode):
     Args:
         modules: attention modules by layer name, as in `model.named_modules()`. Calls elsewhere pass unseen.
         observe: called with each `RawCall` right after it ran; torch calls it makes are not observed themselves.
+        scales: factors on the attention output of layers, one for all heads or (H,) one for each. With any, the model's output
+            changes.
 
     >>> import torch
     >>> from diffusers.models.attention_processor import Attention
@@ -54,9 +65,14 @@ class AttentionTap(TorchFunctionMode):
     ('layer', (1, 2, 5, 4))
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], observe: Callable[[RawCall], None]) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        observe: Callable[[RawCall], None],
+        scales: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
-        self._modules, self._observe = modules, observe
+        self._modules, self._observe, self._scales = modules, observe, scales or {}
         self._running: list[list[Any]] = []  # name, and how many calls it has made
         self._handles: list[Any] = []
 
@@ -87,6 +103,7 @@ class AttentionTap(TorchFunctionMode):
         def hook(*_: Any) -> None:
             if not self._running:
                 super(AttentionTap, self).__enter__()  # only within observed modules: other calls are not slowed down
+                _open().append(self)
             self._running.append([name, 0])
 
         return hook
@@ -95,15 +112,35 @@ class AttentionTap(TorchFunctionMode):
         self._running.pop()
         if not self._running:
             super().__exit__(None, None, None)
+            _open().remove(self)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not scaled_dot_product_attention:
+        taps = _open()
+        if func is not scaled_dot_product_attention or self is not taps[-1]:
             return func(*args, **(kwargs or {}))
         output, lse = attention_with_lse(*args, **(kwargs or {}))
-        name, turn = self._running[-1]
-        self._running[-1][1] += 1
-        self._observe(_raw_call(name, turn, output, lse, *args, **(kwargs or {})))
+        for tap in reversed(taps):  # the innermost computes, and tells those around it
+            output = tap._take(output, lse, args, kwargs or {})
         return output
+
+    def _take(self, output: Tensor, lse: Tensor | None, args: Any, kwargs: Any) -> Tensor:
+        name, turn = self._running[-1]
+        if name in self._scales:
+            output = output * self._scales[name].to(output).reshape(1, -1, 1, 1)
+        self._running[-1][1] += 1
+        self._observe(_raw_call(name, turn, output, lse, *args, **kwargs))
+        return output
+
+
+_threads = threading.local()
+
+
+def _open() -> list[AttentionTap]:
+    """The taps that watch a module which is running in this thread, from the outermost in."""
+    if not hasattr(_threads, "taps"):
+        _threads.taps = []
+    taps: list[AttentionTap] = _threads.taps
+    return taps
 
 
 def _raw_call(

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from omegaconf import OmegaConf
 
 from goca import config
@@ -61,13 +66,22 @@ def propose_for(pipeline: Any) -> dict[str, Any]:
     Raises:
         ModelError: no adapter knows its class.
     """
-    kind = type(pipeline).__name__
+    kind = text_to_image_name(type(pipeline))
     target = _target(kind, "the pipeline is")
     origin = pipeline.config.get("_name_or_path") or kind
     backbone = _unset(target, origin)
     backbone.torch_device, backbone.torch_dtype = torch.device("meta"), torch.float32
     backbone.adopt(_without_weights(pipeline, backbone.denoiser_name), encoders_left_out=True)
     return dict(_proposal(kind, target, backbone, origin))
+
+
+def text_to_image_name(kind: type) -> str:
+    """The class name of the text-to-image pipeline that has the parts of an image-to-image or inpainting one; else its own."""
+    for variants in (AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, AUTO_INPAINT_PIPELINES_MAPPING):
+        for family, variant in variants.items():
+            if variant is kind and family in AUTO_TEXT2IMAGE_PIPELINES_MAPPING:
+                return AUTO_TEXT2IMAGE_PIPELINES_MAPPING[family].__name__
+    return kind.__name__
 
 
 def _target(pipeline: str, what: str) -> str:

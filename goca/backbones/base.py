@@ -23,6 +23,7 @@ from goca.attention.concepts import TextBranch
 from goca.attention.mixture import Statistics
 from goca.attention.statistics import Observation
 from goca.attention.tap import AttentionTap, RawCall
+from goca.backbones.drawing import Drawing
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.quantization import dense_weight
@@ -37,7 +38,7 @@ from goca.timing import StageTimer
 
 
 @dataclass(config=ConfigDict(extra="forbid"), kw_only=True)
-class Backbone(Pretrained):
+class Backbone(Drawing, Pretrained):
     """A pretrained text-to-image pipeline as a source of attention.
 
     A family implements what differs: how text is encoded, how the denoiser is called, where text tokens sit in attention and
@@ -244,7 +245,7 @@ class Backbone(Pretrained):
             with timer("forward"), self.at(timestep), AttentionTap(modules, observe):
                 predicted = self.denoise(noisy, conditioning)
             check_finite(predicted, "denoiser", image_ids)
-        self._check_seen(seen, modules)
+        self.check_seen(seen, modules)
         with timer("aggregate"):
             return statistics.finish()
 
@@ -289,7 +290,8 @@ class Backbone(Pretrained):
         """The part of the data's variance that is left at this noise level, and what the model predicts."""
         return float(self.pipeline.scheduler.alphas_cumprod[self.timestep]), self.pipeline.scheduler.config.prediction_type
 
-    def _check_seen(self, seen: Collection[str], modules: Mapping[str, nn.Module]) -> None:
+    def check_seen(self, seen: Collection[str], modules: Mapping[str, nn.Module]) -> None:
+        """Raise ModelError where modules ran whose attention was not seen."""
         hidden = {name: module for name, module in modules.items() if name not in seen}
         if hidden:
             name, module = next(iter(hidden.items()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.attention.concepts import FluxBranch, TextBranch
+from goca.backbones.drawing import packed_grid
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
@@ -45,6 +46,7 @@ class FluxBackbone(FlowMatching, JointAttention):
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     large_encoder: ClassVar[str | None] = "text_encoder_2"
     takes_concepts: ClassVar[bool] = True
+    prompt_names: ClassVar[tuple[str, ...]] = ("prompt_2", "prompt")  # T5's text where it differs from CLIP's
 
     @property
     def patch(self) -> int:
@@ -67,6 +69,10 @@ class FluxBackbone(FlowMatching, JointAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, config.joint_attention_dim),
             "pooled_projections": self.blank(1, config.pooled_projection_dim),
         }
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        ids = arguments["img_ids"].reshape(-1, arguments["img_ids"].shape[-1])[: arguments["hidden_states"].shape[1]]
+        return packed_grid(ids[:, 1], ids[:, 2], arguments["hidden_states"].shape[1], self.patch)
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         guidance = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from goca.attention.concepts import Flux2Branch, TextBranch
+from goca.backbones.drawing import packed_grid
 from goca.backbones.flux import image_positions, pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
@@ -78,6 +79,10 @@ class Flux2Backbone(FlowMatching, JointAttention):
 
     def shift(self, tokens: int) -> float:
         return compute_empirical_mu(tokens, _STEPS)
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        ids = arguments["img_ids"].reshape(-1, arguments["img_ids"].shape[-1])[: arguments["hidden_states"].shape[1]]
+        return packed_grid(ids[:, 1], ids[:, 2], arguments["hidden_states"].shape[1], self.patch)
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         guidance = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -82,6 +82,10 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, config.in_text_dim),
             "pooled_projections": self.blank(1, config.in_text_dim2),
         }
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        frames: Tensor = arguments["hidden_states"]  # (B, 1, h, w, C)
+        return frames.shape[2], frames.shape[3]
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         """The transformer is one for videos, channels last; an image is a single frame, to which nothing is given before."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -62,6 +62,15 @@ class Lumina2Backbone(FlowMatching, JointAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, width),
             "encoder_attention_mask": torch.ones(1, self.text_length, dtype=torch.bool),  # its sum is asked for as a number
         }
+
+    def note_call(self, arguments: Mapping[str, Any]) -> None:
+        self._lengths = arguments["encoder_attention_mask"].sum(1).tolist()
+
+    def drawn_segments(self, negative: bool) -> tuple[TextSegment, ...]:
+        """The pipeline writes no system prompt before a negative one."""
+        (segment,) = self.text_segments
+        assert isinstance(segment, TemplateSegment)
+        return (replace(segment, render=str),) if negative else (segment,)
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         self._lengths = conditioning["encoder_attention_mask"].sum(1).tolist()

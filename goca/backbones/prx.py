@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -47,6 +47,9 @@ class PRXBackbone(FlowMatching, JointAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, width),
             "attention_mask": self.blank(1, self.text_length, value=1).bool(),
         }
+
+    def drawn_text(self, text: str, call: Mapping[str, Any]) -> str:
+        return str(self.pipeline.text_preprocessor.clean_text(text))
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         return self.denoiser(noisy, timestep=self.times(noisy), **conditioning).sample

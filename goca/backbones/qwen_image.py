@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn.functional import pad
 
+from goca.backbones.drawing import shaped_grid
 from goca.backbones.flux import pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
@@ -74,6 +75,9 @@ class QwenImageBackbone(FlowMatching, JointAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, width),
             "encoder_hidden_states_mask": self.blank(1, self.text_length, value=1).bool(),
         }
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        return shaped_grid(arguments["img_shapes"], arguments["hidden_states"].shape[1], self.patch)
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         height, width = self.token_grid((noisy.shape[-2], noisy.shape[-1]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -69,6 +69,17 @@ class SanaBackbone(FlowMatching, CrossAttention):
             "encoder_hidden_states": self.blank(1, self.text_length, width),
             "encoder_attention_mask": self.blank(1, self.text_length, value=1),
         }
+
+    def fit_call(self, call: Mapping[str, Any]) -> None:
+        super().fit_call(call)
+        if "complex_human_instruction" in call:
+            self.__dict__["_instruction"] = list(call["complex_human_instruction"] or ())
+
+    def drawn_segments(self, negative: bool) -> tuple[TextSegment, ...]:
+        """The pipeline writes no instruction before a negative prompt, or where it is told to leave it out."""
+        if negative or not self._instruction:
+            return (TemplateSegment(self.pipeline.tokenizer, self.text_length, render=str.strip, lower=True),)
+        return self.text_segments
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         times = self.times(noisy, scale=1000 * self.pipeline.transformer.config.timestep_scale)

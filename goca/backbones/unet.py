@@ -49,6 +49,12 @@ class UNetBackbone(CrossAttention):
         tokenizer = self.pipeline.tokenizer or self.pipeline.tokenizer_2
         return (TextSegment(tokenizer, tokenizer.model_max_length),)
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """With the channels that the UNet takes: one for inpainting is given mask and picture too."""
+        _, height, width = super().latent_shape
+        return self.pipeline.unet.config.in_channels, height, width
+
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         options = {"device": self.torch_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
         if not self._is_xl:
@@ -79,6 +85,8 @@ class UNetBackbone(CrossAttention):
         if call.text is None:
             return call
         module: Any = self.attention_modules[call.layer]
+        projection = self.pipeline.unet.encoder_hid_proj  # of another encoder's width, in Kolors
+        text = text if projection is None else projection(text)
         return with_text(call, module.to_k, text)
 
     def query_grid(self, raw: RawCall, latent_grid: tuple[int, int]) -> tuple[int, int]:

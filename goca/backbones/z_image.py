@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
@@ -19,6 +19,7 @@ from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
 from goca.backbones.text import chat_segment, user_message
 from goca.prompts.prompt import TextSegment
+from goca.prompts.segments import TemplateSegment
 
 
 @backbone
@@ -34,6 +35,7 @@ class ZImageBackbone(FlowMatching, JointAttention):
 
     pipelines: ClassVar[tuple[str, ...]] = ("ZImagePipeline",)
     unobserved: ClassVar[tuple[str, ...]] = ("noise_refiner.*", "context_refiner.*")
+    negative_first: ClassVar[bool] = False
 
     @property
     def patch(self) -> int:
@@ -68,6 +70,20 @@ class ZImageBackbone(FlowMatching, JointAttention):
     def blank_conditioning(self) -> Conditioning:
         width = self.pipeline.transformer.config.cap_feat_dim
         return {"encoder_hidden_states": self.blank(1, self.text_length, width), "tokens": torch.tensor([self.text_length])}
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        first: Tensor = arguments["x"][0]  # (C, 1, h, w) of every picture
+        return first.shape[-2], first.shape[-1]
+
+    def drawn_text(self, text: str, call: Mapping[str, Any]) -> str:
+        """The pipeline puts its template around the prompts in the very list that it is given."""
+        (segment,) = self.text_segments
+        assert isinstance(segment, TemplateSegment)
+        before, _, after = segment.render("\ue000").partition("\ue000")
+        return text[len(before) : len(text) - len(after)] if text.startswith(before) and text.endswith(after) else text
+
+    def drawn_rows(self, arguments: Mapping[str, Any]) -> int:
+        return len(arguments["x"])
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         counts = conditioning["tokens"].tolist()

@@ -100,6 +100,11 @@ class Compare(Section):
     paths: Paths
 
 
+class Labels(Section):
+    classes: Annotated[list[Name], Field(min_length=1)] | None
+    background: FiniteFloat | None
+
+
 class Generate(Section):
     limit: PositiveInt | None
     negative_prompt: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
@@ -114,6 +119,8 @@ class Generate(Section):
     seeds: Literal["same", "by_id"]
     shard: Name | None
     save_maps: list[NonNegativeInt]
+    save_labels: bool
+    labels: Labels
     progress: bool
     group: Name
     attention: Attention

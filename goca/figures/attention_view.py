@@ -138,7 +138,8 @@ class AttentionView:
             (f"{layer}\nweight {self.prediction.layer_weights[layer]:.3f}", maps[0].float().cpu()[content].numpy())
             for layer, maps in self.observation.layer_maps.items()
         ]
-        pictures["layers"] = plots.map_grid(layers, names)
+        if layers:
+            pictures["layers"] = plots.map_grid(layers, names)
         weights = self.prediction.layer_weights
         pictures["layer_weights"] = plots.bars(list(weights), list(weights.values()), axis="weight of the layer")
         for layer, maps in self.head_maps.items():

@@ -158,6 +158,14 @@ def heat(values: np.ndarray, top: float, side: int = 128) -> Image.Image:
     return picture.resize((values.shape[1] * scale, values.shape[0] * scale), Image.Resampling.NEAREST)
 
 
+def heat_overlay(image: np.ndarray, values: np.ndarray) -> Image.Image:
+    """The image (H, W, 3) in grey with a map (H, W) of 0 ... 1 laid over: the more, the more colour."""
+    grey = (image @ _LUMINANCE)[..., None]
+    colours = colormaps[MAP_COLOURS](values)[..., :3] * 255
+    opacity = (0.25 + 0.5 * values)[..., None]
+    return Image.fromarray((opacity * colours + (1 - opacity) * grey).round().astype(np.uint8))
+
+
 @text.figure
 def bars(names: Sequence[str], values: Sequence[float], spreads: Sequence[float] | None = None, axis: str = "") -> Image.Image:
     """Horizontal bars, the first name on top, with their spread where there is one."""

@@ -167,7 +167,7 @@ class RegionGuide:
         statistics = AttentionStatistics(aggregation, self._plan, self.max_bytes, precision=self.precision, size=size)
 
         def observe(raw: RawCall) -> None:
-            call = self.backbone.canonical(raw if self.half == "both" else _second_half(raw), grid)
+            call = self.backbone.canonical(raw if self.half == "both" else raw.rows(slice(len(raw.query) // 2, None)), grid)
             if call is not None:
                 statistics.observe(call)
 
@@ -223,23 +223,3 @@ class RegionGuide:
             for picture, (regions, rate) in enumerate(zip(self._regions, rates, strict=True)):
                 self.watch(picture, Step(self._calls, regions, rate))
         return rates
-
-
-def _second_half(raw: RawCall) -> RawCall:
-    """The conditional half of an observed call."""
-
-    def half(tensor: Tensor) -> Tensor:
-        return tensor[len(tensor) // 2 :]
-
-    mask = raw.mask
-    if mask is not None and mask.ndim == 4 and len(mask) > 1:
-        mask = half(mask)
-    return replace(
-        raw,
-        query=half(raw.query),
-        key=half(raw.key),
-        value=half(raw.value),
-        output=half(raw.output),
-        mask=mask,
-        lse=None if raw.lse is None else half(raw.lse),
-    )

@@ -87,6 +87,15 @@ def from_sentence(sentence: str, segments: Sequence[TextSegment], words: Sequenc
     return table, align(entities, segments, text=sentence)
 
 
+def content_words(sentence: str) -> list[str]:
+    """The words of a sentence that may name something.
+
+    >>> content_words("A cat on the grass")
+    ['cat', 'grass']
+    """
+    return [word for word, _ in _places(sentence, ())]
+
+
 def note(table: ClassTable) -> str:
     """What to tell about a text that was taken for a sentence."""
     return (

@@ -117,6 +117,14 @@ class Pretrained(ABC):
         self.pipeline.set_progress_bar_config(disable=True)
         self._encoders_left_out = encoders_left_out
 
+    def borrow(self, pipeline: Any) -> Self:
+        """Look at a pipeline in memory as it is: nothing of it is changed, moved or freed."""
+        self.pipeline = pipeline
+        self._encoders_left_out = False
+        denoiser = getattr(pipeline, self.denoiser_name)
+        self.torch_device, self.torch_dtype = denoiser.device, denoiser.dtype
+        return self
+
     def _choose(self) -> None:
         self.torch_device = pipelines.choose_device(self.device)
         self.torch_dtype = pipelines.choose_dtype(self.dtype, self.torch_device)

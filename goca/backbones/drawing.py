@@ -1,0 +1,108 @@
+"""What a pipeline's own call of its denoiser says: how large the picture is, whose rows are whose, and where its text lies.
+
+Observing an image, a backbone calls the denoiser itself; while a pipeline draws, these have to be read back from the arguments.
+Adapters override what differs for their family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from goca.errors import ModelError
+from goca.prompts.prompt import TextSegment
+
+
+class Drawing:
+    """Mixin of `Backbone`; arguments are those of the denoiser's forward by name."""
+
+    negative_first: ClassVar[bool] = True  # of the two halves of guidance in one batch
+    prompt_names: ClassVar[tuple[str, ...]] = ("prompt",)  # arguments of the pipeline that attention's text may come from
+
+    if TYPE_CHECKING:  # of the backbone
+
+        @property
+        def patch(self) -> int: ...
+
+        @property
+        def text_segments(self) -> tuple[TextSegment, ...]: ...
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        """(h, w) of the latents that are denoised.
+
+        Raises:
+            ModelError: the sequence holds more than the picture that is drawn.
+        """
+        latents = self._latents(arguments)
+        return latents.shape[-2], latents.shape[-1]
+
+    def drawn_rows(self, arguments: Mapping[str, Any]) -> int:
+        """How many pictures the denoiser is given, both halves of guidance counted."""
+        return len(self._latents(arguments))
+
+    def note_call(self, arguments: Mapping[str, Any]) -> None:
+        """The same from a call of the denoiser."""
+
+    def fit_call(self, call: Mapping[str, Any]) -> None:
+        """Take from the pipeline's call what `canonical` has to know of it.
+
+        Args:
+            call: its arguments and other variables by name.
+        """
+        if getattr(self, "text_axis", None) is not None:  # attention holds a prompt's own tokens alone, up to this many
+            self._fit(call.get("max_sequence_length") or self.__dict__["text_length"])
+
+    def fit_text(self, keys: int) -> None:
+        """Make the text axis as long as the pipeline has made it: so many positions of text are in attention."""
+        if "text_length" in self.__dict__ and getattr(self, "text_axis", None) is None:
+            self._fit(keys - self.text_segments[-1].start)
+
+    def _fit(self, length: int) -> None:
+        self.__dict__["text_length"] = length
+        self.__dict__.pop("text_segments", None)
+
+    def drawn_segments(self, negative: bool) -> tuple[TextSegment, ...]:
+        """How a prompt, or a negative one, lies on the text axis, once `fit_text` has been told its length."""
+        return self.text_segments
+
+    def drawn_text(self, text: str, call: Mapping[str, Any]) -> str:
+        """The text as the pipeline hands it to its tokenizers, which may have been cleaned."""
+        preprocess = getattr(self.pipeline, "_text_preprocessing", None)  # type: ignore[attr-defined]
+        if preprocess is None:
+            return text
+        (cleaned,) = preprocess(text, clean_caption=bool(call.get("clean_caption")))
+        return str(cleaned)
+
+    def _latents(self, arguments: Mapping[str, Any]) -> Any:
+        found = arguments.get("hidden_states", arguments.get("sample"))
+        assert found is not None
+        return found
+
+
+def packed_grid(rows: Tensor, columns: Tensor, tokens: int, patch: int) -> tuple[int, int]:
+    """The latent grid of a packed sequence from the rows and columns that its tokens stand in.
+
+    Raises:
+        ModelError: there are more tokens than places, such as those of a reference picture.
+    """
+    height, width = (int(places.max() - places.min()) + 1 for places in (rows, columns))
+    if height * width != tokens:
+        raise ModelError(
+            f"the denoiser is given {tokens} image tokens where the picture has {height} x {width}: pictures beside the one "
+            "that is drawn (references, controls) cannot be told apart"
+        )
+    return height * patch, width * patch
+
+
+def shaped_grid(shapes: Sequence[Any], tokens: int, patch: int) -> tuple[int, int]:
+    """The same from (frames, rows, columns) of the first row of the batch, which may stand in a list of several pictures'.
+
+    Raises:
+        ModelError: there are several pictures.
+    """
+    first = shapes[0][0] if isinstance(shapes[0], list) else shapes[0]
+    rows, columns = torch.arange(first[1]), torch.arange(first[2])
+    return packed_grid(rows, columns, tokens, patch)

@@ -1,0 +1,120 @@
+"""A labelled data set by generation: each picture's words as a label map, read from the attention that drew it.
+
+    images/<id>.png   the pictures
+    masks/<id>.png    0 where no class is, 1 ... n: the classes in the order of the list
+    classes.txt       the list
+    scores/<id>.npz   `words`, `scores` (words, h, w) float16 and `prompt`
+
+`dataset=folder dataset.root=DIR` reads it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from goca.backbones.base import Backbone
+from goca.data.masks import voc_palette
+from goca.errors import ConfigError
+from goca.generation.pictures import PictureFolder
+from goca.generation.pipeline import Request
+from goca.method import Method
+from goca.prompts.sentence import content_words
+from goca.segmentor import Segmentor
+from goca.watching.reading import names_in
+from goca.watching.seen import Seen, SeenPicture
+from goca.watching.session import Options, Watch
+
+_MOST = 254  # ids that fit a mask beside 0 and void
+
+
+class LabelFolder:
+    """Writes labels beside pictures.
+
+    Args:
+        pictures: the folder.
+        requests: every picture of it; their words are the classes where none are given.
+        classes: names to label; words of a prompt that are none of them stay without a label.
+        background: what a word must score to be labelled, as in `Segmentor.segment`; None labels every pixel.
+
+    Raises:
+        ConfigError: no class, more than fit a mask, or another list than the folder has.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureFolder,
+        requests: Sequence[Request],
+        classes: Sequence[str] | None = None,
+        background: float | None = None,
+    ) -> None:
+        self.pictures, self.background = pictures, background
+        named = [name.strip().lower() for name in classes or ()]
+        self.classes = list(dict.fromkeys(named or [name for request in requests for name in words_of(request.text)]))
+        if not self.classes or len(self.classes) > _MOST:
+            raise ConfigError(
+                f"save_labels: {len(self.classes)} classes, and 1 to {_MOST} fit a mask; name them by labels.classes=[cat,dog]"
+            )
+        path = pictures.path / "classes.txt"
+        content = "".join(f"{name}\n" for name in self.classes)
+        if path.exists() and path.read_text(encoding="utf-8") != content:
+            raise ConfigError(f"{path} lists other classes than this run's; set output to another folder, or remove that one")
+        pictures.write(path, content.encode())
+        for folder in ("masks", "scores"):
+            (pictures.path / folder).mkdir(exist_ok=True)
+
+    def watch(self, backbone: Backbone, method: Method, **attention: object) -> AbstractContextManager[Seen]:
+        """Watch the backbone's pipeline draw one batch."""
+        return Watch(backbone.pipeline, Segmentor(backbone, method, **attention), Options())  # type: ignore[arg-type]
+
+    def is_finished(self, request: Request) -> bool:
+        """Whether the picture's label is there and opens."""
+        try:
+            with Image.open(self._mask(request)) as mask:
+                mask.load()
+            with np.load(self._scores(request)) as stored:
+                return str(stored["prompt"]) == request.text
+        except (OSError, SyntaxError, ValueError, KeyError):
+            return False
+
+    def save(self, request: Request, image: Image.Image, seen: SeenPicture) -> None:
+        """Write the label map and the scores of one picture; both are complete or not there."""
+        words = self._words(request)
+        shape = (image.height, image.width)
+        if words:
+            view = seen.view(image, words, self.background)
+            ids = np.array([0, *(self.classes.index(name) + 1 for name in view.classes.names[1:])])
+            label = ids[view.prediction.labels[0].cpu().numpy()].astype(np.uint8)
+            maps = view.prediction.maps
+            names = [view.classes.names[class_id] for class_id in maps.ids]
+            scores = maps.scores.cpu().numpy().astype(np.float16)
+        else:
+            label, names, scores = np.zeros(shape, np.uint8), [], np.zeros((0, 1, 1), np.float16)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, words=np.array(names, dtype=str), scores=scores, prompt=np.array(request.text))
+        self.pictures.write(self._scores(request), buffer.getvalue())
+        mask, buffer = Image.fromarray(label, mode="P"), io.BytesIO()
+        mask.putpalette(np.array(voc_palette(), np.uint8).tobytes())
+        mask.save(buffer, "PNG")
+        self.pictures.write(self._mask(request), buffer.getvalue())
+
+    def _words(self, request: Request) -> list[str]:
+        """Classes that stand in the prompt, as whole words."""
+        return [name for name in self.classes if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", request.text, re.IGNORECASE)]
+
+    def _mask(self, request: Request) -> Path:
+        return self.pictures.path / "masks" / f"{request.image_id}.png"
+
+    def _scores(self, request: Request) -> Path:
+        return self.pictures.path / "scores" / f"{request.image_id}.npz"
+
+
+def words_of(text: str) -> list[str]:
+    """The names of a list, or the content words of a sentence, in lower case."""
+    return [name.lower() for name in names_in(text) or content_words(text)]

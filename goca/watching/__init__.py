@@ -1,0 +1,107 @@
+"""Attention while a pipeline draws: `goca.watch(pipe)`."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from goca import config
+from goca.errors import ConfigError
+from goca.method.aggregation.concepts import ConceptMaps
+from goca.method.outside import MapFiles
+from goca.method.passes import Passes
+from goca.method.views import Views
+from goca.segmentor import Segmentor
+from goca.watching.seen import Seen, SeenPicture, WordMap
+from goca.watching.session import Options, Scale, Watch
+
+__all__ = ["Seen", "SeenPicture", "WordMap", "watch"]
+
+_known: WeakKeyDictionary[nn.Module, dict[Any, Segmentor]] = WeakKeyDictionary()  # these segmentors hold no pipeline
+_DEFAULTS = ("aggregation=vanilla", "refinement=none")
+
+
+def watch(
+    pipeline: Any,
+    *overrides: str,
+    reads: str | Sequence[str] = (),
+    negative: bool = False,
+    steps: int | None = None,
+    layers: int | None = None,
+    scale: Scale | None = None,
+    prompt: str | Sequence[str] | None = None,
+) -> Watch:
+    """Watch a diffusers pipeline draw: where every word's attention is, added up over steps, layers and heads.
+
+        with goca.watch(pipe) as seen:
+            image = pipe("a cat on grass", num_inference_steps=20).images[0]
+        seen.words["cat"].overlay(image)
+
+    The pipeline is not changed, and draws the same picture to the last bit. Memory does not grow with the number of steps.
+
+    Args:
+        pipeline: a pipeline of a supported family, or its image-to-image or inpainting variant; one call of it is watched.
+        overrides: the method, as on the command line, such as "preset=goca". By default heads and layers count alike, words
+            are made comparable as GoCA does, and nothing is refined.
+        reads: other texts, whose words take no part in the drawing and are read by their own keys.
+        negative: watch the negative prompt too.
+        steps: keep the maps of every single step; the shorter side of them in pixels.
+        layers: keep the mean map of every layer; the shorter side of them in pixels.
+        scale: layers (globs) and factors on their attention output, one factor or one for each head. The picture then changes.
+        prompt: what the pipeline draws, where it is given embeddings alone.
+
+    Returns:
+        A context manager whose target is `Seen`.
+
+    Raises:
+        ConfigError, ModelError: with what to change. Inside the context too, from the call of the pipeline.
+    """
+    for name, side in (("steps", steps), ("layers", layers)):
+        if side is not None and (not isinstance(side, int) or isinstance(side, bool) or side < 1):
+            raise ConfigError(f"{name}: give the shorter side of the maps in pixels, such as 32; got {side!r}")
+    if scale is not None and not isinstance(scale, Mapping):
+        raise ConfigError(f"scale: give globs of layers and factors, such as {{'up_blocks.*': 0.5}}; got {scale!r}")
+    if not hasattr(pipeline, "components"):
+        raise ConfigError(f"goca.watch takes a diffusers pipeline; got {type(pipeline).__name__}")
+    chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
+    segmentor = _proposed(pipeline, (*chosen, *overrides))
+    method = segmentor.method
+    if isinstance(method.aggregation, ConceptMaps):
+        raise ConfigError(
+            "aggregation=concepts follows words through one forward; other words than the prompt's are read by reads="
+        )
+    if isinstance(method.calibration, MapFiles):
+        raise ConfigError("calibration=files brings maps of its own; while a pipeline is watched they are its attention's")
+    segmentor.method = dataclasses.replace(method, views=Views(), passes=Passes())
+    segmentor.backbone.borrow(pipeline)
+    options = Options(_texts(reads), negative, steps, layers, scale, None if prompt is None else _texts(prompt))
+    return Watch(pipeline, segmentor, options)
+
+
+def _proposed(pipeline: Any, overrides: tuple[str, ...]) -> Segmentor:
+    """`Segmentor.proposed`, found once for a pipeline and its settings: looking for the layers takes a second."""
+    networks = [getattr(pipeline, name, None) for name in ("unet", "transformer")]
+    denoiser = next((network for network in networks if isinstance(network, nn.Module)), None)
+    if denoiser is None:
+        return Segmentor.proposed(pipeline, *overrides)
+    known = _known.setdefault(denoiser, {})
+    key = (type(pipeline), str(pipeline.dtype), str(pipeline.device), config.folders(), overrides)
+    if key not in known:
+        known[key] = Segmentor.proposed(pipeline, *overrides)
+    found = known[key]
+    return Segmentor(copy.copy(found.backbone), found.method, found.seed, found.max_bytes, found.precision)
+
+
+def _decides(override: str, default: str) -> bool:
+    """Whether an override speaks about what a default is for."""
+    key = override.partition("=")[0].lstrip("+")
+    return key in ("preset", default.partition("=")[0])
+
+
+def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)

@@ -17,10 +17,11 @@ from goca.method.outside import MapFiles
 from goca.method.passes import Passes
 from goca.method.views import Views
 from goca.segmentor import Segmentor
-from goca.watching.seen import Seen, SeenPicture, WordMap
+from goca.watching.seen import Seen, SeenPicture
 from goca.watching.session import Options, Scale, Watch
+from goca.watching.word_maps import WordMap, Words
 
-__all__ = ["Seen", "SeenPicture", "WordMap", "watch"]
+__all__ = ["Seen", "SeenPicture", "WordMap", "Words", "watch"]
 
 _known: WeakKeyDictionary[nn.Module, dict[Any, Segmentor]] = WeakKeyDictionary()  # these segmentors hold no pipeline
 _DEFAULTS = ("aggregation=vanilla", "refinement=none")

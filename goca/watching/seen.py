@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,88 +18,12 @@ from goca.data.base import Sample
 from goca.data.pictures import ImageSource, read_picture
 from goca.errors import ConfigError, ModelError
 from goca.figures.attention_view import AttentionView
-from goca.figures.plots import heat_overlay
-from goca.ops import minmax, resize
 from goca.segmentation import Segmentation
 from goca.segmentor import Row, Segmentor
 from goca.watching.reading import Read, Reading
+from goca.watching.word_maps import Words
 
 _NOTHING = "nothing was drawn while the pipeline was watched: call it inside `with goca.watch(pipe) as seen:`"
-
-
-class WordMap:
-    """Where attention to one word was, in one picture.
-
-    Attributes:
-        word: as it stands in the text.
-        positions: of its tokens on the text axis.
-        values: (h, w) float32 on the CPU, attention probability: the mean over its tokens, and over steps, layers and heads as
-            the aggregation weighs them.
-    """
-
-    def __init__(self, picture: SeenPicture, word: str, positions: tuple[int, ...]) -> None:
-        self._picture, self.word, self.positions = picture, word, positions
-        self.values: Tensor = picture.token_maps[list(positions)].mean(0)
-
-    def __repr__(self) -> str:
-        return f"WordMap({self.word!r}, {self.values.shape[1]} x {self.values.shape[0]}, most {float(self.values.max()):.3g})"
-
-    @property
-    def steps(self) -> Tensor:
-        """(evaluations, h, w) the same of every evaluation of the denoiser; raises ConfigError unless they were kept."""
-        return self._picture.step_maps(self.positions)
-
-    @property
-    def layers(self) -> dict[str, Tensor]:
-        """Layer -> (h, w), the mean over heads, as weighed, and steps; raises ConfigError unless they were kept."""
-        return self._picture.layer_maps(self.positions)
-
-    def overlay(self, image: ImageSource) -> Image.Image:
-        """The map over the picture, from its smallest to its largest value."""
-        picture = self._picture.read(image)
-        large = resize(minmax(self.values)[None], picture.shape[:2])[0]
-        return heat_overlay(picture, large.numpy())
-
-    def mask(self, threshold: float = 0.4, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Where the map, stretched to 0 ... 1, is above a threshold; DAAM's is 0.4.
-
-        Args:
-            size: (H, W) of the mask; None is the picture's.
-
-        Returns:
-            (H, W) bool.
-        """
-        return (minmax(resize(self.values[None], size or self._picture.size)) > threshold)[0].numpy()
-
-
-class Words(Mapping[str, WordMap]):
-    """Maps by word. Iterating gives the text's own words; any other phrase that stands in the text can be asked for too."""
-
-    def __init__(self, picture: SeenPicture) -> None:
-        self._picture = picture
-
-    def __getitem__(self, word: str) -> WordMap:
-        table, prompt = self._picture.read_words()
-        for class_id, positions in prompt.class_tokens.items():
-            if table.names[class_id] == word.lower():
-                return WordMap(self._picture, word, positions)
-        table, prompt = self._picture.read_words((word,))
-        if not prompt.class_tokens:
-            raise ConfigError(f"no token stands for {word!r}: {'; '.join(prompt.warnings)}")
-        return WordMap(self._picture, word, next(iter(prompt.class_tokens.values())))
-
-    def __iter__(self) -> Iterator[str]:
-        table, prompt = self._picture.read_words()
-        return (table.names[class_id] for class_id in prompt.class_tokens)
-
-    def __len__(self) -> int:
-        return len(self._picture.read_words()[1].class_tokens)
-
-    def __contains__(self, word: object) -> bool:
-        return word in list(self)
-
-    def __repr__(self) -> str:
-        return f"Words({', '.join(self)})"
 
 
 class SeenPicture:

@@ -1,13 +1,14 @@
 # make run: set up and run the default experiment.  make test: set up and run the tests.  make install: set up alone.
 # make test-fast: tests of a minute.  make test-machines: the numeric tests as other processors and thread counts run them,
 # all or some (SETTINGS="avx2 random", SETTINGS="--core avx2", see tests/machines.py).
+# make docs: the documentation as a site in build/site; a broken link, or a page that the navigation misses, is an error.
 # make test-versions: the family tests with the lowest and the newest versions of torch, diffusers and transformers.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install run test test-fast test-machines test-versions lint clean
+.PHONY: install run test test-fast test-machines test-versions docs lint clean
 
 install: $(INSTALLED)
 
@@ -36,6 +37,9 @@ test-machines: install
 test-versions:
 	$(PYTHON) -m tests.versions lowest
 	$(PYTHON) -m tests.versions newest
+
+docs: install
+	$(BIN)/python -m docs.builder
 
 lint: install
 	$(BIN)/ruff check .

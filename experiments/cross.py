@@ -217,9 +217,14 @@ def report(options: argparse.Namespace) -> None:
     base = "goca | goca | affinity"
     gains = {name: [cells[name] - cells[base] for cells in miou.values()] for name in names}
     order = sorted(names, key=lambda name: -min(gains[name]))[: options.best]
-    print(f"### Gain over {base} on the worst of {len(miou)} (look, architecture)\n")
+    print(f"### Gain over {base.replace('|', '/')} on the worst of {len(miou)} (look, architecture)\n")
     rows = [
-        [name, f"{min(gains[name]):+.1f}", f"{np.mean(gains[name]):+.1f}", *(f"{g:+.1f}" for g in gains[name])]
+        [
+            name.replace("|", "/"),
+            f"{min(gains[name]):+.1f}",
+            f"{np.mean(gains[name]):+.1f}",
+            *(f"{g:+.1f}" for g in gains[name]),
+        ]
         for name in order
     ]
     table(["cell", "worst", "mean", *(f"{model}, {look}" for look, model in miou)], rows)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,20 @@ _NAMED = ["prompts=classes", "decision=offset", "refinement.steps.0.names=attent
 NAMED: dict[str, list[str]] = {
     **{
         name: [f"preset={name}"]
-        for name in ("vanilla", "manual", "fttm", "goca", "lift_walk", "daam", "ovam", "diffsegmenter", "iseg", "elbo", "faseg")
+        for name in (
+            "vanilla",
+            "manual",
+            "fttm",
+            "goca",
+            "lift_walk",
+            "lift_walk_pamr",
+            "daam",
+            "ovam",
+            "diffsegmenter",
+            "iseg",
+            "elbo",
+            "faseg",
+        )
     },
     **{name: [f"preset={name}"] for name in ("seg4diff", "concept_attention", "maskdiffusion", "refam", "nerve", "cliper")},
     "diffseg, named": ["preset=diffseg", *_NAMED],
@@ -166,31 +180,35 @@ def measure(group: Sequence[Row], dataset: Any, places: range, seed: int) -> dic
 
 
 class Table:
-    """All rows, built when they are asked for."""
+    """All rows, each built when it is asked for."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.refused: dict[str, str] = {}
-        self._rows: dict[tuple[str, str], list[Row]] = {}
+        file = options.out / "refused.json"
+        self.refused: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
+        self._rows: dict[tuple[str, str, str], Row] = {}
         self._backbones: dict[str, Any] = {}
 
-    def rows(self, model: str, names: str) -> list[Row]:
-        """Every method that fits the model, and the reasons of the others in `refused`."""
-        if (model, names) not in self._rows:
-            rows = []
-            for name, overrides in NAMES[names].items():
-                if (self.options.methods and name not in self.options.methods) or name in self.options.without:
-                    continue
-                try:
-                    rows.append(self._row(name, model, names, overrides))
-                except (ConfigError, ModelError) as error:
-                    self.refused[f"{model}/{names}/{name}"] = str(error)
-            self._rows[model, names] = rows
-        return self._rows[model, names]
+    def names(self, model: str, names: str) -> list[str]:
+        """Methods that were asked for and not refused."""
+        wanted = [name for name in NAMES[names] if name not in self.options.without]
+        wanted = [name for name in wanted if not self.options.methods or name in self.options.methods]
+        return [name for name in wanted if f"{model}/{names}/{name}" not in self.refused]
 
-    def _row(self, name: str, model: str, names: str, overrides: Sequence[str]) -> Row:
+    def row(self, model: str, names: str, name: str) -> Row | None:
+        """A method on a backbone; None where it does not fit, with the reason in `refused`."""
+        key = (model, names, name)
+        if key not in self._rows:
+            try:
+                self._rows[key] = self._built(*key)
+            except (ConfigError, ModelError) as error:
+                self.refused["/".join(key)] = str(error)
+                return None
+        return self._rows[key]
+
+    def _built(self, model: str, names: str, name: str) -> Row:
         trained = self.options.trained and str(self.options.trained / model)
-        cfg, segmentor, prompts = build(model, overrides, names, trained)
+        cfg, segmentor, prompts = build(model, NAMES[names][name], names, trained)
         timestep = segmentor.backbone.timestep
         if model not in self._backbones:
             segmentor.backbone.load()
@@ -200,6 +218,8 @@ class Table:
             raise ConfigError("methods share a backbone; give time steps by passes.timesteps")
         segmentor.plan()
         row = Row(name, segmentor, prompts, cfg)
+        if any(self.options.out.glob(f"*/{names}/{model}/{name}/*.npz")):
+            return row
         trial = scenes("plain", 1)
         with torch.inference_mode():  # what cannot run is refused before the first round
             (pairs,) = batches(row, trial, range(1))
@@ -212,24 +232,19 @@ def run(options: argparse.Namespace) -> None:
     """Rounds of scenes through all rows."""
     table = Table(options)
     datasets = {look: scenes(look, options.count) for look in options.looks}
-    for seed in options.seeds:
-        for first in range(0, options.count, options.round):
-            places = range(first, min(first + options.round, options.count))
-            for model in options.models:
-                for names in options.names:
-                    groups = groups_of(table.rows(model, names))
-                    for look in options.looks:
-                        folder = options.out / look / names / model
-                        file = f"{seed}_{first:04d}_{places.stop:04d}.npz"
-                        for group in groups:
-                            todo = [row for row in group if not (folder / row.name / file).exists()]
-                            if not todo:
-                                continue
-                            for name, counts in measure(todo, datasets[look], places, seed).items():
-                                (folder / name).mkdir(parents=True, exist_ok=True)
-                                np.savez_compressed(folder / name / file, hits=counts[:, 0], unions=counts[:, 1])
-                (options.out / "refused.json").write_text(json.dumps(table.refused, indent=1) + "\n")
-            print(f"seed {seed}, scenes {first} to {places.stop - 1}: done {time.strftime('%T')}", flush=True)
+    cells = list(itertools.product(options.names, options.models, options.looks))
+    for seed, first in itertools.product(options.seeds, range(0, options.count, options.round)):
+        places = range(first, min(first + options.round, options.count))
+        for names, model, look in cells:
+            folder, file = options.out / look / names / model, f"{seed}_{first:04d}_{places.stop:04d}.npz"
+            todo = [name for name in table.names(model, names) if not (folder / name / file).exists()]
+            rows = [row for name in todo if (row := table.row(model, names, name))]
+            for group in groups_of(rows):
+                for name, counts in measure(group, datasets[look], places, seed).items():
+                    (folder / name).mkdir(parents=True, exist_ok=True)
+                    np.savez_compressed(folder / name / file, hits=counts[:, 0], unions=counts[:, 1])
+            (options.out / "refused.json").write_text(json.dumps(table.refused, indent=1) + "\n")
+        print(f"seed {seed}, scenes {first} to {places.stop - 1}: done {time.strftime('%T')}", flush=True)
 
 
 @torch.inference_mode()
@@ -239,7 +254,7 @@ def timed(options: argparse.Namespace) -> None:
     dataset = scenes("plain", options.count + 8)
     for model in options.models:
         for names in options.names:
-            for row in table.rows(model, names):
+            for row in filter(None, (table.row(model, names, name) for name in table.names(model, names))):
                 segmentor, calls = row.segmentor, []
                 counter = segmentor.backbone.denoiser.register_forward_pre_hook(
                     lambda _, args, kwargs, calls=calls: calls.append(len(args[0] if args else kwargs["hidden_states"])),

@@ -27,28 +27,24 @@ NAMES = {"present": "names of the present classes", "all": "all 14 names", "none
 
 
 class Counts:
-    """What has been measured under one look and one regime: counts by model and method, over the scenes that all have."""
+    """What has been measured under one look and one regime, over the scenes that all methods of a model have."""
 
     def __init__(self, folder: Path, models: Sequence[str], methods: Sequence[str]) -> None:
-        found = {(model, method): _read(folder / model / method) for model in models for method in methods}
-        found = {key: scenes for key, scenes in found.items() if scenes}
-        common = set.intersection(*(set(scenes) for scenes in found.values())) if found else set()
-        self.scenes = sorted({scene for _, scene in common})
-        self.seeds = sorted({seed for seed, _ in common})
-        self.counts = {key: self._added(scenes, common) for key, scenes in found.items()} if common else {}
-
-    def _added(self, scenes: dict[tuple[int, int], np.ndarray], common: set[tuple[int, int]]) -> ImageCounts:
-        """Counts of each scene, added up over seeds."""
-        both = np.stack([sum(scenes[key] for key in common if key[1] == scene) for scene in self.scenes]).astype(float)
-        return ImageCounts(both[:, 0], both[:, 1], has_background=False)
+        self.counts: dict[tuple[str, str], ImageCounts] = {}
+        self.sizes: dict[str, str] = {}
+        for model in models:
+            found = {method: _read(folder / model / method) for method in methods}
+            found = {method: scenes for method, scenes in found.items() if scenes}
+            if common := set.intersection(*(set(scenes) for scenes in found.values())) if found else set():
+                places, seeds = sorted({scene for _, scene in common}), {seed for seed, _ in common}
+                self.sizes[model] = f"{len(places)} scenes x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+                for method, scenes in found.items():
+                    both = [sum(scenes[key] for key in common if key[1] == place) for place in places]
+                    stacked = np.stack(both).astype(float)
+                    self.counts[model, method] = ImageCounts(stacked[:, 0], stacked[:, 1], has_background=False)
 
     def get(self, model: str, method: str) -> ImageCounts | None:
         return self.counts.get((model, method))
-
-    @property
-    def size(self) -> str:
-        """Scenes x seeds."""
-        return f"{len(self.scenes)} scenes x {len(self.seeds)} seed{'s' * (len(self.seeds) > 1)}"
 
     def miou(self, model: str, method: str) -> float:
         counts = self.get(model, method)
@@ -84,7 +80,7 @@ def main_table(counts: Counts, models: Sequence[str], methods: Sequence[str], re
             cells.append(why if found is None else f"{score(found)} ({counts.things(model, method):.0f})")
         if any(cell not in ("-", "refused") for cell in cells):
             rows.append([f"`{method}`", *cells])
-    table(["", *(f"`{model}`" for model in models)], rows)
+    table(["", *(f"`{model}`, {counts.sizes.get(model, '-')}" for model in models)], rows)
 
 
 def looks_table(both: dict[str, Counts], models: Sequence[str], base: str) -> None:
@@ -189,7 +185,7 @@ def main() -> None:
         both = {look: Counts(options.folder / look / names, models, methods) for look in LOOKS}
         for look in LOOKS:
             if both[look].counts:
-                print(f"### {look} look, told {NAMES[names]}: {both[look].size}\n")
+                print(f"### {look} look, told {NAMES[names]}\n")
                 main_table(both[look], models, methods, refused, names)
         if names != "none" and all(counts.counts for counts in both.values()):
             print(f"### Both looks, told {NAMES[names]}\n")

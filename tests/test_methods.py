@@ -80,7 +80,7 @@ def test_a_stopped_run_is_gone_on_with_and_refusals_are_kept(tmp_path, capsys, m
     monkeypatch.setattr("sys.argv", ["methods_report", str(tmp_path)])
     methods_report.main()
     printed = capsys.readouterr().out
-    assert "2 scenes x 1 seed\n" in printed  # only what all rows have
+    assert "2 scenes x 1 seed |" in printed  # only what all rows have
     assert "| `goca` |" in printed
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass
 
+from goca.compare.grid import grids
 from goca.compare.runs import Run
 from goca.compare.scaling import Scale, generative_power
 from goca.compare.statistics import bootstrap, interval
@@ -182,6 +183,7 @@ class Comparison:
             "baseline": self.baseline_name,
             "scales": {name: vars(scale) for name, scale in self.settings.generative_power.items()},
             "runs": [self._page_run(run) for run in ordered],
+            "grids": [grid.json() for grid in grids(ordered)],
             "kinds": [self._page_kind(kind, members, index) for kind, members in self.kinds.items()],
         }
 

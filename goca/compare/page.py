@@ -47,7 +47,7 @@ def write_page(comparison: Comparison, tables: Mapping[str, Table], notes: Seque
                 **comparison.page_data(),
             }
         ),
-        "SCRIPT": (files / "page.js").read_text(encoding="utf-8"),
+        "SCRIPT": "".join((files / name).read_text(encoding="utf-8") for name in ("page.js", "grid.js")),
     }
     for name, text in parts.items():
         before, _, after = page.rpartition(f"/*{name}*/")  # placeholders are in page order: inserted text is never searched

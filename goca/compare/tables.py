@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from goca.compare.content import Comparison, confusion, number, repeats
+from goca.compare.grid import grids
 from goca.compare.quoted import read_quoted
 from goca.compare.runs import Run
 from goca.runs.benchmark_row import row_table, rows_of
@@ -75,6 +76,8 @@ def page_tables(comparison: Comparison) -> dict[str, Table]:
         for index, table in enumerate(comparison.ablations(members).values(), start=1):
             found[f"ablation{suffix}_{index}"] = table
     runs = [run for members in comparison.kinds.values() for run in members]
+    for place, grid in enumerate(grids(runs), start=1):
+        found[f"methods_{place}"] = grid.table()
     for place, run in enumerate(runs, start=1):
         found[f"worst_images_{place}"] = worst_images(run)
         found[f"confusion_{place}"] = confusion_table(run)

@@ -162,3 +162,13 @@ def test_nothing_sticks_out_sideways(chromium: Any, address: str, viewport: dict
         page.page.wait_for_selector(f"#{plot} svg.main-svg", state="attached")
     assert page.fits()
     assert page.errors == []
+
+
+def test_methods_and_models_are_a_heat_map_with_cost_below(page: Page) -> None:
+    assert page.texts("#heat th") == ["method", "sd15", "sdxl"]
+    methods = page.texts("#heat td:first-child")
+    assert methods == ["goca", "vanilla"]  # by their mean
+    values = [float(text) for text in page.texts("#heat td.number")]
+    assert sum(values[:2]) > sum(values[2:])
+    page.page.wait_for_selector("#cost svg.main-svg", state="attached")
+    assert page.page.locator("#cost .scatterlayer .trace").count() == 2

@@ -12,6 +12,7 @@ from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide,
 from goca.generation.pipeline import Generator, Request
 from goca.generation.roles import token_roles
 from goca.method.refinement import PAMR, Refinements
+from goca.ops import aspect_grid
 from tests.helpers.generation_families import FAMILIES, drawing_backbone, region_method
 from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 
@@ -57,6 +58,17 @@ def test_with_rate_1_pictures_are_those_of_the_pipeline_itself(family):
     for a, b, c in zip(ours, theirs, other, strict=True):
         assert np.array_equal(a, np.asarray(b))
         assert not np.array_equal(c, np.asarray(b))
+
+
+def test_regions_have_the_shape_of_the_picture(sd):
+    seen = []
+    (picture, _) = draw(sd, RegionGuidance("goca", 5.0), watch=lambda _, step: seen.append(step), size=(32, 64))
+    assert picture.shape[:2] == (32, 64)
+    for step in seen:
+        height, width = step.rate.shape
+        assert width == 2 * height
+        assert step.regions.tokens.shape[1:] == step.regions.foreground.shape == aspect_grid((height, width), 16)
+        assert step.regions.tokens.any()
 
 
 @pytest.mark.parametrize("family", ["sd", "pixart_sigma"])

@@ -106,7 +106,8 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     labels = None
     if cfg.save_labels:
         chosen = config.plain(cfg.labels)
-        labels = LabelFolder(pictures, requests, chosen["classes"], chosen["background"])
+        method = {key: config.plain(cfg)[key] for key in ("aggregation", "calibration", "refinement")}
+        labels = LabelFolder(pictures, requests, chosen["classes"], chosen["background"], fingerprint(method))
 
     def unfinished(batch: list[Request]) -> list[Request]:
         """Checks every picture that is there, and its label."""
@@ -134,6 +135,8 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if shown:
         images = [Image.open(pictures.file(request.image_id)).convert("RGB") for request in shown]
         figures["pictures"] = side_by_side({cfg.guidance.name: images}, [request.text for request in shown])
+    if labels is not None:
+        figures |= {f"labels/{request.image_id}": labels.figure(request) for request in shown}
     for name, figure in figures.items():
         figure.save(folder / f"figure_{name.replace('/', '_')}.png")
     wanted = {request.image_id for request in requests}

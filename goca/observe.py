@@ -11,7 +11,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     from goca.config.arguments import literal
     from goca.config.start import start
 
-    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt"))
+    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt", "reads", "negative_prompt"))
     start("goca.observe", "observe")
 
 from collections.abc import Sequence
@@ -43,6 +43,7 @@ from goca.ops import Grid
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.segmentor import Segmentor
+from goca.watching.show import show_drawing
 
 
 class _Module(ModuleType):
@@ -160,6 +161,9 @@ def main(cfg: DictConfig) -> None:
 def show(cfg: DictConfig, console: Console) -> None:
     """What `python -m goca.observe` does: look, write the pictures, print the table of tokens and where everything lies."""
     segmentor = Segmentor.build(cfg)
+    if cfg.image is None:
+        show_drawing(segmentor, cfg, console)
+        return
     read_image(cfg.image)  # a wrong path should not wait for the model
     segmentor.backbone.load()
     view = observe(segmentor, cfg.image, cfg.prompt, tuple(cfg.words), cfg.background, tuple(cfg.heads))

@@ -64,9 +64,15 @@ class Run(Section):
 
 
 class Observe(Section):
-    image: Name
+    image: Name | None
     prompt: Name
     words: list[Name]
+    reads: Name | None
+    negative_prompt: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+    steps: PositiveInt
+    guidance_scale: FiniteFloat | None
+    size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None
+    film: bool
     pixels: list[Pixel]
     heads: list[Name]
     background: FiniteFloat | None

@@ -3,7 +3,7 @@
     images/<id>.png   the pictures
     masks/<id>.png    0 where no class is, 1 ... n: the classes in the order of the list
     classes.txt       the list
-    scores/<id>.npz   `words`, `scores` (words, h, w) float16 and `prompt`
+    scores/<id>.npz   `words`, `scores` (words, h, w) float16, `prompt`, and `settings` of the method
 
 `dataset=folder dataset.root=DIR` reads it.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 from PIL import Image
 
 from goca.backbones.base import Backbone
+from goca.data.classes import ClassTable
 from goca.data.masks import voc_palette
 from goca.errors import ConfigError
+from goca.figures.plots import overlay_figure
 from goca.generation.pictures import PictureFolder
 from goca.generation.pipeline import Request
 from goca.method import Method
@@ -42,6 +45,7 @@ class LabelFolder:
         requests: every picture of it; their words are the classes where none are given.
         classes: names to label; words of a prompt that are none of them stay without a label.
         background: what a word must score to be labelled, as in `Segmentor.segment`; None labels every pixel.
+        settings: fingerprint of what decides a label beside these.
 
     Raises:
         ConfigError: no class, more than fit a mask, or another list than the folder has.
@@ -53,8 +57,9 @@ class LabelFolder:
         requests: Sequence[Request],
         classes: Sequence[str] | None = None,
         background: float | None = None,
+        settings: str = "",
     ) -> None:
-        self.pictures, self.background = pictures, background
+        self.pictures, self.background, self.settings = pictures, background, f"{settings} {background}"
         named = [name.strip().lower() for name in classes or ()]
         self.classes = list(dict.fromkeys(named or [name for request in requests for name in words_of(request.text)]))
         if not self.classes or len(self.classes) > _MOST:
@@ -74,14 +79,22 @@ class LabelFolder:
         return Watch(backbone.pipeline, Segmentor(backbone, method, **attention), Options())  # type: ignore[arg-type]
 
     def is_finished(self, request: Request) -> bool:
-        """Whether the picture's label is there and opens."""
+        """Whether the picture's label is there and opens.
+
+        Raises:
+            ConfigError: it was made with another method.
+        """
+        path = self._scores(request)
         try:
             with Image.open(self._mask(request)) as mask:
                 mask.load()
-            with np.load(self._scores(request)) as stored:
-                return str(stored["prompt"]) == request.text
-        except (OSError, SyntaxError, ValueError, KeyError):
+            with np.load(path) as stored:
+                prompt, settings = str(stored["prompt"]), str(stored["settings"])
+        except (OSError, SyntaxError, ValueError, KeyError, zipfile.BadZipFile):
             return False
+        if settings != self.settings:
+            raise ConfigError(f"{path} was made with another method than this run's; set output to another folder")
+        return prompt == request.text
 
     def save(self, request: Request, image: Image.Image, seen: SeenPicture) -> None:
         """Write the label map and the scores of one picture; both are complete or not there."""
@@ -97,12 +110,18 @@ class LabelFolder:
         else:
             label, names, scores = np.zeros(shape, np.uint8), [], np.zeros((0, 1, 1), np.float16)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, words=np.array(names, dtype=str), scores=scores, prompt=np.array(request.text))
+        facts = {"prompt": np.array(request.text), "settings": np.array(self.settings)}
+        np.savez_compressed(buffer, words=np.array(names, dtype=str), scores=scores, **facts)  # type: ignore[arg-type]
         self.pictures.write(self._scores(request), buffer.getvalue())
         mask, buffer = Image.fromarray(label, mode="P"), io.BytesIO()
         mask.putpalette(np.array(voc_palette(), np.uint8).tobytes())
         mask.save(buffer, "PNG")
         self.pictures.write(self._mask(request), buffer.getvalue())
+
+    def figure(self, request: Request) -> Image.Image:
+        """A picture with its labels laid over."""
+        with Image.open(self.pictures.file(request.image_id)) as picture, Image.open(self._mask(request)) as mask:
+            return overlay_figure(np.asarray(picture.convert("RGB")), np.asarray(mask), ClassTable.from_names(self.classes))
 
     def _words(self, request: Request) -> list[str]:
         """Classes that stand in the prompt, as whole words."""

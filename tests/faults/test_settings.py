@@ -132,9 +132,8 @@ def test_the_package_of_an_endpoint_is_looked_for_before_the_first_call(monkeypa
 
 
 def test_what_a_person_has_to_give_is_named() -> None:
-    with pytest.raises(ConfigError, match="image has to be given, as image=") as caught:
+    with pytest.raises(ConfigError, match="prompt has to be given, as prompt="):
         config.check(config.compose([], "observe"), "observe", complete=True)
-    assert str(caught.value).splitlines()[1].startswith("prompt has to be given")
     config.check(config.compose(["image=a.png", "prompt=cat"], "observe"), "observe", complete=True)
 
 

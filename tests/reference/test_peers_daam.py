@@ -8,6 +8,7 @@ import torch
 from goca.attention.call import AttentionCall
 from goca.attention.mixture import MixtureStatistics
 from goca.attention.readout import with_text
+from goca.attention.running import RunningStatistics
 from goca.method.aggregation.mixture import Mixture
 from goca.method.plan import Plan
 from goca.ops import resize
@@ -23,7 +24,8 @@ def _daam_layers(case: Case) -> list[dict]:
     return [layer for layer in layers if layer["factor"] in options.get("factors", (1, 2, 4))]
 
 
-def _heat_maps(case: Case) -> torch.Tensor:
+def _heat_maps(case: Case, drawing: bool = False) -> torch.Tensor:
+    """Of statistics that are told the number of forwards, or of those that add up while a picture is drawn."""
     options, layers = case.options, _daam_layers(case)
     mixture = Mixture(
         cross_layers=tuple(layer["name"] for layer in layers),
@@ -32,8 +34,11 @@ def _heat_maps(case: Case) -> torch.Tensor:
         clamp=True,
         feature_size=int(options["latent_hw"] ** 0.5),
     )
-    statistics = MixtureStatistics(mixture, Plan({layer["name"]: "" for layer in layers}), passes=options["steps"])
+    plan = Plan({layer["name"]: "" for layer in layers})
+    running = RunningStatistics(mixture, plan, time=100)
+    statistics = running if drawing else MixtureStatistics(mixture, plan, passes=options["steps"])
     for step in range(options["steps"]):
+        running.begin(time=step)
         for layer in layers:
             call = layer_call(case, layer, f"step{step}/")
             if len(call.query) == 2:
@@ -44,12 +49,16 @@ def _heat_maps(case: Case) -> torch.Tensor:
             if "head_idx" in options:
                 call = call.head_at(options["head_idx"])
             statistics.observe(call)
-    return statistics.finish().token_maps[0] * options["steps"]  # a sum over steps in the released code
+        if drawing:
+            running.end()
+    maps = running.finish()[0] if drawing else statistics.finish().token_maps
+    return maps[0] * options["steps"]  # a sum over steps in the released code
 
 
+@pytest.mark.parametrize("drawing", [False, True], ids=["", "while drawing"])
 @pytest.mark.parametrize("case", peer_cases("a", "daam"))
-def test_daam(case: Case):
-    heat = _heat_maps(case)[: case.options["tokens_kept"]]
+def test_daam(case: Case, drawing: bool):
+    heat = _heat_maps(case, drawing)[: case.options["tokens_kept"]]
     if case.options.get("normalize"):
         heat = heat / (heat[1:-1].sum(0) + 1e-6)
     if "heat_maps" in case.expected:

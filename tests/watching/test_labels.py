@@ -1,0 +1,76 @@
+"""`goca.generate save_labels=true`, and `goca.observe` without an image: folders that others read."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from goca import config
+from goca.data.folder import Folder
+from goca.data.protocol import Protocol
+from goca.errors import ConfigError
+from goca.generate import generate
+from goca.observe import show
+
+
+def made(folder, *overrides):
+    cfg = config.compose(
+        [
+            "prompts.source=['star, grass','a circle on the sky']", "save_labels=true", "steps=2", "limit=null", "logger=none",
+            "progress=false", "guidance=cfg", "calibration=goca", "refinement=none", f"output={folder}", *overrides,
+        ],
+        "generate",
+    )  # fmt: skip
+    return generate(cfg, folder)
+
+
+def test_a_labelled_data_set_by_generation(tmp_path, tiny_model):
+    model = [*tiny_model, "model=scenes_unet"]
+    made(tmp_path, *model)
+    assert (tmp_path / "classes.txt").read_text().split() == ["star", "grass", "circle", "sky"]
+    data = Folder(root=tmp_path, protocol=Protocol("standard", "ignore", "skip", "classes"))
+    data.setup()
+    assert data.image_ids == ["0", "1"]
+    labels = [data[i].label for i in range(2)]
+    assert set(np.unique(labels[0])) <= {1, 2}
+    assert set(np.unique(labels[1])) <= {3, 4}
+    with np.load(tmp_path / "scores" / "0.npz") as stored:
+        assert list(stored["words"]) == ["star", "grass"]
+        assert stored["scores"].shape[0] == 2
+        assert str(stored["prompt"]) == "star, grass"
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*.png")}
+    (tmp_path / "masks" / "1.png").write_bytes(b"cut off")
+    made(tmp_path, *model)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*.png")} == before
+    for overrides, message in (
+        (["labels.classes=[star]"], "lists other classes"),
+        (["calibration=raw"], "another method"),
+        (["labels.background=0.5"], "another method"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            made(tmp_path, *model, *overrides)
+
+
+def test_labels_of_chosen_classes_with_guidance_by_regions(tmp_path, tiny_model):
+    """Two observers of one drawing: the guidance's own, and the labels'."""
+    chosen = ["guidance=goca", "labels.classes=[circle,grass]", "labels.background=0.2", *tiny_model, "model=scenes_unet"]
+    made(tmp_path / "with", *chosen)
+    made(tmp_path / "without", *chosen, "save_labels=false")
+    for name in ("0", "1"):
+        pictures = [np.asarray(Image.open(tmp_path / part / "images" / f"{name}.png")) for part in ("with", "without")]
+        assert np.array_equal(*pictures)
+    assert set(np.unique(np.asarray(Image.open(tmp_path / "with" / "masks" / "0.png")))) <= {0, 2}
+    assert (tmp_path / "with" / "figure_labels_0.png").is_file()
+
+
+def test_the_command_draws_where_no_image_is_given(tmp_path, tiny_model):
+    settings = ["prompt='star, grass'", "reads='circle, sky'", "negative_prompt=snow", "steps=3", f"output={tmp_path}"]
+    cfg = config.compose(["model=scenes_unet", *tiny_model, *settings, "save=tensors", "preset=goca"], "observe")
+    show(cfg, Console(quiet=True))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"picture.png", "steps.png", "film.gif", "0_star_mask.png", "1_grass_overlay.png", "segmentation.png"} <= names
+    assert {"reads_steps.png", "reads_0_circle_mask.png", "negative_steps.png", "attention.safetensors"} <= names
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 3
+    with pytest.raises(ConfigError, match="multiples of"):
+        show(config.compose(["model=scenes_unet", *tiny_model, *settings, "size=[33,32]"], "observe"), Console(quiet=True))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from goca.method.calibration import ClassMaps
+from goca.method.calibration import ClassMaps, highest
 from goca.ops import Grid
 from goca.prompts.prompt import Prompt
 
@@ -55,16 +55,22 @@ class Failure:
 
 
 def join(parts: Sequence[ClassMaps], size: Grid) -> ClassMaps:
-    """Class maps of one image from several prompts: classes side by side, the supporting map their maximum."""
+    """Class maps of one image from several prompts: classes side by side, the supporting map their maximum.
+
+    A class that several prompts ask for, by different words, has the maximum of its maps too.
+    """
     if not parts:
         empty = torch.zeros(0, *size)
         return ClassMaps((), empty, torch.zeros(size), empty)
     if len(parts) == 1:
         return parts[0]
+    every = [class_id for part in parts for class_id in part.ids]
+    stacks = (torch.cat([part.scores for part in parts]), torch.cat([part.raw for part in parts]))
+    ids, (scores, raw) = highest(every, *stacks)
     return ClassMaps(
-        ids=tuple(i for part in parts for i in part.ids),
-        scores=torch.cat([part.scores for part in parts]),
+        ids=ids,
+        scores=scores,
         supporting=torch.stack([part.supporting for part in parts]).amax(0),
-        raw=torch.cat([part.raw for part in parts]),
+        raw=raw,
         warnings=tuple(warning for part in parts for warning in part.warnings),
     )

@@ -26,6 +26,7 @@ ADDED: Mapping[str, Any] = {
     "dataset.image_list": "all",
     "dataset.look": "plain",
     "dataset.merge": True,
+    "dataset.names": "dataset",
     "dataset.orientation": "auto",
     "dataset.palette": "colours",
     "calibration.token_choice": "all",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import logging
 import sys
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -20,9 +19,11 @@ from torch.utils.data import Dataset
 
 from goca.data.classes import ClassTable, Synonyms
 from goca.data.colours import Colour
-from goca.data.files import existing, inside, printable, readable_name, repeated, shown
+from goca.data.files import existing, printable, repeated, shown
+from goca.data.image_lists import listed_id, read_lines
 from goca.data.label_maps import IGNORE, UNKNOWN
 from goca.data.masks import read_indices
+from goca.data.name_lists import OWN, worded
 from goca.data.pictures import ENDINGS, MAX_PIXELS, Orientation, read_picture
 from goca.data.protocol import Protocol
 from goca.errors import ConfigError, DataError
@@ -72,6 +73,9 @@ class SegmentationDataset(Dataset[Sample]):
         table: the class table, where the data set goes by another name.
         background: evaluate class 0 under `standard` too (VOC-21 against VOC-20, Context-60 against Context-59).
         synonyms: words of the classes, `corrected` or `upstream`.
+        names: words that are asked for, see `goca.data.name_lists`: the first of the class table (`dataset`), `sclip`,
+            `proxyclip`, or a file.
+        background_words: words for what is no class, a list or by whose code; null takes those of `names`, or the usual ones.
         background_token, add_missing: how captions of this data set are turned into prompts (docs/prompts.md);
             prompt configs refer to them as `${dataset.background_token}` and `${dataset.add_missing}`.
         threshold: of the background under protocol `ovss`, by what the decision compares it with (`decision`'s rule).
@@ -100,6 +104,8 @@ class SegmentationDataset(Dataset[Sample]):
     table: str | None = None
     background: bool = False
     synonyms: Synonyms = "corrected"
+    names: str = OWN
+    background_words: str | list[str] | None = None
     background_token: bool = False
     add_missing: bool = False
     threshold: dict[str, float] = Field(default_factory=dict)
@@ -171,7 +177,15 @@ class SegmentationDataset(Dataset[Sample]):
         """The table of classes: NAME.yaml beside the module of a data set outside this package, else one in `tables`."""
         module = getattr(sys.modules.get(type(self).__module__), "__file__", None)
         beside = Path(module).with_name(f"{self.table_name}.yaml") if module else None
-        return ClassTable.load(beside if beside and beside.is_file() else self.table_name, self.synonyms)
+        return self.worded(ClassTable.load(beside if beside and beside.is_file() else self.table_name, self.synonyms))
+
+    def worded(self, table: ClassTable) -> ClassTable:
+        """The table with the words that are asked for."""
+        return worded(table, self.table_name, self.names, self.background_words, self.listed_order(table), self.has_background)
+
+    def listed_order(self, table: ClassTable) -> Sequence[int]:
+        """Ids of the classes in the order in which the field lists their names; empty for ascending ids."""
+        return ()
 
     @property
     def table_name(self) -> str:
@@ -230,7 +244,7 @@ class SegmentationDataset(Dataset[Sample]):
             DataError: the file is missing or unreadable, repeats an id, or names one outside the data set's folder.
         """
         file = self.need(*relative)
-        ids = [_listed_id(line, number, file) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
+        ids = [listed_id(line, number, file) for number, line in enumerate(read_lines(file), start=1) if line.strip()]
         if again := repeated(ids):
             raise DataError(f"the list {file} names {again[0]!r} more than once")
         return ids
@@ -311,31 +325,3 @@ def present_classes(label: np.ndarray) -> tuple[int, ...]:
     (1, 3)
     """
     return tuple(int(value) for value in np.unique(label) if value not in (0, IGNORE))
-
-
-def read_lines(file: Path) -> list[str]:
-    """Lines of a text file in UTF-8, or in UTF-16 if it begins with that mark; DataError where it is neither."""
-    try:
-        content = file.read_bytes()
-        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if marked else "utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the list {file}: {error}") from error
-
-
-def _listed_id(line: str, number: int, file: Path) -> str:
-    """The image id of a list's line: `id`, `folder/id.jpg`, or such a path and that of its mask."""
-    words = line.split()
-    for word in words:
-        inside(file.parent, word)
-    stems = {_stem(word) for word in words}
-    if len(stems) > 1:
-        raise DataError(
-            f"line {number} of the list {file} should hold one image id (or a picture and its mask): {line.strip()!r}"
-        )
-    return readable_name(stems.pop())
-
-
-def _stem(word: str) -> str:
-    path = PurePosixPath(word.replace("\\", "/"))
-    return path.stem if path.suffix.lower() in (*ENDINGS, ".mat") else path.name

@@ -28,12 +28,16 @@ class ClassTable:
             background, and for classes that are merged into another one (COCO-Stuff 15 and 16).
         colours: RGB in 0 ... 255.
         things: whether the class is countable (an object) rather than stuff.
+        asked: words by which prompts ask for the class; empty where the first synonym is the only one.
+        background_words: words by which prompts ask for what is no class.
     """
 
     names: tuple[str, ...]
     synonyms: tuple[tuple[str, ...], ...]
     colours: tuple[Colour, ...]
     things: tuple[bool, ...]
+    asked: tuple[tuple[str, ...], ...] = ()
+    background_words: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,6 +110,10 @@ class ClassTable:
             for word in dict.fromkeys(words):
                 ids[word] = (*ids.get(word, ()), class_id)
         return ids
+
+    def words(self, class_id: int) -> tuple[str, ...]:
+        """The words by which prompts ask for a class; none for one that is not asked for."""
+        return self.asked[class_id] if self.asked else self.synonyms[class_id][:1]
 
     def id_of(self, word: str) -> tuple[int, ...]:
         """Ids of the classes that have exactly this synonym, ascending; several where the word is ambiguous."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from goca.data.base import CONFIG, SegmentationDataset
+from goca.data.classes import ClassTable
 from goca.data.label_maps import IGNORE, UNKNOWN, stored_map
 from goca.errors import DataError
 
@@ -81,6 +83,9 @@ class Context(SegmentationDataset):
         folder = self.root / "VOCdevkit" / "VOC2010" / (_CONVERTED if self.converted else "trainval")
         return folder / f"{image_id}{self._ending}"
 
+    def listed_order(self, table: ClassTable) -> Sequence[int]:
+        return sorted(range(1, len(table)), key=table.names.__getitem__)  # mmsegmentation's order is alphabetical
+
     @property
     def _ending(self) -> str:
         return ".png" if self.converted else ".mat"
@@ -105,8 +110,7 @@ class Context(SegmentationDataset):
     def label_map(self) -> np.ndarray:
         if not self.converted:
             return stored_map("context", 460, other=range(460))
-        names = self.classes.names
         table = np.full(256, UNKNOWN)
-        table[: len(names)] = [0, *sorted(range(1, len(names)), key=names.__getitem__)]
+        table[: len(self.classes)] = [0, *self.listed_order(self.classes)]
         table[255] = IGNORE
         return table

@@ -10,11 +10,12 @@ import numpy as np
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from goca.data.base import CONFIG, SegmentationDataset, read_lines
+from goca.data.base import CONFIG, SegmentationDataset
 from goca.data.class_lists import ClassList
 from goca.data.classes import ClassTable
 from goca.data.colours import Colour
 from goca.data.files import existing, inside, readable_name, repeated, shown
+from goca.data.image_lists import read_lines
 from goca.data.label_maps import identity_map
 from goca.data.masks import voc_palette
 from goca.data.pictures import ENDINGS
@@ -70,7 +71,7 @@ class Folder(SegmentationDataset):
             DataError: there is neither a list nor a file.
         """
         try:
-            return ClassTable.from_names(self.class_list.names)
+            return self.worded(ClassTable.from_names(self.class_list.names))
         except ConfigError as error:
             raise ConfigError(f"{self.class_list.source}: {error}") from error
 

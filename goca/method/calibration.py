@@ -33,6 +33,8 @@ class TokenGroups(Protocol):
     def background_groups(self) -> tuple[tuple[int, ...], ...]: ...
     @property
     def content(self) -> tuple[int, ...]: ...
+    @property
+    def alternatives(self) -> Mapping[int, tuple[tuple[int, ...], ...]]: ...
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,9 @@ class Calibration:
         kept = {class_id: tokens for class_id, tokens in prompt.class_tokens.items() if tokens or self.parity}
         lost = sorted(prompt.class_tokens.keys() - kept)
         warnings = [f"class {class_id} has no token in the prompt and is left out" for class_id in lost]
-        members = [*kept.values(), *prompt.background_groups]
+        # A class that is asked for by several words has a group for each, and the maximum of their maps in the end.
+        words = [(class_id, tokens) for class_id in kept for tokens in prompt.alternatives.get(class_id, (kept[class_id],))]
+        members = [*(tokens for _, tokens in words), *prompt.background_groups]
         raw = self._group(token_maps, members)  # (G, h, w)
         if levels and members:
             raw = torch.stack([weight * ops.minmax(self._group(part.float(), members)) for part, weight in levels]).sum(0)
@@ -211,19 +215,20 @@ class Calibration:
         factor = token_maps[list(prompt.content)].sum(0)
         powers = None
         if exponents is not None:
-            powers = torch.tensor([exponents.get(i, 1.0) for i in kept] + [1.0] * len(prompt.background_groups))
+            powers = torch.tensor([exponents.get(i, 1.0) for i, _ in words] + [1.0] * len(prompt.background_groups))
         groups = Groups(raw, factor, alone, self.parity, powers)
         maps = raw
         for name in self.steps:
             maps = STEPS.find(name)(maps, groups)
         if not self.parity:
-            names = [f"class {class_id}" for class_id in kept]
+            names = [f"class {class_id}" for class_id, _ in words]
             names += [f"background group {number}" for number in range(len(prompt.background_groups))]
             maps, silenced = _silence(maps, names)
             warnings += [f"the map of {name} is constant or not finite and counts as zero" for name in silenced]
-        scores, background = maps[: len(kept)], maps[len(kept) :]
+        scores, background = maps[: len(words)], maps[len(words) :]
         supporting = background.amax(0) if len(background) else maps.new_zeros(token_maps.shape[-2:])
-        return ClassMaps(tuple(kept), scores, supporting, raw[: len(kept)], tuple(warnings))
+        ids, (scores, raw) = highest([class_id for class_id, _ in words], scores, raw[: len(words)])
+        return ClassMaps(ids, scores, supporting, raw, tuple(dict.fromkeys(warnings)))
 
     def _group(self, token_maps: Tensor, members: list[tuple[int, ...]]) -> Tensor:
         """Mean or sum of each group's token maps: (G, h, w)."""
@@ -232,6 +237,21 @@ class Calibration:
         reduce = torch.mean if self.token_reduction == "mean" else torch.sum
         chosen = [tokens[-1:] if self.token_choice == "last" else tokens for tokens in members]
         return torch.stack([reduce(token_maps[list(tokens)], dim=0) for tokens in chosen])
+
+
+def highest(ids: Sequence[int], *stacks: Tensor) -> tuple[tuple[int, ...], tuple[Tensor, ...]]:
+    """One channel per class: the maximum of those that have its id, in the order in which the ids first occur.
+
+    Args:
+        ids: class of each channel.
+        stacks: maps (C, h, w).
+    """
+    places: dict[int, list[int]] = {}
+    for place, class_id in enumerate(ids):
+        places.setdefault(class_id, []).append(place)
+    if len(places) == len(ids):
+        return tuple(ids), stacks
+    return tuple(places), tuple(torch.stack([maps[found].amax(0) for found in places.values()]) for maps in stacks)
 
 
 def _silence(maps: Tensor, names: list[str]) -> tuple[Tensor, list[str]]:

@@ -14,11 +14,14 @@ STOP_TOKENS = frozenset({"a", "an", "the", "and", ",", ".", "-"})
 _BETWEEN = frozenset(" ,")  # between two entities; a tokenizer may join these to a neighbouring word
 
 
-def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str | None = None) -> Prompt:
+def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str | None = None, apart: bool = False) -> Prompt:
     """The prompt that placed entities make, or the `text` that they are places in, aligned on every segment of the text axis.
 
     A position belongs to an entity when its characters lie inside the entity's. Unknown-word tokens and stop tokens belong to
     none. A class without any position is listed as lost instead of being aligned with nothing.
+
+    Args:
+        apart: entities of one class are words for it that are scored on their own; otherwise it has the positions of all.
 
     Raises:
         ModelError: where a segment's tokenizer has no character offsets.
@@ -38,11 +41,16 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
                     group.append(position)
 
     classes: dict[int, list[int]] = {}
+    words: dict[int, list[tuple[int, ...]]] = {}
     for entity, group in zip(entities, groups, strict=True):
         if entity.class_id is not None:
             classes.setdefault(entity.class_id, []).extend(group)
+            words.setdefault(entity.class_id, []).extend([tuple(group)] if group else [])
     lost = tuple(i for i, positions in classes.items() if not positions)
     unseen = [next(entity.text for entity in entities if entity.class_id == i) for i in lost]
+    if apart:
+        pairs = zip(entities, groups, strict=True)
+        unseen = [entity.text for entity, group in pairs if entity.class_id is not None and not group]
     padded = special.get("padding", ())
     full = [segment for segment in segments if not any(segment.start <= p < segment.start + segment.length for p in padded)]
     warnings = [
@@ -61,9 +69,10 @@ def align(entities: Sequence[Entity], segments: Sequence[TextSegment], text: str
         lost_classes=lost,
         warnings=(
             *warnings,
-            *([f"not looked for, as no token is left for them: {', '.join(map(repr, unseen))}"] if lost else []),
+            *([f"not looked for, as no token is left for them: {', '.join(map(repr, unseen))}"] if unseen else []),
         ),
         entities=tuple(entities),
+        alternatives={i: tuple(found) for i, found in words.items() if apart and len(found) > 1},
     )
 
 

@@ -61,7 +61,7 @@ def parse(
     # Repeats are told by their source text, so "(car)" and "car" both stay, as in the authors' captioner.
     entities = list(dict(pair for part in split(caption) for pair in _entities(part, table, allowed)).values())
     named = {entity.class_id for entity in entities}
-    entities += [Entity(table.synonyms[i][0], i) for i in missing if i not in named]
+    entities += [Entity(table.words(i)[0], i) for i in missing if i not in named]
     if classes_first:
         entities.sort(key=lambda entity: entity.class_id is None)
     return place(entities)

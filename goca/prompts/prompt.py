@@ -51,6 +51,7 @@ class Prompt:
         reads: a text whose tokens are read in place of the prompt's; positions are then those of this text.
         across: how the prompt stands to others of the same image: `each` is calibrated by itself; `joint`, `sink` and `anchor`
             share the rescaling of every pixel (`goca.method.across`).
+        alternatives: class id -> positions of each of its words, where several are scored apart; its score is their maximum.
         concepts: words that a concept stream takes along; positions are then numbers of these words.
     """
 
@@ -66,6 +67,7 @@ class Prompt:
     reads: str | None = None
     concepts: tuple[str, ...] = ()
     across: Across = "each"
+    alternatives: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @cached_property
     def content(self) -> tuple[int, ...]:

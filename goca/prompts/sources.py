@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,12 +14,13 @@ from pydantic.dataclasses import dataclass
 from goca.data.base import Sample, SegmentationDataset
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError, DataError
-from goca.prompts.align import align, fits
-from goca.prompts.caption import BACKGROUND, SEPARATOR, parse, place, split, text_of, tidy
+from goca.prompts.align import align
+from goca.prompts.caption import SEPARATOR, parse, split, tidy
 from goca.prompts.files import image_key, read_captions, read_folder
 from goca.prompts.filters import Filters, need_labels, present_classes
-from goca.prompts.prompt import Entity, Prompt, TextSegment
+from goca.prompts.prompt import Prompt, TextSegment
 from goca.prompts.sentence import check_names, check_text, from_sentence, is_caption, note
+from goca.prompts.words import names_prompt, names_prompts, words_of
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
@@ -64,8 +64,10 @@ class Classes:
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
         if self.names == "all":
             return Vocabulary(background_token=self.background_token)(sample, table, segments)
-        present = present_classes(sample)
-        return (_names_prompt(present, table, segments, self.background_token),) if present else ()
+        words = words_of(present_classes(sample), table)
+        if table.asked:  # several words for a class may not fit into one prompt
+            return names_prompts(words, (), segments, self.background_token)
+        return (names_prompt(words, segments, self.background_token),) if words else ()
 
     def describe(self) -> dict[str, Any]:
         if self.names == "all":
@@ -79,10 +81,12 @@ class Vocabulary:
 
     Args:
         words: class names or synonyms of the data set; None takes every class.
+        background_words: ask for the data set's words for the background too, where it is a class: its score is their maximum.
         background_token: append ", background" to each prompt.
     """
 
     words: tuple[str, ...] | None = None
+    background_words: bool = True
     background_token: bool = False
 
     def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
@@ -94,12 +98,11 @@ class Vocabulary:
         Raises:
             ConfigError: for a word that is not a class of the data set, or that the tokenizer cannot express.
         """
-        prompts = tuple(
-            _names_prompt(ids, table, segments, self.background_token)
-            for ids in _chunks(self._ids(table), table, segments, self.background_token)
-        )
-        lost = [table.synonyms[i][0] for prompt in prompts for i in prompt.lost_classes]
-        if lost:
+        ids = self._ids(table)
+        background = table.background_words if self.background_words else ()
+        prompts = names_prompts(words_of(ids, table), background, segments, self.background_token)
+        found = {class_id for prompt in prompts for class_id in prompt.class_tokens}
+        if lost := [table.words(class_id)[0] for class_id in ids if class_id not in found]:
             raise ConfigError(f"the tokenizer has no usable token for {', '.join(map(repr, lost))}; use another word for it")
         return prompts
 
@@ -108,7 +111,7 @@ class Vocabulary:
 
     def _ids(self, table: ClassTable) -> tuple[int, ...]:
         if self.words is None:
-            return tuple(i for i, synonyms in enumerate(table.synonyms) if synonyms)
+            return tuple(i for i in range(1, len(table)) if table.words(i))
         found = {word: table.id_of(word.lower()) for word in self.words}
         if unknown := [word for word, ids in found.items() if not ids]:
             words, names = ", ".join(map(repr, unknown)), ", ".join(table.names[1:])
@@ -248,34 +251,3 @@ def from_names(names: Sequence[str], segments: Sequence[TextSegment]) -> tuple[C
     """
     table = ClassTable.from_names(check_names(names))
     return table, Vocabulary()(None, table, segments)
-
-
-def _names_prompt(ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment], background_token: bool) -> Prompt:
-    return align(_named(ids, table, background_token), segments)
-
-
-def _named(ids: Sequence[int], table: ClassTable, background_token: bool) -> tuple[Entity, ...]:
-    entities = [Entity(table.synonyms[i][0], i) for i in ids]
-    return place([*entities, Entity(BACKGROUND)] if background_token else entities)
-
-
-def _chunks(
-    ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment], background_token: bool
-) -> list[Sequence[int]]:
-    """Consecutive classes whose joined names fit into every segment, in as few chunks as that takes.
-
-    The chunks are made equally long where possible: a class that is left over, alone in its prompt, has none to compete with.
-    """
-
-    def fit(chunk: Sequence[int]) -> bool:
-        return fits(text_of(_named(chunk, table, background_token)), segments)
-
-    chunks: list[Sequence[int]] = []
-    for i in ids:
-        if chunks and fit((*chunks[-1], i)):
-            chunks[-1] = (*chunks[-1], i)
-        else:
-            chunks.append((i,))
-    bounds = [len(ids) * k // len(chunks) for k in range(len(chunks) + 1)] if chunks else []
-    even = [ids[start:stop] for start, stop in pairwise(bounds)]
-    return even if all(map(fit, even)) else chunks

@@ -67,8 +67,9 @@ class Template:
         text, entities = self.before, []
         for number, i in enumerate(ids):
             text += self.between if number else ""
-            entities.append(Entity(table.synonyms[i][0], i, len(text)))
-            text += table.synonyms[i][0]
+            word = table.words(i)[0]
+            entities.append(Entity(word, i, len(text)))
+            text += word
         return text + self.after, tuple(entities)
 
     def _chunks(self, ids: Sequence[int], table: ClassTable, segments: Sequence[TextSegment]) -> list[tuple[int, ...]]:
@@ -117,7 +118,7 @@ class Concepts:
         ids = named_classes(self.names, sample, table)
         if not ids:
             return ()
-        words = [table.synonyms[i][0] for i in ids]
+        words = [table.words(i)[0] for i in ids]
         further = [word for word in self.distractors if word not in words]
         return (
             Prompt(

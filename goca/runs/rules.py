@@ -47,7 +47,9 @@ def rules_hash(dataset: SegmentationDataset, prompts: PromptSource) -> str:
     options: Mapping[str, Any] = prompts.describe()
     if isinstance(prompts, Captions):
         kept = ("source", "on_missing", *Filters.__dataclass_fields__)
-        options = {key: options[key] for key in kept} | {"captions": sorted(prompts.captions.items())}
+        options = {key: options[key] for key in kept if key in options} | {"captions": sorted(prompts.captions.items())}
     table = dataset.classes
-    content = {"names": table.names, "words": table.synonyms, "background": dataset.has_background, "prompts": options}
+    asked = [table.words(class_id) for class_id in range(len(table))]
+    background = [dataset.has_background, table.background_words]
+    content = {"names": table.names, "words": table.synonyms, "asked": asked, "background": background, "prompts": options}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

@@ -90,9 +90,8 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
 def _unscored(facts: Facts) -> tuple[int, dict[str, Any]]:
     """Position and description of the threshold that stands for a run without ground truth."""
     thresholds = facts.thresholds
-    if facts.fixed_threshold is not None:
-        tau = facts.fixed_threshold
-        return thresholds.index(tau), {"miou": None, "threshold": tau, "threshold_choice": FIXED}
+    if (fixed := facts.fixed_threshold) is not None:
+        return thresholds.index(fixed), {"miou": None, "threshold": fixed, "threshold_choice": FIXED}
     middle = len(thresholds) // 2
     tau = thresholds[middle] if thresholds else None
     choice = NO_BACKGROUND if tau is None else f"middle of {len(thresholds)}: there is no ground truth to choose by"

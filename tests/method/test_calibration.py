@@ -1,6 +1,6 @@
 """Calibration chains, their degenerate cases and steps of one's own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from goca.errors import ConfigError
 from goca.method.calibration import STEPS, Calibration, calibration_step
 from goca.ops import gaussian_blur, minmax
 from goca.paths import CONF
+from goca.prediction import join
 from tests.helpers.options import option
 
 
@@ -20,6 +21,7 @@ from tests.helpers.options import option
 class Groups:
     class_tokens: dict[int, tuple[int, ...]]
     background_groups: tuple[tuple[int, ...], ...] = ()
+    alternatives: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     @property
     def content(self) -> tuple[int, ...]:
@@ -87,6 +89,27 @@ def test_one_content_group_is_not_divided_by_itself(name):
     background = calibration(token_maps(), Groups({}, ((1, 2),)))
     assert background.scores.shape == (0, 8, 8)
     assert background.supporting.std() > 0
+
+
+def test_words_of_a_class_are_scored_apart_and_the_best_one_counts_at_each_pixel():
+    several = Groups({7: (1, 2, 8), 3: (4,)}, ((5,), (6, 7)), {7: ((1, 2), (8,))})
+    as_classes = Groups({7: (1, 2), 9: (8,), 3: (4,)}, ((5,), (6, 7)))
+    for name in ("goca", "compound", "per_pixel_max_raw"):
+        calibration = instantiate(option("calibration", name))
+        found, apart = calibration(token_maps(), several), calibration(token_maps(), as_classes)
+        assert found.ids == (7, 3)
+        assert torch.equal(found.scores, torch.stack([apart.scores[:2].amax(0), apart.scores[2]]))
+        assert torch.equal(found.raw, torch.stack([apart.raw[:2].amax(0), apart.raw[2]]))
+        assert torch.equal(found.supporting, apart.supporting)
+
+
+def test_a_class_of_several_prompts_has_the_best_of_its_maps():
+    first, second = (Calibration()(token_maps(seed), PROMPT) for seed in (0, 1))
+    other = Calibration()(token_maps(2), Groups({5: (1,)}, ((2,),)))
+    joined = join([first, second, other], 8)
+    assert joined.ids == (7, 3, 5)
+    assert torch.equal(joined.scores, torch.cat([torch.maximum(first.scores, second.scores), other.scores]))
+    assert torch.equal(joined.supporting, torch.stack([part.supporting for part in (first, second, other)]).amax(0))
 
 
 def test_a_class_without_tokens_is_left_out_and_named():

@@ -40,6 +40,7 @@ ADDED: Mapping[str, Any] = {
     "passes.clean": False,
     "prompts.names": "present",
     "sizing._target_": "Square",
+    "prompts.background_words": False,
     "views._target_": "Views",
     "views.views": 1,
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         dataset: SegmentationDataset = config.build(cfg, "dataset")
         split = OmegaConf.select(cfg, "dataset.split")  # null: all of them
         if options.command == "get":
-            return _get(dataset, split, options.mirror, console)
+            return _get(dataset, split, options, console)
         return _check(dataset, split, options.workers, console)
     except GocaError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, console: Console) -> int:
+def _get(dataset: SegmentationDataset, split: str | None, options: argparse.Namespace, console: Console) -> int:
     from goca.data.download import archives_of, get
 
     archives = archives_of(dataset.archives, split)
@@ -65,10 +66,10 @@ def _get(dataset: SegmentationDataset, split: str | None, mirror: str | None, co
         console.print(f"Unpack it under {dataset.root} so that it looks like this:\n{dataset.TREE}")
         return 2
     for archive in archives:
-        count = get(archive, dataset.root, mirror)
+        count = get(archive, dataset.root, options.mirror)
         checked = "checksum matches" if archive.hash else "no checksum is published for it"
         console.print(f"{archive.file_name}: {f'{count} files, {checked}' if count else 'had been fetched before'}")
-    console.print(f"\nNext: python -m goca.data check dataset={dataset.name} paths.data={dataset.root}")
+    console.print(f"\nNext: python -m goca.data check {shlex.join(options.overrides)}")
     return 0
 
 

@@ -22,6 +22,12 @@ def test_a_run_begun_before_is_the_same_run_now(name):
     assert group_of(before) == group_of(now)
 
 
+def test_words_for_the_background_make_another_run_of_a_vocabulary():
+    before = BEFORE["voc_walk"]["config"]
+    overrides = [entry for entry in BEFORE["voc_walk"]["overrides"] if "background_words" not in entry]
+    assert difference(before, config.plain(config.compose(overrides))) == {"prompts.background_words": (False, True)}
+
+
 @pytest.mark.parametrize(
     "override",
     [

@@ -32,7 +32,6 @@ class AttentionCall:
     mask: Tensor | None = None  # additive or boolean (True = attend), broadcastable to (B, H, S, n)
     value: Tensor | None = None  # (B, H, n, d)
     output: Tensor | None = None  # (B, H, S, d), z_h = A_h V_h, after the gate where there is one
-    gate: Tensor | None = None  # (B, H, S, d), what some models multiply A_h V_h by before W^O
     projection: Tensor | None = None  # (D, H * d), W^O without its bias: O = concat(z) projection^T
     bias: Tensor | None = None  # (D,) of W^O
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits over all keys, where the kernel gave it
@@ -40,6 +39,7 @@ class AttentionCall:
     text_axis: int | None = None  # length of the text axis where `text` is its beginning alone: the rest gets no attention
     scratch: dict[str, Tensor] = field(default_factory=dict, compare=False)  # what a reduction computed and may use again
     half_products: bool = False  # multiply half-precision queries and keys as they are; sums are float32 either way
+    gate: Tensor | None = None  # (B, H, S, d), what some models multiply A_h V_h by before W^O
 
     def without_values(self) -> AttentionCall:
         """The same call with only what probabilities need: queries and keys."""

@@ -32,6 +32,9 @@ from goca.figures.attention_view import AttentionView
 from goca.method import Method
 from goca.observe import observe, read_image
 from goca.segmentor import Segmentor
+from goca.watching.page import drawing_page
+from goca.watching.seen import Seen
+from goca.watching.show import draw
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
 try:
@@ -85,6 +88,13 @@ class Studio:
         read_image(image)  # a picture that cannot be read should not wait for the model
         with self._lock:
             return observe(self._segmentor(setting), image, prompt, background=setting.background)
+
+    def draw(self, prompt: str, model: str, steps: int, seed: int) -> tuple[Image.Image, Seen]:
+        """A picture of the prompt, and what was seen while it was drawn; raises GocaError with what to change."""
+        if not prompt.strip():
+            raise ConfigError("there is no prompt yet: write what to draw")
+        with self._lock:
+            return draw(self._segmentor(Setting(model, "vanilla", "goca", "none", None)), prompt, steps, seed)
 
     def _segmentor(self, setting: Setting) -> Segmentor:
         groups = [f"{name}={getattr(setting, name)}" for name in ("model", "aggregation", "calibration", "refinement")]
@@ -266,7 +276,10 @@ def launch(cfg: DictConfig, wait: bool = True) -> Any:
         if model not in known:
             raise ConfigError(f"models: there is no model '{model}'; choices are {', '.join(known)}")
     _check_port(cfg.host, cfg.port)
-    page = build(Studio(cfg.overrides), list(cfg.models), _scenes(Path(tempfile.mkdtemp(prefix="goca-app-"))))
+    studio, models = Studio(cfg.overrides), list(cfg.models)
+    looking = build(studio, models, _scenes(Path(tempfile.mkdtemp(prefix="goca-app-"))))
+    drawing = drawing_page(gr, studio.draw, models, _guarded)
+    page = gr.TabbedInterface([looking, drawing], ["Look at a picture", "Draw one"], title="GoCA")
     # System fonts: the default theme asks Google for its own.
     theme = gr.themes.Default(font=("system-ui", "sans-serif"), font_mono=("monospace",))
     page.queue(default_concurrency_limit=1).launch(

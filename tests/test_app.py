@@ -177,3 +177,19 @@ def test_nothing_sticks_out_sideways(chromium: Any, address: str, viewport: dict
     page = Page(chromium, address, viewport)
     page.page.locator("#run").wait_for(timeout=WAIT)
     assert page.fits()
+
+
+def test_a_person_draws_and_looks_at_the_words(chromium: Any, address: str) -> None:
+    page = Page(chromium, address)
+    page.page.get_by_role("tab", name="Draw one").click()
+    page.page.locator("#draw-prompt textarea").fill("circle, grass")
+    page.page.locator("#draw-run").click()
+    page.page.locator("#drawn-word img").wait_for()
+    page.page.locator("#drawn-steps img").wait_for()
+    first = page.page.locator("#drawn-word img").get_attribute("src")
+    page.page.locator("#drawn-words label", has_text="grass").click()
+    page.page.wait_for_function("src => document.querySelector('#drawn-word img').src != src", arg=first)
+    page.page.locator("#draw-prompt textarea").fill(" ")
+    page.page.locator("#draw-run").click()
+    page.page.get_by_text("there is no prompt yet").wait_for()
+    assert own_errors(page) == []

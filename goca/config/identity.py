@@ -38,6 +38,7 @@ ADDED: Mapping[str, Any] = {
     "look": "plain",
     "passes._target_": "Passes",
     "passes.clean": False,
+    "prompts.across": "each",
     "prompts.names": "present",
     "sizing._target_": "Square",
     "prompts.background_words": False,

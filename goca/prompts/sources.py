@@ -18,7 +18,7 @@ from goca.prompts.align import align
 from goca.prompts.caption import SEPARATOR, parse, split, tidy
 from goca.prompts.files import image_key, read_captions, read_folder
 from goca.prompts.filters import Filters, need_labels, present_classes
-from goca.prompts.prompt import Prompt, TextSegment
+from goca.prompts.prompt import Across, Prompt, TextSegment
 from goca.prompts.sentence import check_names, check_text, from_sentence, is_caption, note
 from goca.prompts.words import names_prompt, names_prompts, words_of
 
@@ -83,11 +83,17 @@ class Vocabulary:
         words: class names or synonyms of the data set; None takes every class.
         background_words: ask for the data set's words for the background too, where it is a class: its score is their maximum.
         background_token: append ", background" to each prompt.
+        across: what several prompts share (`goca.method.across`); a single one is as it is in any case.
     """
 
     words: tuple[str, ...] | None = None
     background_words: bool = True
     background_token: bool = False
+    across: Across = "each"
+
+    def __post_init__(self) -> None:
+        if self.across == "anchor" and not self.background_token:
+            raise ValueError("across=anchor measures every prompt by a word that all have: set background_token=true")
 
     def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         self._ids(dataset.classes)
@@ -104,7 +110,7 @@ class Vocabulary:
         found = {class_id for prompt in prompts for class_id in prompt.class_tokens}
         if lost := [table.words(class_id)[0] for class_id in ids if class_id not in found]:
             raise ConfigError(f"the tokenizer has no usable token for {', '.join(map(repr, lost))}; use another word for it")
-        return prompts
+        return tuple(replace(prompt, across=self.across) for prompt in prompts)
 
     def describe(self) -> dict[str, Any]:
         return {"source": "vocabulary", "ground_truth": False, **asdict(self)}

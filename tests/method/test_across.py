@@ -5,10 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from goca import config
+from goca.data.base import Sample
+from goca.data.classes import ClassTable
 from goca.errors import ConfigError
 from goca.method.across import side_by_side
 from goca.method.calibration import Calibration
 from goca.prompts.prompt import Prompt
+from goca.prompts.sources import Vocabulary
+from goca.scenes.generator import TEST_SEEDS, scene
+from goca.segmentor import Segmentor
 
 
 def _prompt(first: int, classes: int, background: bool = True) -> Prompt:
@@ -84,3 +90,28 @@ def test_an_anchor_has_to_be_in_every_prompt():
     prompts = [_prompt(1, 2), _prompt(3, 2, background=False)]
     with pytest.raises(ConfigError, match=r"prompts.across=anchor needs a background word in every prompt"):
         side_by_side([_maps(prompt, 0) for prompt in prompts], prompts, "anchor")
+
+
+def test_a_segmentor_takes_several_prompts_as_one_where_they_say_so():
+    segmentor = Segmentor.from_config("scenes_unet_tiny")
+    table, drawn = ClassTable.load("scenes"), scene(TEST_SEEDS[0])
+    sample = Sample("a", drawn.image, None, (), pixels=segmentor.pixels(drawn.image))
+    found = {}
+    for across in ("each", "joint", "sink", "anchor"):
+        for words in (table.names[1:3], table.names[1:9]):
+            halves = words[: len(words) // 2], words[len(words) // 2 :]
+            sources = [Vocabulary(words=part, background_token=True, across=across) for part in halves]
+            prompts = [prompt for source in sources for prompt in source(None, table, segmentor.backbone.text_segments)]
+            one = tuple(prompts) if len(words) > 2 else (prompts[0],)
+            (prediction,) = segmentor.predict([(sample, one)], len(table), False)
+            found[across, len(one)] = prediction.maps
+    assert len({maps.ids for (_, count), maps in found.items() if count == 2}) == 1
+    for across in ("joint", "sink", "anchor"):
+        assert torch.equal(found[across, 1].scores, found["each", 1].scores)  # a single prompt is what it always was
+        assert not torch.equal(found[across, 2].scores, found["each", 2].scores)
+    assert not torch.equal(found["joint", 2].scores, found["sink", 2].scores)
+
+
+def test_an_anchor_needs_the_word_in_the_configuration():
+    with pytest.raises(ConfigError, match="set background_token=true"):
+        config.build(config.compose(["prompts=vocabulary", "prompts.across=anchor"]), "prompts")

@@ -41,7 +41,7 @@ def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str
 
     Args:
         how: `joint` takes shares as they are; `sink` divides every prompt's by what its special tokens hold at a pixel,
-            `anchor` by what its background words hold, which then have to be the same in all.
+            `anchor` by what its last background group holds, a word that is in all of them.
 
     Raises:
         ConfigError: `anchor`, and a prompt has no background word.
@@ -57,7 +57,7 @@ def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str
     first = 0
     for own, prompt in zip(maps, prompts, strict=True):
         for class_id, tokens in prompt.class_tokens.items():
-            for word in getattr(prompt, "alternatives", {}).get(class_id, (tokens,)):
+            for word in prompt.alternatives.get(class_id, (tokens,)):
                 words.setdefault(class_id, []).append(tuple(first + token for token in word))
         background += [tuple(first + token for token in group) for group in prompt.background_groups]
         content += [first + token for token in prompt.content]
@@ -68,8 +68,8 @@ def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str
 
 
 def _held(maps: Tensor, prompt: WordGroups, how: str) -> Tensor:
-    """What a prompt's special tokens, or its background words, hold at every pixel: (h, w)."""
-    groups = prompt.background_groups if how == "anchor" else tuple(prompt.special.values())
+    """What a prompt's special tokens, or its shared word, hold at every pixel: (h, w)."""
+    groups = prompt.background_groups[-1:] if how == "anchor" else tuple(prompt.special.values())
     tokens = sorted({token for group in groups for token in group})
     if not tokens:
         wanted = "a background word in every prompt (background_token=true)" if how == "anchor" else "special tokens"

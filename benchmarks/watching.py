@@ -45,7 +45,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """What one variant took in this process: seconds of every step, and the peak of memory."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    pipeline = PIPELINES[options.model]()
+    pipeline: Any = PIPELINES[options.model]()
     pipeline.set_progress_bar_config(disable=True)
     seconds: dict[str, list[float]] = {"plain": [], "watched": []}
     turns = {"plain": ["plain"], "watched": ["watched"], "turns": ["plain", "watched"] * options.rounds}[options.variant]

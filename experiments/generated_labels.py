@@ -31,7 +31,7 @@ METHODS = {
     "lift_walk": ("preset=lift_walk",),
 }
 BATCH, STEPS, SCALE = 20, 10, 3.0  # scale 3 draws best (RESULTS_GENERATION.md)
-EPOCHS, WIDTH = 20, 24
+EPOCHS, WIDTH = 12, 16
 
 
 def draw(folder: Path, count: int) -> None:

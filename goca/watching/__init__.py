@@ -18,7 +18,7 @@ from goca.method.passes import Passes
 from goca.method.views import Views
 from goca.segmentor import Segmentor
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Scale, Watch
+from goca.watching.session import Options, Scale, Watch, refuse_compiled
 from goca.watching.word_maps import WordMap, Words
 
 __all__ = ["Seen", "SeenPicture", "WordMap", "Words", "watch"]
@@ -90,6 +90,7 @@ def _proposed(pipeline: Any, overrides: tuple[str, ...]) -> Segmentor:
     denoiser = next((network for network in networks if isinstance(network, nn.Module)), None)
     if denoiser is None:
         return Segmentor.proposed(pipeline, *overrides)
+    refuse_compiled(denoiser)
     known = _known.setdefault(denoiser, {})
     key = (type(pipeline), str(pipeline.dtype), str(pipeline.device), config.folders(), overrides)
     if key not in known:

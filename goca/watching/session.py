@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.eval_frame import OptimizedModule
 
 from goca.attention.backends import hidden_backend
 from goca.attention.linear import is_linear
@@ -269,17 +268,20 @@ def _scales(scale: Scale | None, backbone: Backbone) -> dict[str, torch.Tensor]:
     return found
 
 
+def refuse_compiled(denoiser: nn.Module) -> None:
+    """Raise ModelError for a network, or one with a part, that `torch.compile` or `compile()` has been called on."""
+    modules: list[Any] = list(denoiser.modules())
+    if any(getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod") for module in modules):
+        raise ModelError("the denoiser is compiled, which hides its attention: watch the pipeline before torch.compile")
+
+
 def _refuse_unseen(denoiser: nn.Module, modules: Mapping[str, nn.Module]) -> None:
     """Refuse what the tap would not see, or not without changing the picture.
 
     Raises:
         ModelError: a compiled denoiser, or attention by a kernel of its own.
     """
-    compiled = isinstance(denoiser, OptimizedModule) or any(
-        getattr(module, "_compiled_call_impl", None) is not None for module in denoiser.modules()
-    )
-    if compiled:
-        raise ModelError("the denoiser is compiled, which hides its attention: watch the pipeline before torch.compile")
+    refuse_compiled(denoiser)
     backend = hidden_backend(modules.values())
     if backend is not None:
         raise ModelError(

@@ -233,6 +233,13 @@ def test_attention_that_cannot_be_seen(pipeline):
             pass
     finally:
         pipeline.unet._compiled_call_impl = None
+    unet = pipeline.unet
+    pipeline.unet = torch.compile(unet)  # compiles when it is first called
+    try:
+        with pytest.raises(ModelError, match="compiled"):
+            goca.watch(pipeline)
+    finally:
+        pipeline.unet = unet
     pipeline.enable_attention_slicing()
     try:
         with pytest.raises(ModelError, match="cannot be observed"), goca.watch(pipeline):

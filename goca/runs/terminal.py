@@ -20,7 +20,7 @@ from goca.runs.table import Table as PlainTable
 
 _CLASSES_SHOWN = 30
 _WARNINGS_SHOWN = 5
-_WIDE = 200  # characters, of tables that are not folded
+_WIDE = 10_000  # characters: more than any table that is not folded has
 
 
 def print_continued(folder: Path, done: int, total: int, console: Console | None = None) -> None:
@@ -115,7 +115,8 @@ def print_table(table: PlainTable, title: str, console: Console) -> None:
             grid.add_column(escape(name), justify="right" if name in table.better else "left", no_wrap=True)
         for row in table.written(rows, escape, "[bold]{}[/bold]".format):
             grid.add_row(*row)
-        console.print(grid, width=max(console.width, _WIDE), crop=False)
+        needed = console.measure(grid, options=console.options.update(width=_WIDE)).maximum
+        Console(file=console.file, width=max(console.width, needed), emoji=False).print(grid)
 
 
 class SweepTable(Callback):

@@ -120,7 +120,7 @@ class Cross:
             for pairs in batches(Row("", leader, prompts, None), dataset, places):
                 recorder = Recorder(tuple(leader.backbone.attention_modules))
                 rows = leader.rows(pairs)
-                leader.observe(rows, recorder)  # type: ignore[arg-type]
+                leader.observe(rows, lambda size, own=recorder: own)  # type: ignore[arg-type]
                 segmentors = {weights: segmentor for (weights, _), (segmentor, _) in group.items()}
                 observations = {weights: recorder.replay(segmentor) for weights, segmentor in segmentors.items()}
                 for row, (sample, asked) in zip(rows, pairs, strict=True):  # one prompt an image

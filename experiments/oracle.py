@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Words:
     class_tokens: dict[int, tuple[int, ...]]
     content: tuple[int, ...]
     background_groups: tuple[tuple[int, ...], ...] = ()
+    alternatives: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def shown(segmentor: Segmentor, prompts: Any, dataset: Any) -> tuple[list[Shown]
     for pairs in batches(Row("", segmentor, prompts, None), dataset, range(len(dataset))):
         recorder = Recorder(tuple(segmentor.plan().cross))
         rows = segmentor.rows(pairs)
-        segmentor.observe(rows, recorder)  # type: ignore[arg-type]
+        segmentor.observe(rows, lambda size, own=recorder: own)  # type: ignore[arg-type]
         calls = [call for call in recorder.calls if call.text is not None]
         names = heads_of(calls)
         for row, (sample, (prompt,)) in zip(rows, pairs, strict=True):
@@ -250,7 +251,7 @@ class Oracle:
         with torch.inference_mode():
             (pairs,) = batches(row, self.fit, range(1))
             recorder = Recorder(tuple(row.segmentor.plan().cross))
-            row.segmentor.observe(row.segmentor.rows(pairs), recorder)  # type: ignore[arg-type]
+            row.segmentor.observe(row.segmentor.rows(pairs), lambda size: recorder)  # type: ignore[arg-type]
         return {call.layer: call.grid for call in recorder.calls}
 
 

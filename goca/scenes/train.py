@@ -138,6 +138,10 @@ def _load_trained(pipeline: Any, folder: str) -> None:
     Raises:
         ConfigError: no pipeline is there, or one of other networks.
     """
+    index, kind = Path(folder, "model_index.json"), type(pipeline).__name__
+    found = json.loads(index.read_text(encoding="utf-8")).get("_class_name") if index.is_file() else "no pipeline"
+    if found != kind:  # a text encoder of another kind would load, most of it at random
+        raise ConfigError(f"start: {folder} holds {found}, and this backbone is a {kind}")
     for name, part in pipeline.components.items():
         if isinstance(part, nn.Module):
             trained: Any = type(part)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from goca.segmentation import BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL, Segmenta
 from goca.timing import StageTimer
 
 log = logging.getLogger(__name__)
+Many = list[ImageSource] | tuple[ImageSource, ...]
+Asking = str | Sequence[str]
+Threshold = float | bool | None
 Asked = tuple[Sample, tuple[Prompt, ...]]  # an image and what to look for in it
 
 
@@ -143,37 +146,43 @@ class Segmentor:
         """
         return cls(config.build(cfg, "model"), Method.from_config(cfg), cfg.seed, **cfg.attention)
 
-    def segment(self, image: ImageSource, words: str | Sequence[str], background: float | bool | None = None) -> Segmentation:
-        """Segment one image by words.
+    @overload
+    def segment(self, image: Many, words: Asking, background: Threshold = ..., batch: int = ...) -> list[Segmentation]: ...
+    @overload
+    def segment(self, image: ImageSource, words: Asking, background: Threshold = ..., batch: int = ...) -> Segmentation: ...
+    def segment(self, image: Any, words: Asking, background: Threshold = None, batch: int = 4) -> Any:
+        """Segment one image by words, or several by the same words.
 
         Args:
-            image: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 array.
+            image: a path, the bytes of a file, a PIL image or an (H, W, 3) uint8 array; or a list of these: a list of results.
             words: class names; or a caption in the form "(person, clothes), dog, grass" whose entities become classes; or a
                 sentence, whose content words do.
             background: how high a word has to score to beat the background, id 0: 0 (no background) ... 1 (nothing else) under
                 the default method. True takes what is best on bundled scenes: 0.5 for one word alone, 0.7 for several. None or
                 False lets every pixel belong to a word.
+            batch: images of a list in one forward. Each gets the noise that it would get alone.
 
         Raises:
             ConfigError: no content word, or a background that is not a threshold. DataError: an image that cannot be read.
         """
         tau = threshold(background)
         segments = self.backbone.text_segments
-        if isinstance(words, str):
-            table, prompts = sources.from_text(words, segments)
-        else:
-            table, prompts = sources.from_names(words, segments)
+        asked = sources.from_text(words, segments) if isinstance(words, str) else sources.from_names(words, segments)
+        table, prompts = asked
         if not any(prompt.class_tokens for prompt in prompts):
             raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
-        picture = read_picture(image)
-        sample = Sample("image", picture.pixels, None, (), pixels=self.pixels(picture.pixels), notes=picture.notes)
         if tau is True:
             tau = BACKGROUND_OF_ONE if len(table) == 2 else BACKGROUND_OF_SEVERAL
-        (prediction,) = self.predict([(sample, prompts)], len(table), tau is not None, tau)
-        result = Segmentation(picture.pixels, table, prediction)
-        for warning in result.warnings:
+        results: list[Segmentation] = []
+        images = image if isinstance(image, (list, tuple)) else [image]
+        for start in range(0, len(images), max(1, batch)):
+            pictures = [read_picture(one) for one in images[start : start + max(1, batch)]]
+            samples = [Sample("image", p.pixels, None, (), pixels=self.pixels(p.pixels), notes=p.notes) for p in pictures]
+            predictions = self.predict([(sample, prompts) for sample in samples], len(table), tau is not None, tau)
+            results += [Segmentation(sample.image, table, found) for sample, found in zip(samples, predictions, strict=True)]
+        for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
             log.warning("%s", warning)
-        return result
+        return results if images is image else results[0]
 
     def __repr__(self) -> str:
         backbone, stages = self.backbone, (self.method.aggregation, self.method.calibration, self.method.decision)

@@ -152,3 +152,15 @@ def test_a_result_is_saved_as_masks_that_a_data_set_of_ones_own_can_read(tmp_pat
     np.testing.assert_array_equal(read.label, result.label_map)
     with pytest.raises(ConfigError, match=r"\.npz .all maps., not as \.gif"):
         result.save(tmp_path / "result.gif")
+
+
+def test_several_images_get_what_each_gets_alone():
+    images = [np.random.default_rng(seed).integers(0, 255, (40, 48 + seed, 3), dtype=np.uint8) for seed in range(3)]
+    segmentor = _segmentor()
+    together = segmentor.segment(images, ["star", "cross"], batch=2)
+    assert [result.label_map.shape for result in together] == [image.shape[:2] for image in images]
+    for image, result in zip(images, together, strict=True):
+        alone = segmentor.segment(image, ["star", "cross"])
+        np.testing.assert_allclose(result.class_maps["star"], alone.class_maps["star"], atol=2e-3)
+    assert segmentor.segment([], ["star"]) == []
+    assert isinstance(segmentor.segment((images[0],), "a star"), list)

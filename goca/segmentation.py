@@ -86,7 +86,7 @@ class Segmentation:
         if target.suffix.lower() == ".png":
             write_labels(target, self.label_map, self.classes.colours)
         elif target.suffix.lower() == ".npz":
-            arrays = {f"class:{name}": scores for name, scores in self.class_maps.items()}
+            arrays: dict[str, Any] = {f"class:{name}": scores for name, scores in self.class_maps.items()}
             arrays |= {f"token:{name}": share for name, share in self.token_maps.items()}
             with replacing(target) as part, open(part, "wb") as file:
                 np.savez_compressed(file, label_map=self.label_map, names=np.array(self.classes.names), **arrays)

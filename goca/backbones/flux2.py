@@ -99,7 +99,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
             **conditioning,
         ).sample
 
-    def text_branch(self, words: Sequence[str], conditioning: Conditioning) -> TextBranch:
+    def text_branch(self, words: Sequence[str], conditioning: Conditioning, noisy: Tensor) -> TextBranch:
         """A concept is the vector at the last token of the word encoded alone: the 511th of 512, where padding is on the left.
 
         Every concept stands at that position.
@@ -107,7 +107,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
         net: Any = self.denoiser
         rows = [self.conditioning([word])["encoder_hidden_states"][:, [self._last_token(word)]] for word in words]
         embeddings = torch.cat(rows, dim=1)
-        time = self.times(embeddings, scale=1000)
+        time = self.times(noisy[:1], scale=1000)
         guidance = torch.full_like(time, 1000 * self.guidance) if net.config.guidance_embeds else None
         modulation = net.double_stream_modulation_txt(net.time_guidance_embed(time, guidance))
         return Flux2Branch(net, embeddings, modulation, self.text_length - 2)

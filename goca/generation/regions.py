@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class _EveryToken:
     class_tokens: Mapping[int, tuple[int, ...]]
     content: tuple[int, ...]
     background_groups: tuple[tuple[int, ...], ...] = ()
+    alternatives: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 def find_regions(

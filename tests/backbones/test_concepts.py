@@ -37,7 +37,8 @@ def test_a_concept_of_flux2_is_its_words_last_token(family):
     backbone = tiny_backbone(family).load(tiny_pipeline(family))
     with torch.inference_mode():
         states = backbone.conditioning(["heart"])["encoder_hidden_states"]
-        branch = backbone.text_branch(["heart"], backbone.conditioning(["circle, grass"]))
+        noisy = torch.zeros(1, *backbone.latent_shape)
+        branch = backbone.text_branch(["heart"], backbone.conditioning(["circle, grass"]), noisy)
         entered = branch.start()
         expected = backbone.denoiser.context_embedder(states)
     place = (entered - expected).abs().amax(-1).argmin().item()

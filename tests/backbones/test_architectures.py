@@ -3,6 +3,8 @@
 import time
 
 import pytest
+import transformers
+from packaging.version import Version
 
 from goca import config
 from goca.backbones.loading import architectures
@@ -124,6 +126,13 @@ def test_every_family_is_in_every_table_of_the_docs():
         assert sorted(_rows_of_the_docs(heading)) == MODELS
 
 
+counted_anew = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.23"),
+    reason="the transformers that the docs are counted with; 5.0 counts tied embeddings of a network without weights twice",
+)
+
+
+@counted_anew
 def test_the_components_of_the_docs_are_counted_from_the_architectures():
     for model, cells in _rows_of_the_docs("Components").items():
         backbone = config.build(config.compose([f"model={model}"]), "model")
@@ -133,6 +142,7 @@ def test_the_components_of_the_docs_are_counted_from_the_architectures():
         assert cells == [counted[backbone.denoiser_name], encoders, counted["vae"]], model
 
 
+@counted_anew
 def test_the_memory_table_of_the_docs_is_counted_from_the_architectures():
     for model, cells in _rows_of_the_docs("Memory").items():
         backbone = config.build(config.compose([f"model={model}"]), "model")

@@ -39,9 +39,9 @@ ADDED: Mapping[str, Any] = {
     "passes._target_": "Passes",
     "passes.clean": False,
     "prompts.across": "each",
+    "prompts.background_words": False,
     "prompts.names": "present",
     "sizing._target_": "Square",
-    "prompts.background_words": False,
     "views._target_": "Views",
     "views.views": 1,
 }

@@ -91,7 +91,8 @@ class Asked(Captions):
         words = ", ".join(dict.fromkeys(synonyms[0] for synonyms in dataset.classes.synonyms if synonyms))
         limit = self.max_words
         if isinstance(limit, dict):
-            limit = limit.get(dataset.name, limit.get("default", 0))
+            usual = limit.get(dataset.table_name, limit.get("default", 0))  # context60 has the words of context
+            limit = limit.get(dataset.name, usual)
         if not limit:
             raise ConfigError(f"prompts.max_words has neither {dataset.name!r} nor 'default'")
         try:

@@ -14,6 +14,7 @@ from goca.data.__main__ import main
 from goca.data.base import IGNORE
 from goca.data.check import check
 from goca.data.classes import ClassTable
+from goca.data.download import archives_of
 from tests.data.conftest import Build
 from tests.helpers.options import option
 
@@ -259,3 +260,11 @@ def test_converted_masks_beside_official_ones_are_left_alone(tmp_path: Path, bui
     dataset = build("coco_stuff171", tmp_path, "ovss")
     assert [sample.image_id for sample in dataset] == ["a"]
     assert np.array_equal(as_mmseg("coco_stuff171", dataset[0].label), expected("coco_stuff171", mask))
+
+
+def test_what_can_be_fetched_is_fetched_for_every_name(build: Build) -> None:
+    for name in set(NINE) - {"cityscapes"}:
+        assert archives_of(build(name, protocol="ovss").archives, "val"), name
+    panoptic, maps = (archives_of(build("coco_object", protocol=p).archives, "val") for p in ("standard", "ovss"))
+    assert "panoptic" in panoptic[-1].url
+    assert "stuffthingmaps" in maps[-1].url

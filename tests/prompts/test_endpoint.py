@@ -26,6 +26,7 @@ from goca.errors import ConfigError, DataError, GocaError, ModelError
 from goca.prompts.answers import Answer, AnswerFile
 from goca.prompts.asked import MAX_FAILURES, ask_all
 from goca.prompts.endpoint import OpenAI, data_url
+from tests.data.conftest import build_dataset
 from tests.helpers.fake_endpoint import Endpoint, Reply, completion, error, nouns, serve
 
 KEY = "sk-secret-0123456789"
@@ -303,6 +304,13 @@ def test_unknown_field_of_the_instruction(tmp_path: Path) -> None:
 def test_word_limit_of_a_data_set(tmp_path: Path, limit: Any, words: str) -> None:
     asked = source("http://localhost/v1", tmp_path, max_words=limit)
     assert asked.request(dataset(1)).startswith(f"Name {words} of ")
+
+
+def test_a_benchmark_has_the_word_limit_of_its_table(tmp_path: Path) -> None:
+    limits = {"context": 35, "default": 20}
+    for name, words in (("context", 35), ("context60", 35), ("voc21", 20)):
+        asked = source("http://localhost/v1", tmp_path, max_words=limits)
+        assert asked.request(build_dataset(name)).startswith(f"Name {words} of ")
 
 
 def test_large_images_are_scaled_down() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from experiments.predict_scenes import predictions
 from goca import config
 from goca.data.classes import ClassTable
 from goca.data.protocol import Protocol
@@ -184,6 +185,14 @@ def test_every_class_has_a_word_that_stands_for_it_first(name: str) -> None:
     words = [word_of(i, table) for i in range(1, len(table)) if table.synonyms[i]]
     assert len(set(words)) == len(words)
     assert [table.id_of(word)[0] for word in words] == [i for i in range(1, len(table)) if table.synonyms[i]]
+
+
+def test_the_bundled_classifier_finds_the_classes_of_scenes(scenes: Scenes, segments: Any, tmp_path: Path) -> None:
+    """The predictions behind experiments/RESULTS_OVSS.md."""
+    source = Predicted(path=write(tmp_path / "p.json", predictions(scenes)), model=None, share=0.5)
+    source.setup(scenes)
+    present = [{scenes.classes.names[i] for i in scenes[position].present} for position in range(3)]
+    assert named(source, scenes, segments) == present
 
 
 def test_a_run_says_how_well_the_names_fit(tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

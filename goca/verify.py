@@ -145,7 +145,8 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
         "`config`: there is a config in `conf/model`. `small`: a small pipeline of the real classes with random weights.",
         "`full-size random`: the published architecture with random weights and embeddings. `real weights`: the checkpoint.",
         "What is checked holds for any picture: bundled scenes, drawn by this program and free of rights, serve for it,",
-        "and `image=` adds one of yours. A cell names the day and the commit; `failed` stands where a check did not hold.",
+        "and `image=` adds one of yours. A cell names the day and the commit, with a + where files differed from it; `failed`",
+        "stands where a check did not hold.",
         "A record of yours is one file in a pull request: run `python -m goca.verify model=...` and put the JSON file into",
         "`docs/verified`.",
         "",
@@ -162,7 +163,8 @@ def _cell(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     row = max(rows, key=lambda row: str(row["date"]))
-    where = f"{row['date']}, {str(row.get('commit') or 'unknown')[:7]}"
+    commit = str(row.get("commit") or "unknown")
+    where = f"{row['date']}, {commit[:7]}{'+' if commit.endswith('-dirty') else ''}"
     return where if row["passed"] else f"failed {where}"
 
 

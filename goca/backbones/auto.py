@@ -68,7 +68,7 @@ def propose_for(pipeline: Any) -> dict[str, Any]:
     """
     kind = text_to_image_name(type(pipeline))
     target = _target(kind, "the pipeline is")
-    origin = pipeline.config.get("_name_or_path") or kind
+    origin = str(pipeline.config.get("_name_or_path") or kind)  # a Path where it was loaded from one
     backbone = _unset(target, origin)
     backbone.torch_device, backbone.torch_dtype = torch.device("meta"), torch.float32
     backbone.adopt(_without_weights(pipeline, backbone.denoiser_name), encoders_left_out=True)

@@ -7,14 +7,15 @@ import sys
 
 import pytest
 import yaml
+from diffusers import DiffusionPipeline
 from rich.console import Console
 
 from goca import config
-from goca.backbones.auto import propose
+from goca.backbones.auto import propose, propose_for
 from goca.backbones.flux import FluxBackbone
 from goca.errors import ConfigError, ModelError
 from goca.layers import show
-from goca.paths import CONF
+from goca.paths import BUNDLED, CONF
 from goca.runs.evaluation import evaluate
 from tests.helpers.tiny_pipelines import FAMILIES, tiny_pipeline
 
@@ -113,3 +114,8 @@ def test_the_command_leaves_no_files_and_a_bad_glob_is_one_message(tmp_path):
     assert "no layer of this model matches 'up_blocks.9.attn2'" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipeline_that_was_loaded_from_a_path_object_names_its_checkpoint_as_text():
+    pipeline = DiffusionPipeline.from_pretrained(BUNDLED / "scenes_unet_tiny")
+    assert propose_for(pipeline)["checkpoint"] == str(BUNDLED / "scenes_unet_tiny")

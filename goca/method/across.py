@@ -50,7 +50,9 @@ def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str
     if how in ("sink", "anchor"):
         held = [_held(own, prompt, how) for own, prompt in zip(maps, prompts, strict=True)]
         mean = torch.stack(held).mean(0)
-        scaled = [own * (mean / part.clamp(min=_TINY)) for own, part in zip(maps, held, strict=True)]
+        # A prompt whose sink holds nothing, or that has none, cannot be measured by it and stays as it is.
+        scales = [torch.where(part > _TINY, mean / part, torch.ones_like(part)) for part in held]
+        scaled = [own * scale for own, scale in zip(maps, scales, strict=True)]
     words: dict[int, list[tuple[int, ...]]] = {}  # a class that several prompts name has several
     background: list[tuple[int, ...]] = []
     content: list[int] = []
@@ -71,7 +73,6 @@ def _held(maps: Tensor, prompt: WordGroups, how: str) -> Tensor:
     """What a prompt's special tokens, or its shared word, hold at every pixel: (h, w)."""
     groups = prompt.background_groups[-1:] if how == "anchor" else tuple(prompt.special.values())
     tokens = sorted({token for group in groups for token in group})
-    if not tokens:
-        wanted = "a background word in every prompt (background_token=true)" if how == "anchor" else "special tokens"
-        raise ConfigError(f"prompts.across={how} needs {wanted}")
+    if not tokens and how == "anchor":
+        raise ConfigError("prompts.across=anchor needs a background word in every prompt (background_token=true)")
     return maps[tokens].sum(0)

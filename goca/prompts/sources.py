@@ -89,7 +89,7 @@ class Vocabulary:
     words: tuple[str, ...] | None = None
     background_words: bool = True
     background_token: bool = False
-    across: Across = "each"
+    across: Across = "sink"
 
     def __post_init__(self) -> None:
         if self.across == "anchor" and not self.background_token:

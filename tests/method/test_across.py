@@ -77,6 +77,13 @@ def test_sinks_give_what_one_softmax_over_all_words_would():
     torch.testing.assert_close(found, one / one.sum(0))
 
 
+def test_prompts_without_a_sink_stay_as_they_are():
+    prompts = [Prompt("", ("a", "b"), {1: (0,), 2: (1,)}), Prompt("", ("c", "s"), {3: (0,)}, special={"end": (1,)})]
+    maps = [torch.rand(2, 3, 3), torch.cat([torch.rand(1, 3, 3), torch.zeros(1, 3, 3)])]
+    joined, _ = side_by_side(maps, prompts, "sink")
+    assert torch.equal(joined, torch.cat(maps))
+
+
 def test_a_class_that_two_prompts_name_keeps_its_words_apart():
     prompts = [_prompt(1, 2), _prompt(2, 1)]
     _, groups = side_by_side([_maps(prompt, 0) for prompt in prompts], prompts, "joint")

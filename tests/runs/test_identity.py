@@ -22,10 +22,11 @@ def test_a_run_begun_before_is_the_same_run_now(name):
     assert group_of(before) == group_of(now)
 
 
-def test_words_for_the_background_make_another_run_of_a_vocabulary():
+@pytest.mark.parametrize(("key", "values"), [("background_words", (False, True)), ("across", ("each", "sink"))])
+def test_words_for_the_background_and_a_shared_rescaling_make_another_run_of_a_vocabulary(key, values):
     before = BEFORE["voc_walk"]["config"]
-    overrides = [entry for entry in BEFORE["voc_walk"]["overrides"] if "background_words" not in entry]
-    assert difference(before, config.plain(config.compose(overrides))) == {"prompts.background_words": (False, True)}
+    overrides = [entry for entry in BEFORE["voc_walk"]["overrides"] if key not in entry]
+    assert difference(before, config.plain(config.compose(overrides))) == {f"prompts.{key}": values}
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ class Backbone(Drawing, Pretrained):
             unit = self.size_multiple
             near = max(1, round(self.size / unit)) * unit
             raise ModelError(f"model.size: {self.name} takes multiples of {unit} px, got {self.size}; {near} is nearest")
-        if self.longest_side is not None and self.size > self.longest_side:
+        sketched = self.torch_device.type == "meta"  # to name layers, before anybody has chosen a size
+        if not sketched and self.longest_side is not None and self.size > self.longest_side:
             raise ModelError(f"model.size: the positions of {self.name} end at {self.longest_side} px, got {self.size}")
 
     # ------------------------------------------------------------------------------------------------- shapes of a family

@@ -62,13 +62,14 @@ def laid_out(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_every_model_name_loads_from_an_empty_cache(hub, laid_out, monkeypatch, model) -> None:
-    """As `model=NAME` alone says: its repository, variant, size and lengths; the layers alone are the small model's."""
+    """As `model=NAME` alone says: its repository, variant and lengths; layers and size are the small model's."""
     monkeypatch.setattr(download, "PATIENCE", 30.0)  # no fault is played, and the machine may be busy
     family = LAID_OUT_AS.get(model, model)
     made = laid_out(family)
     settings = config.compose([f"model={model}", "model.device=cpu"]).model
     hub.add(settings.checkpoint, made.folder)
     settings.layers = dataclasses.asdict(FAMILIES[family].layers)
+    settings.size = FAMILIES[family].settings.get("size", 32)  # the small model's table of positions ends there
     backbone = config.build(OmegaConf.create({"model": settings}), "model").load()
     files = made.variant if settings.variant else made.plain
     assert hub.fetched() == {file for file in files if file.partition("/")[0] not in backbone.unused}

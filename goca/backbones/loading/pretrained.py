@@ -80,9 +80,9 @@ class Pretrained(ABC):
         """
         self._choose()
         if self.quantization:
-            check_quantization(self.quantization, self.torch_device)
             if self.file and self.file.endswith(".gguf"):
                 raise ModelError("model.quantization: a .gguf file is quantised already; leave it null")
+            check_quantization(self.quantization, self.torch_device)
         self.adopt(pipelines.load_skeleton(self.opened), encoders_left_out=True)
         return self
 

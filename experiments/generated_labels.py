@@ -31,7 +31,7 @@ METHODS = {
     "lift_walk": ("preset=lift_walk",),
 }
 BATCH, STEPS, SCALE = 20, 10, 3.0  # scale 3 draws best (RESULTS_GENERATION.md)
-EPOCHS, WIDTH = 12, 16
+EPOCHS, WIDTH = 8, 16
 
 
 def draw(folder: Path, count: int) -> None:
@@ -157,7 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["draw", "train"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=2000, help="pictures to draw, or to train on")
     parser.add_argument("--seeds", type=int, default=1, help="networks for each kind of label")
     options = parser.parse_args()
     if options.stage == "draw":

@@ -150,6 +150,9 @@ class EvaluateGeneration(Section):
 
 
 class Train(Section):
+    look: Literal["plain", "camouflage"]
+    start: Name | None
+    save_every: PositiveInt
     size: PositiveInt
     scenes: PositiveInt
     held_out: PositiveInt

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rcParams
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.text import Text
 from PIL import Image
 
 from goca.data.base import IGNORE
@@ -224,6 +225,9 @@ def _unit(colour: tuple[int, int, int]) -> tuple[float, float, float]:
 
 def render(figure: Figure, dpi: int = 110) -> Image.Image:
     """Draw a figure into an RGB image."""
+    for artist in figure.findobj(Text):  # those made before `text.label` found a further font know it as well
+        if artist.get_fontfamily()[0] == rcParams["font.family"][0]:
+            artist.set_fontfamily(rcParams["font.family"])
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     return Image.open(buffer).convert("RGB")

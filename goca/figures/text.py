@@ -81,13 +81,20 @@ def _family_with(char: str) -> str | None:
     """An installed font that has the character, upright and of regular weight if there is one."""
     _register_package()
     entries = sorted(fontManager.ttflist, key=lambda entry: (entry.style != "normal", str(entry.weight) not in _REGULAR))
-    family = next((entry.name for entry in entries if char in _characters(entry.fname)), None)
+    having = (entry.name for entry in entries if char in _characters(entry.fname))
+    family = next((name for name in having if char in _characters(_file_of(name))), None)
     if family is None and unicodedata.category(char) == "Lo":
         _advise()
     return family
 
 
 _REGULAR = ("400", "normal", "regular", "book")
+
+
+@functools.cache
+def _file_of(family: str) -> str:
+    """The file that matplotlib takes for a family; of families in several files it need not hold every character."""
+    return str(findfont(FontProperties(family=[family])))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -244,7 +245,9 @@ def from_text(
         said = (note(table),) if len(table) > 2 else ()
         return table, (replace(prompt, warnings=(*said, *prompt.warnings)),)
     if classes is None:
-        classes = [part.strip("()").split(SEPARATOR)[0] for part in split(caption.removesuffix(".").lower())]
+        # The first word of every part, as `parse` reads it: without brackets, wherever they stand.
+        parts = [re.sub("[()]", "", part) for part in split(caption.removesuffix(".").lower())]
+        classes = [part.split(SEPARATOR)[0] for part in parts]
     table = ClassTable.from_names(check_names(classes))
     return table, (align(parse(caption, table), segments),)
 

@@ -43,6 +43,7 @@ ODD = [
 @given(st.one_of(st.sampled_from(ODD), st.text(max_size=30)))
 @example("$")
 @example("\\$")
+@example("\N{FROWN}")  # in one file of a family of several
 def test_any_text_is_drawn_without_a_warning(name: str) -> None:
     """As a title, a legend and a tick, the ways in which names enter figures."""
     with warnings.catch_warnings(), text.plain_text():

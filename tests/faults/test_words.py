@@ -154,7 +154,7 @@ def test_a_background_that_is_no_threshold_is_one_message(segmentor: Segmentor, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("image", [None, 3, np.zeros((0, 0, 3), np.uint8), [], object()])
+@pytest.mark.parametrize("image", [None, 3, np.zeros((0, 0, 3), np.uint8), [[]], object()])
 def test_what_is_no_picture_is_one_message(segmentor: Segmentor, image: object) -> None:
     with pytest.raises(GocaError) as caught:
         segmentor.segment(image, "circle, grass")  # type: ignore[arg-type]

@@ -36,6 +36,7 @@ def prompt_of(case: Case) -> SimpleNamespace:
     """The case's classes and background groups, as calibration reads a prompt."""
     return SimpleNamespace(
         class_tokens={class_id: tuple(tokens) for class_id, tokens in case.objects},
+        alternatives={},
         background_groups=tuple(tuple(tokens) for tokens in case.background_objects),
         content=tuple(case.rescaling_token_id),
     )

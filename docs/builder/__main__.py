@@ -103,6 +103,9 @@ def main(arguments: list[str] | None = None) -> int:
     config = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader=_Loader)
     there = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.md"))
     config |= {"nav": navigation(config["nav"], there), "docs_dir": "docs", "site_dir": "site"}
+    python = next(part["mkdocstrings"] for part in config["plugins"] if "mkdocstrings" in part)["handlers"]["python"]
+    python["paths"] = [str(ROOT)]  # wherever the site is made
+    python["options"]["extensions"] = [str(ROOT / "docs" / "builder" / "doctests.py")]
     shutil.copytree(ROOT / "docs" / "style", target / "style", dirs_exist_ok=True)
     file = options.output / "mkdocs.yml"
     file.write_text(yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -7,6 +7,7 @@ Adapters override what differs for their family.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -20,6 +21,7 @@ class Drawing:
     """Mixin of `Backbone`; arguments are those of the denoiser's forward by name."""
 
     negative_first: ClassVar[bool] = True  # of the two halves of guidance in one batch
+    can_be_watched: ClassVar[bool] = True  # whether a pipeline's own calls of the denoiser can be read
     prompt_names: ClassVar[tuple[str, ...]] = ("prompt",)  # arguments of the pipeline that attention's text may come from
 
     if TYPE_CHECKING:  # of the backbone
@@ -37,11 +39,17 @@ class Drawing:
             ModelError: the sequence holds more than the picture that is drawn.
         """
         latents = self._latents(arguments)
+        if latents.ndim < 4:  # a packed sequence, whose adapter has to say how it lies
+            raise ModelError(f"{type(self).__name__} does not say how the pictures that its pipeline draws lie in the sequence")
         return latents.shape[-2], latents.shape[-1]
 
     def drawn_rows(self, arguments: Mapping[str, Any]) -> int:
         """How many pictures the denoiser is given, both halves of guidance counted."""
         return len(self._latents(arguments))
+
+    def beside_the_tap(self) -> AbstractContextManager[None]:
+        """What has to be open around a call of the denoiser, beside the tap, for `canonical` to know all it reads."""
+        return nullcontext()
 
     def note_call(self, arguments: Mapping[str, Any]) -> None:
         """The same from a call of the denoiser."""
@@ -78,7 +86,8 @@ class Drawing:
 
     def _latents(self, arguments: Mapping[str, Any]) -> Any:
         found = arguments.get("hidden_states", arguments.get("sample"))
-        assert found is not None
+        if found is None or (found if torch.is_tensor(found) else found[0]).ndim < 3:
+            raise ModelError("the denoiser is not given latents in the way that its family is known for")
         return found
 
 

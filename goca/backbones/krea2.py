@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from goca.attention.call import AttentionCall
 from goca.attention.tap import RawCall
+from goca.backbones.drawing import packed_grid
 from goca.backbones.flux import image_positions, pack
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
@@ -87,12 +89,23 @@ class Krea2Backbone(FlowMatching, JointAttention):
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         places = image_positions(self.token_grid((noisy.shape[-2], noisy.shape[-1])), noisy)
         positions = torch.cat([places.new_zeros(self.text_length, 3), places])
+        with self.beside_the_tap():
+            return self.denoiser(pack(noisy), timestep=self.times(noisy), position_ids=positions, **conditioning).sample
+
+    def latent_grid(self, arguments: Mapping[str, Any]) -> tuple[int, int]:
+        tokens = arguments["hidden_states"].shape[1]
+        places = arguments["position_ids"][-tokens:]
+        return packed_grid(places[:, 1], places[:, 2], tokens, self.patch)
+
+    @contextmanager
+    def beside_the_tap(self) -> Iterator[None]:
+        """Within, gates are kept for `canonical`."""
         handles = [
             module.to_gate.register_forward_hook(self._gate_of(name))  # type: ignore[union-attr]
             for name, module in self.attention_modules.items()
         ]
         try:
-            return self.denoiser(pack(noisy), timestep=self.times(noisy), position_ids=positions, **conditioning).sample
+            yield
         finally:
             for handle in handles:
                 handle.remove()

@@ -31,6 +31,7 @@ class QwenImage21Backbone(QwenImageBackbone):
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImage21Pipeline",)
+    can_be_watched: ClassVar[bool] = False
 
     @property
     def compression(self) -> int:

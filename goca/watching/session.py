@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -62,7 +63,7 @@ class Watch:
         self._modules = {name: self.backbone.attention_modules[name] for name in names}
         self._signature = inspect.signature(self.denoiser.forward)
         self._handles: list[Any] = []
-        self._tap: AttentionTap | None = None
+        self._tap: ExitStack | None = None
         self._call: PipelineCall | None = None
         self._device: torch.device | None = None
         self._turn, self._calls_in_turn, self._rows_of_turn = -1, 0, 0
@@ -77,6 +78,7 @@ class Watch:
 
     # ------------------------------------------------------------------------------------------------- opening and closing
     def __enter__(self) -> Seen:
+        refuse_unreadable(self.backbone)
         key = id(self.denoiser)
         if key in _watched:
             raise ModelError(f"this {_watched[key]} is being watched already: leave the other `with goca.watch(...)` first")
@@ -103,7 +105,7 @@ class Watch:
     def _close(self) -> None:
         if self._tap is not None:
             tap, self._tap = self._tap, None
-            tap.__exit__(None, None, None)
+            tap.close()
 
     # -------------------------------------------------------------------------------------------- one call of the denoiser
     def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -140,8 +142,9 @@ class Watch:
                     if found is not None:
                         reading.observe(found)
 
-        self._tap = AttentionTap(modules, observe, self._scales)
-        self._tap.__enter__()
+        self._tap = ExitStack()
+        self._tap.enter_context(self.backbone.beside_the_tap())
+        self._tap.enter_context(AttentionTap(modules, observe, self._scales))
 
     def _prepare(self, words: OtherWords, arguments: Mapping[str, Any], part: slice, rows: int, grid: tuple[int, int]) -> None:
         """Let other words find their keys for this call, where these are not the same in all."""
@@ -266,6 +269,15 @@ def _scales(scale: Scale | None, backbone: Backbone) -> dict[str, torch.Tensor]:
                 raise ModelError(f"scale[{pattern!r}]: {name} computes linear attention, which can be watched but not weighed")
             found[name] = torch.tensor([float(value) for value in values])
     return found
+
+
+def refuse_unreadable(backbone: Backbone) -> None:
+    """Raise ModelError for a family whose pipeline calls its denoiser in a way that is not read yet."""
+    if not backbone.can_be_watched:
+        raise ModelError(
+            f"{', '.join(backbone.pipelines)} cannot be watched while it draws: how it hands pictures to its denoiser is not read "
+            "yet. An existing picture can be observed: Segmentor.from_pipeline(pipe).segment(picture, words)"
+        )
 
 
 def refuse_compiled(denoiser: nn.Module) -> None:

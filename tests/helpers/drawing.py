@@ -19,6 +19,7 @@ PROMPT, NEGATIVE = "circle, grass", "a dog"
 # What the call of a family needs beyond the others'.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "longcat_image": {"enable_prompt_rewrite": False},
+    "hidream_i1": {"max_sequence_length": 32},
     "hunyuan_dit": {"height": 64, "width": 128},
     "lumina2": {"height": 64, "width": 128},
 }
@@ -36,6 +37,8 @@ def drawing(family: str) -> Any:
     # How many tokens of the template are left out is a number that fits the published tokenizer.
     if family == "qwen_image":
         pipeline.prompt_template_encode_start_idx = tiny_backbone(family).borrow(pipeline)._dropped
+    if family == "qwen_image_21":
+        pipeline._drop_idx = tiny_backbone(family).borrow(pipeline)._dropped
     if family == "ovis_image":
         pipeline.user_prompt_begin_id = tiny_backbone(family).borrow(pipeline)._dropped
     if family == "z_image":

@@ -275,8 +275,8 @@ def refuse_unreadable(backbone: Backbone) -> None:
     """Raise ModelError for a family whose pipeline calls its denoiser in a way that is not read yet."""
     if not backbone.can_be_watched:
         raise ModelError(
-            f"{', '.join(backbone.pipelines)} cannot be watched while it draws: how it hands pictures to its denoiser is not read "
-            "yet. An existing picture can be observed: Segmentor.from_pipeline(pipe).segment(picture, words)"
+            f"{', '.join(backbone.pipelines)} cannot be watched while it draws: how it hands pictures to its denoiser is "
+            "not read yet. An existing picture can be: Segmentor.from_pipeline(pipe).segment(picture, words)"
         )
 
 

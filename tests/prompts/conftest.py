@@ -11,6 +11,7 @@ from transformers import CLIPTokenizer
 from goca.prompts import TextSegment
 from goca.scenes.tokenizer import small_clip_tokenizer
 from tests.conftest import ROOT
+from tests.helpers.tiny_vlm import tiny_vlm
 from tests.helpers.vocabularies import bert_tokenizer, clip_tokenizer, letter_t5_tokenizer, t5_tokenizer
 
 WORDS = """and background bear bird bus car cat clothes dog dogs grass hat horse hot house ice person polar sign skateboard sky
@@ -40,3 +41,8 @@ def text_axes() -> dict[str, tuple[TextSegment, ...]]:
         "bert": (TextSegment(bert, 77),),
         "bert+t5": (TextSegment(bert, 77), TextSegment(t5, 256, start=77)),
     }
+
+
+@pytest.fixture(scope="session")
+def vlm_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vlm(tmp_path_factory.mktemp("llava"))

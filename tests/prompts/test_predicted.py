@@ -22,7 +22,6 @@ from goca.prompts.asked import ask_all
 from goca.prompts.predicted import Predicted, word_of
 from goca.runs.evaluation import evaluate
 from goca.scenes.tokenizer import small_clip_tokenizer
-from tests.prompts.test_vlm import model as vlm_model  # noqa: F401 - a fixture
 
 TABLES = ("voc", "context", "coco_object", "coco_stuff171", "cityscapes", "ade20k")
 
@@ -101,7 +100,7 @@ def test_a_classifier_s_scores_are_kept_and_those_near_the_best_are_taken(
 
 
 def test_a_vision_language_model_counts_by_the_classes_it_names(
-    vlm_model: Path,  # noqa: F811
+    vlm_model: Path,
     scenes: Scenes,
     segments: Any,
     tmp_path: Path,
@@ -169,7 +168,7 @@ def test_settings_that_cannot_be_meant_are_refused(options: dict[str, Any], reas
 
 
 def test_nothing_can_be_asked_without_a_model_or_with_one_of_another_kind(
-    vlm_model: Path,  # noqa: F811
+    vlm_model: Path,
     scenes: Scenes,
     tmp_path: Path,
 ) -> None:

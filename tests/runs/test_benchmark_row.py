@@ -12,8 +12,8 @@ from goca.runs.folder import RunFolder
 from goca.runs.records import Summary
 from goca.runs.sweeps import read_summary
 from tests.helpers.fake_runs import run_folder
-from tests.runs.test_sweeps import Sweep, sweep  # noqa: F401 - a fixture
-from tests.runs.test_terminal import rows, summary, table
+from tests.helpers.sweep import Sweep
+from tests.helpers.terminal import rows, summary, table
 
 # As papers print it.
 ORDER = ("VOC21", "Context60", "COCO-Object", "VOC20", "Context59", "COCO-Stuff", "Cityscapes", "ADE")
@@ -93,7 +93,7 @@ def test_a_sweep_over_the_eight_ends_with_their_table() -> None:
 
 @pytest.mark.slow
 def test_one_command_gives_the_row_and_its_average(
-    sweep: Sweep,  # noqa: F811
+    sweep: Sweep,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -1,19 +1,15 @@
 """Sweeps continue without repeating finished jobs, go on after a failed one, and say at the end which failed and why."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from goca import config
-from goca.run import main
 from goca.runs import sweeps
 from goca.runs.records import Summary
+from tests.helpers.sweep import Sweep
 
 FOUND = Summary(
     dataset="voc", split="val", model="sd15", method="goca", protocol="standard", prompts={"source": "classes"},
@@ -53,29 +49,6 @@ def test_half_written_neighbours_do_no_harm(tmp_path: Path) -> None:
     broken = finished(tmp_path / "a" / "0_x", {"seed": 1})
     (broken / "summary.json").write_text("{")
     assert sweeps.find_finished(tmp_path, sweeps.config_hash({"seed": 1})) is None
-
-
-Sweep = Callable[..., int | str | None]
-
-
-@pytest.fixture
-def sweep(tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hydra_restore_singletons: None) -> Iterator[Sweep]:
-    """`python -m goca.run -m ...` in this process; returns its exit code."""
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # set by the command, and taken back behind the test
-
-    def call(*overrides: str) -> int | str | None:
-        GlobalHydra.instance().clear()
-        job = [f"paths.output={tmp_path}", *tiny, "limit=1", "figures.count=0"]
-        monkeypatch.setattr(sys, "argv", ["goca.run", "-m", *job, *quiet, *overrides])
-        try:
-            config.command(main)
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    yield call
-    GlobalHydra.instance().clear()
 
 
 def summaries(folder: Path) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":  # before the imports that take seconds
-    from goca.config.arguments import literal
+    from goca.config.arguments import literal, words_as_text
     from goca.config.start import start
 
-    sys.argv[1:] = literal(sys.argv[1:], ("image", "prompt", "reads", "negative_prompt"))
+    sys.argv[1:] = literal(words_as_text(sys.argv[1:]), ("image", "prompt", "reads", "negative_prompt"))
     start("goca.observe", "observe")
 
 from collections.abc import Sequence

@@ -16,6 +16,28 @@ def literal(arguments: Sequence[str], keys: Collection[str]) -> list[str]:
     return [_quoted(argument) if argument.partition("=")[0] in keys else argument for argument in arguments]
 
 
+def words_as_text(arguments: Sequence[str]) -> list[str]:
+    """`words=cat, grass` as people type it: a list where an image is given, else other words that a drawing is read by.
+
+    >>> words_as_text(["image=a.jpg", "words=cat, grass"])
+    ['image=a.jpg', 'words=["cat","grass"]']
+    >>> words_as_text(["prompt=a cat", "words=fur, grass"])
+    ['prompt=a cat', 'reads=fur, grass']
+    >>> words_as_text(["words=[cat]"])
+    ['words=[cat]']
+    """
+    drawn = not any(argument.startswith("image=") for argument in arguments)
+
+    def put(argument: str) -> str:
+        key, _, value = argument.partition("=")
+        if key != "words" or not value or value[0] in "[$":
+            return argument
+        listed = ",".join(quote(word.strip()) for word in value.strip("\"'").split(",") if word.strip())
+        return f"reads={value}" if drawn else f"words=[{listed}]"
+
+    return [put(argument) for argument in arguments]
+
+
 def folders_first(arguments: Sequence[str]) -> list[str]:
     """The arguments with bare folder names gathered into `runs=[...]`.
 

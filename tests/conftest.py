@@ -41,6 +41,7 @@ LONG = (
     *(f"test_{name}.py" for name in ("app", "dashboard", "extending", "loggers", "observe", "peer_presets", "scaling")),
     *(f"test_{name}.py" for name in ("segmentor", "start", "verify")),
 )
+LONGEST = ("test_notebooks.py", "test_packages.py", "test_docs.py")  # begun first, so that no worker is left alone with them
 BROWSER_FIXTURE, MATERIAL_FIXTURES = "chromium", {"shared", "reference"}
 
 
@@ -80,7 +81,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need."""
+    """Mark tests by what they need, and begin with the longest."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     for item in items:
         if _is_long(item.path):
             item.add_marker("slow")

@@ -27,7 +27,7 @@ ABSENT = "is not here"  # in the reasons of tests that are skipped for want of t
 # Folders and files that take long as a whole: whole pipelines, processes of their own, the authors' cases. `make test-fast`
 # does not even read them.
 LONG = (
-    *("backbones", "generation/test_commands.py", "hub", "reference", "scenes", "compare/test_page.py"),
+    *("backbones", "compare", "generation", "hub", "reference", "scenes", "watching", "attention/test_fused.py"),
     *(
         "data/test_download.py",
         "data/test_samples.py",
@@ -36,10 +36,12 @@ LONG = (
         "faults/test_pictures.py",
     ),
     *("prompts/test_caption.py", "prompts/test_endpoint.py", "prompts/test_vlm.py", "runs/test_sweeps.py"),
+    *("runs/test_naming.py", "test_config.py", "test_run.py", "reliability/test_fuzz.py", "prompts/test_predicted.py"),
+    *("method/test_views.py", "data/test_benchmarks.py", "prompts/test_reference_captions.py"),
     *(f"reliability/test_{name}.py" for name in ("bad_inputs", "determinism", "endings", "faults", "logging", "memory")),
     *(f"reliability/test_{name}.py" for name in ("processes", "resume", "secrets")),
     *(f"test_{name}.py" for name in ("app", "dashboard", "extending", "loggers", "observe", "peer_presets", "scaling")),
-    *(f"test_{name}.py" for name in ("segmentor", "start", "verify")),
+    *(f"test_{name}.py" for name in ("segmentor", "start", "verify", "sizing", "methods", "docs", "packages", "notebooks")),
 )
 LONGEST = ("test_notebooks.py", "test_packages.py", "test_docs.py")  # begun first, so that no worker is left alone with them
 BROWSER_FIXTURE, MATERIAL_FIXTURES = "chromium", {"shared", "reference"}

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from goca import config
 from goca.attention.call import AttentionCall, probabilities
 from goca.attention.reductions import head_weights
 from goca.compare.statistics import ImageCounts, bootstrap, interval
-from goca.method.calibration import Calibration, ClassMaps
+from goca.method.calibration import Calibration, ClassMaps, PlainGroups
 from goca.ops import resize
 from goca.runs.metrics import confusion
 from goca.segmentor import Segmentor
@@ -43,22 +43,12 @@ Score = Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
-class Words:
-    """Where the tokens that count stand once the others are one: `Calibration` reads it as a prompt."""
-
-    class_tokens: dict[int, tuple[int, ...]]
-    content: tuple[int, ...]
-    background_groups: tuple[tuple[int, ...], ...] = ()
-    alternatives: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Shown:
     """What one image's heads say: maps (N, n, f, f) of N heads for its content tokens and, as the last, all other tokens."""
 
     heads: torch.Tensor
     own_weights: torch.Tensor  # (N, f, f): GoCA's weight of each head within its layer
-    words: Words
+    words: PlainGroups
     label: torch.Tensor  # (f, f), the middle of each cell
 
     def token_maps(self, weights: torch.Tensor) -> torch.Tensor:
@@ -98,7 +88,7 @@ def shown(segmentor: Segmentor, prompts: Any, dataset: Any) -> tuple[list[Shown]
             tokens = {i: tuple(places[t] for t in own) for i, own in prompt.class_tokens.items() if own}
             step = sample.label.shape[0] // size[0]
             label = torch.from_numpy(sample.label[step // 2 :: step, step // 2 :: step])
-            words = Words(tokens, tuple(range(len(content))))
+            words = PlainGroups(tokens, tuple(range(len(content))))
             found.append(Shown(torch.cat(parts), torch.cat(weights), words, label))
     return found, names
 
@@ -273,7 +263,7 @@ def _scored(images: Sequence[Shown], calibration: Calibration, classes: int) -> 
 def _labelled(sample: Any, size: tuple[int, int]) -> Shown:
     step = sample.label.shape[0] // size[0]
     label = torch.from_numpy(sample.label[step // 2 :: step, step // 2 :: step])
-    return Shown(torch.zeros(0), torch.zeros(0), Words({}, ()), label)
+    return Shown(torch.zeros(0), torch.zeros(0), PlainGroups({}, ()), label)
 
 
 def _row(counts: ImageCounts, own: ImageCounts) -> dict[str, float]:

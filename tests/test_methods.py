@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments import cross, methods, methods_report, oracle
-from goca.method.calibration import Calibration
+from goca.method.calibration import Calibration, PlainGroups
 
 MODEL, COUNT = "scenes_dit", 2
 FAST = ("vanilla", "goca", "lift_walk", "nerve", "goca, colours")
@@ -111,8 +111,8 @@ def test_gains_and_offsets_are_found():
     truth = torch.rand(3, 8, 8, generator=generator)
     label = 1 + truth.argmax(0)
     spoilt = truth * torch.tensor([2.0, 1.0, 1.0])[:, None, None] - torch.tensor([0.0, 0.0, 0.25])[:, None, None]
-    image = oracle.Shown(torch.zeros(0), torch.zeros(0), oracle.Words({}, ()), label)
-    maps = Calibration(steps=())(spoilt, oracle.Words({1: (0,), 2: (1,), 3: (2,)}, (0, 1, 2)))
+    image = oracle.Shown(torch.zeros(0), torch.zeros(0), PlainGroups({}, ()), label)
+    maps = Calibration(steps=())(spoilt, PlainGroups({1: (0,), 2: (1,), 3: (2,)}, (0, 1, 2)))
 
     def score(gains: np.ndarray, offsets: np.ndarray) -> float:
         return oracle.miou([image], [maps], gains, offsets, 4)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -12,17 +11,15 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.backbones.loading.embeddings import Conditioning
-from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.mixins import FlowMatching, JointAttention, TemplatePrefix
 from goca.backbones.registry import backbone
-from goca.backbones.text import after_prefix
-from goca.prompts.prompt import TextSegment
 
 _SKIPPED = 2  # last layers of the text encoder that the pipeline leaves out
 
 
 @backbone
 @dataclass(config=ConfigDict(extra="forbid"))
-class HunyuanImageBackbone(FlowMatching, JointAttention):
+class HunyuanImageBackbone(TemplatePrefix, FlowMatching, JointAttention):
     """Qwen2.5-VL reads a chat, whose start is dropped; blocks of its own mix the text.
 
     The letters of quoted text, which the pipeline gives to a second encoder, are left out: without quotes nothing sees them.
@@ -49,16 +46,6 @@ class HunyuanImageBackbone(FlowMatching, JointAttention):
     def compression(self) -> int:
         factor: int = self.pipeline.vae.config.spatial_compression_ratio
         return factor
-
-    @property
-    def _dropped(self) -> int:
-        """Tokens before the prompt. The pipeline has a number; counted here, it is right for any tokenizer."""
-        return len(self.pipeline.tokenizer(self.pipeline.prompt_template_encode.partition("{}")[0])["input_ids"])
-
-    @cached_property
-    def text_segments(self) -> tuple[TextSegment, ...]:
-        template = self.pipeline.prompt_template_encode
-        return (after_prefix(self.pipeline.tokenizer, template, self.text_length, self._dropped),)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         states, mask = self.pipeline._get_qwen_prompt_embeds(

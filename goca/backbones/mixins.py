@@ -14,8 +14,10 @@ from goca.attention.call import AttentionCall
 from goca.attention.tap import RawCall
 from goca.backbones.base import Backbone
 from goca.backbones.loading.quantization import dense_weight
+from goca.backbones.text import after_prefix
 from goca.errors import ModelError
 from goca.method.losses import Predicts
+from goca.prompts.prompt import TextSegment
 
 
 class CrossAttention(Backbone):
@@ -116,6 +118,22 @@ class JointAttention(Backbone):
 
     def paired_self_attention(self, layer: str) -> str:
         return layer
+
+
+class TemplatePrefix(Backbone):
+    """The prompt stands in `pipeline.prompt_template_encode`, and what comes before it there is dropped."""
+
+    text_length: int
+
+    @property
+    def _dropped(self) -> int:
+        """Tokens before the prompt. The pipeline has a number; counted here, it is right for any tokenizer."""
+        return len(self.pipeline.tokenizer(self.pipeline.prompt_template_encode.partition("{}")[0])["input_ids"])
+
+    @cached_property
+    def text_segments(self) -> tuple[TextSegment, ...]:
+        template = self.pipeline.prompt_template_encode
+        return (after_prefix(self.pipeline.tokenizer, template, self.text_length, self._dropped),)
 
 
 class FlowMatching(Backbone):

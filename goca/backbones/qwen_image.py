@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +14,8 @@ from torch.nn.functional import pad
 from goca.backbones.drawing import shaped_grid
 from goca.backbones.flux import pack
 from goca.backbones.loading.embeddings import Conditioning
-from goca.backbones.mixins import FlowMatching, JointAttention
+from goca.backbones.mixins import FlowMatching, JointAttention, TemplatePrefix
 from goca.backbones.registry import backbone
-from goca.backbones.text import after_prefix
-from goca.prompts.prompt import TextSegment
 
 
 def one_frame_latents(vae: Any, pixels: Tensor) -> Tensor:
@@ -32,7 +29,7 @@ def one_frame_latents(vae: Any, pixels: Tensor) -> Tensor:
 
 @backbone
 @dataclass(config=ConfigDict(extra="forbid"))
-class QwenImageBackbone(FlowMatching, JointAttention):
+class QwenImageBackbone(TemplatePrefix, FlowMatching, JointAttention):
     """The text axis is the prompt and the end of the template; what comes before the prompt is dropped, as in the pipeline.
 
     Args beyond `Backbone`'s:
@@ -42,16 +39,6 @@ class QwenImageBackbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 256
 
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImagePipeline",)
-
-    @property
-    def _dropped(self) -> int:
-        """Tokens before the prompt. The pipeline has a number; counted here, it is right for any tokenizer."""
-        return len(self.pipeline.tokenizer(self.pipeline.prompt_template_encode.partition("{}")[0])["input_ids"])
-
-    @cached_property
-    def text_segments(self) -> tuple[TextSegment, ...]:
-        template = self.pipeline.prompt_template_encode
-        return (after_prefix(self.pipeline.tokenizer, template, self.text_length, self._dropped),)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return one_frame_latents(self.pipeline.vae, pixels).to(self.torch_dtype)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from goca.generation.roles import TokenRoles
-from goca.method.calibration import Calibration, ClassMaps
+from goca.method.calibration import Calibration, ClassMaps, PlainGroups
 from goca.method.refinement import RefinementContext, Refinements
 from goca.ops import gaussian_blur, minmax
 
@@ -22,16 +21,6 @@ class Regions:
     foreground: Tensor  # (h, w) bool
     scores: Tensor  # (n, h, w) refined maps; positions that do not compete are 0
     background: Tensor  # (h, w) the global token's map, 0 ... 1
-
-
-@dataclass(frozen=True)
-class _EveryToken:
-    """A prompt in which each competing token is a class of its own, as the calibration reads it."""
-
-    class_tokens: Mapping[int, tuple[int, ...]]
-    content: tuple[int, ...]
-    background_groups: tuple[tuple[int, ...], ...] = ()
-    alternatives: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 def find_regions(
@@ -66,7 +55,7 @@ def calibrate_tokens(token_maps: Tensor, roles: TokenRoles, calibration: Calibra
     """
     if len(roles.content) == 1:
         calibration = replace(calibration, steps=tuple(step for step in calibration.steps if step != "per_pixel"))
-    return calibration(token_maps, _EveryToken({i: (i,) for i in roles.competing}, roles.content))
+    return calibration(token_maps, PlainGroups({i: (i,) for i in roles.competing}, roles.content))
 
 
 def refine_with(maps: ClassMaps, global_map: Tensor, refinement: Refinements, context: RefinementContext) -> ClassMaps:

@@ -7,14 +7,13 @@ are not in the picture gives all its attention to them, or to special tokens. Ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from goca.errors import ConfigError
-from goca.method.calibration import TokenGroups
+from goca.method.calibration import PlainGroups, TokenGroups
 
 _TINY = 1e-6
 
@@ -26,17 +25,7 @@ class WordGroups(TokenGroups, Protocol):
     def special(self) -> Mapping[str, tuple[int, ...]]: ...
 
 
-@dataclass(frozen=True)
-class SideBySide:
-    """Groups of several prompts on one axis of tokens."""
-
-    class_tokens: Mapping[int, tuple[int, ...]]
-    background_groups: tuple[tuple[int, ...], ...]
-    content: tuple[int, ...]
-    alternatives: Mapping[int, tuple[tuple[int, ...], ...]]
-
-
-def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str) -> tuple[Tensor, SideBySide]:
+def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str) -> tuple[Tensor, PlainGroups]:
     """Token maps (n_p, h, w) of every prompt, brought to one scale, on one axis (sum of n_p, h, w), and their groups there.
 
     Args:
@@ -66,7 +55,7 @@ def side_by_side(maps: Sequence[Tensor], prompts: Sequence[WordGroups], how: str
         first += len(own)
     classes = {class_id: tuple(token for word in each for token in word) for class_id, each in words.items()}
     several = {class_id: tuple(each) for class_id, each in words.items() if len(each) > 1}
-    return torch.cat(scaled), SideBySide(classes, tuple(background), tuple(content), several)
+    return torch.cat(scaled), PlainGroups(classes, tuple(content), tuple(background), several)
 
 
 def _held(maps: Tensor, prompt: WordGroups, how: str) -> Tensor:

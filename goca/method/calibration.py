@@ -10,7 +10,7 @@ used as `steps: [per_pixel, square]` once its module is imported, or as `steps: 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -35,6 +35,16 @@ class TokenGroups(Protocol):
     def content(self) -> tuple[int, ...]: ...
     @property
     def alternatives(self) -> Mapping[int, tuple[tuple[int, ...], ...]]: ...
+
+
+@dataclass(frozen=True)
+class PlainGroups:
+    """`TokenGroups` without a prompt around them: for tokens that were chosen, or brought together, otherwise."""
+
+    class_tokens: Mapping[int, tuple[int, ...]]
+    content: tuple[int, ...]
+    background_groups: tuple[tuple[int, ...], ...] = ()
+    alternatives: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The chain from attention to class maps in the terms of the reference cases, built of goca's own functions."""
 
 import math
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
 from goca.method.aggregation import heads, layers, maps
+from goca.method.calibration import PlainGroups
 from tests.helpers.reference_cases import Case
 
 HEADS = {
@@ -32,11 +32,10 @@ CHAINS = {  # upstream's name: our chain
 }
 
 
-def prompt_of(case: Case) -> SimpleNamespace:
+def prompt_of(case: Case) -> PlainGroups:
     """The case's classes and background groups, as calibration reads a prompt."""
-    return SimpleNamespace(
+    return PlainGroups(
         class_tokens={class_id: tuple(tokens) for class_id, tokens in case.objects},
-        alternatives={},
         background_groups=tuple(tuple(tokens) for tokens in case.background_objects),
         content=tuple(case.rescaling_token_id),
     )

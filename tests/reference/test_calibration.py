@@ -1,11 +1,9 @@
 """Blur and calibration against the authors' functions."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from goca.method.calibration import Calibration
+from goca.method.calibration import Calibration, PlainGroups
 from goca.ops import gaussian_blur
 from tests.helpers.reference_cases import Case, cases
 from tests.helpers.reference_chain import CHAINS, prompt_of
@@ -20,9 +18,7 @@ def test_gaussian_blur(case: Case):
 @pytest.mark.parametrize("case", cases("rescaling"))
 def test_every_token_as_its_own_class(case: Case):
     tokens = {token: (token,) for token in case.options["target_token_id"]}
-    prompt = SimpleNamespace(
-        class_tokens=tokens, alternatives={}, background_groups=(), content=tuple(case.options["rescaling_token_id"])
-    )
+    prompt = PlainGroups(tokens, tuple(case.options["rescaling_token_id"]))
     maps = Calibration(CHAINS[case.options["rescale_method"]])(case.inputs["cross_feat"], prompt)
     torch.testing.assert_close(maps.scores, case.expected["out"], atol=1e-5, rtol=0)
 

@@ -1,14 +1,17 @@
 """`goca run ...`: the same commands under one name."""
 
+import argparse
 import runpy
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+from hydra._internal.utils import get_args_parser
 
 import goca
 from goca.__main__ import COMMANDS, main
+from goca.config.arguments import late_help
 from tests.helpers.import_graph import commands
 
 
@@ -43,6 +46,20 @@ def test_a_command_gets_its_settings_and_gives_its_exit_code(tmp_path):
     wrong = _goca("run", "sed=1", cwd=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("error: there is no key 'sed' (did you mean 'seed'?)")
+
+
+def test_hydra_makes_its_parser_where_argparse_looks_at_every_help_text(monkeypatch):
+    """As Python 3.14 does."""
+
+    def look(parser, action):
+        assert action.help is None or "%" not in action.help
+
+    monkeypatch.setattr(argparse._ActionsContainer, "_check_help", look, raising=False)
+    with pytest.raises(TypeError):
+        look(None, argparse.Action([], "x", help=object()))
+    parser = late_help(get_args_parser)()
+    assert parser.parse_args(["--cfg", "job", "seed=1"]).overrides == ["seed=1"]
+    assert argparse.ArgumentParser._check_help is look
 
 
 def test_modules_of_the_current_folder_are_found_as_with_python_m(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import hydra
 import omegaconf
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from goca.config.arguments import quote
+from goca.config.arguments import late_help, quote
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
 from goca.config.redact import redact
@@ -113,6 +114,8 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
     """Run a Hydra entry point. Errors that the user can fix are one message without a traceback, and exit code 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors arrive here instead of being printed by Hydra
+    for module in ("hydra.main", "hydra._internal.utils"):
+        vars(sys.modules[module])["get_args_parser"] = late_help(get_args_parser)
     quiet()
     failed: list[str] = []
     exit_code = 2

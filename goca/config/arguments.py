@@ -1,9 +1,11 @@
-"""Command lines that people type without knowing Hydra's grammar, put into that grammar."""
+"""Command lines that people type without knowing Hydra's grammar, put into that grammar; and Hydra's parser of options."""
 
 from __future__ import annotations
 
+import argparse
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from pathlib import Path
 
 
@@ -60,6 +62,24 @@ def quote(text: str) -> str:
     "a \\"b\\""
     """
     return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text) + '"'
+
+
+def late_help(make: Callable[[], argparse.ArgumentParser]) -> Callable[[], argparse.ArgumentParser]:
+    """`make` without a look at the options' help texts, of which Hydra makes one only when it is shown.
+
+    From Python 3.14 on, argparse looks at each when the option is added, and every command of Hydra 1.3.8 ends there (Hydra's
+    issue 3121).
+    """
+
+    @wraps(make)
+    def parser() -> argparse.ArgumentParser:
+        argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]  # covers the inherited one
+        try:
+            return make()
+        finally:
+            del argparse.ArgumentParser._check_help  # type: ignore[attr-defined]
+
+    return parser
 
 
 def _quoted(argument: str) -> str:

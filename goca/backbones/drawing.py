@@ -21,7 +21,7 @@ class Drawing:
     """Mixin of `Backbone`; arguments are those of the denoiser's forward by name."""
 
     negative_first: ClassVar[bool] = True  # of the two halves of guidance in one batch
-    can_be_watched: ClassVar[bool] = True  # whether a pipeline's own calls of the denoiser can be read
+    text_changes: ClassVar[bool] = False  # whether the text that cross-attention reads differs between noise levels
     prompt_names: ClassVar[tuple[str, ...]] = ("prompt",)  # arguments of the pipeline that attention's text may come from
 
     if TYPE_CHECKING:  # of the backbone
@@ -53,6 +53,20 @@ class Drawing:
 
     def note_call(self, arguments: Mapping[str, Any]) -> None:
         """The same from a call of the denoiser."""
+
+    def text_keys(self, arguments: Mapping[str, Any]) -> int | None:
+        """How many positions of text the denoiser is given, as `fit_text` takes it; None where every text has the same."""
+        text = arguments.get("encoder_hidden_states")
+        return text.shape[1] if torch.is_tensor(text) else None
+
+    def picture_starts(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Where on the first axis of rotary positions each picture stands, (B,); None where its text does not decide that."""
+        return None
+
+    @property
+    def rotary_axis(self) -> tuple[int, float]:
+        """Channels of that axis, the first ones, and the base of their frequencies."""
+        raise NotImplementedError
 
     def fit_call(self, call: Mapping[str, Any]) -> None:
         """Take from the pipeline's call what `canonical` has to know of it.
@@ -89,6 +103,16 @@ class Drawing:
         if found is None or (found if torch.is_tensor(found) else found[0]).ndim < 3:
             raise ModelError("the denoiser is not given latents in the way that its family is known for")
         return found
+
+
+def rotated(keys: Tensor, steps: Tensor, channels: int, base: float) -> Tensor:
+    """Keys (B, H, n, d) so many places (B,) further on the first axis of rotary positions (arXiv:2104.09864)."""
+    half = torch.arange(0, channels, 2, device=keys.device, dtype=torch.float32)
+    angles = steps.to(half)[:, None] * base ** (-half / channels)  # (B, channels / 2)
+    factors = torch.polar(torch.ones_like(angles), angles)[:, None, None]
+    pairs = torch.view_as_complex(keys[..., :channels].float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * factors).flatten(-2).to(keys)
+    return torch.cat([turned, keys[..., channels:]], dim=-1)
 
 
 def packed_grid(rows: Tensor, columns: Tensor, tokens: int, patch: int) -> tuple[int, int]:

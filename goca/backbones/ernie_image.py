@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -61,6 +61,9 @@ class ErnieImageBackbone(FlowMatching, JointAttention):
         width = self.pipeline.transformer.config.text_in_dim
         tokens = torch.full((1,), self.text_length, device=self.torch_device)
         return {"encoder_hidden_states": self.blank(1, self.text_length, width), "tokens": tokens}
+
+    def text_keys(self, arguments: Mapping[str, Any]) -> int:
+        return int(arguments["text_bth"].shape[1])
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         if noisy.device.type == "meta":  # torch has no autocast for it, which this model turns off around its positions

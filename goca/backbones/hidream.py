@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -29,7 +29,6 @@ class HiDreamBackbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 128
 
     pipelines: ClassVar[tuple[str, ...]] = ("HiDreamImagePipeline",)
-    can_be_watched: ClassVar[bool] = False
     large_encoder: ClassVar[str | None] = "text_encoder_4"
     text_first: ClassVar[bool] = False
 
@@ -52,6 +51,16 @@ class HiDreamBackbone(FlowMatching, JointAttention):
         length = self.text_length
         llama = [TextSegment(self.pipeline.tokenizer_4, length, start) for start in (length, 2 * length)]
         return (TextSegment(self.pipeline.tokenizer_3, length), *llama)
+
+    def spans(self, pixels: int, total: int) -> tuple[slice, slice]:
+        """A picture that is not square is filled up with keys of zeros to the longest sequence."""
+        return slice(total - 3 * self.text_length, total), slice(0, pixels)
+
+    def text_keys(self, arguments: Mapping[str, Any]) -> int:
+        return 3 * int(arguments["encoder_hidden_states_t5"].shape[1])
+
+    def fit_call(self, call: Mapping[str, Any]) -> None:
+        self._fit(call["prompt_embeds_t5"].shape[1])
 
     def shift(self, tokens: int) -> float:
         return super().shift(self.pipeline.transformer.max_seq)  # whatever the image's size

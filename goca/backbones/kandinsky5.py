@@ -34,6 +34,7 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky5T2IPipeline",)
     unobserved: ClassVar[tuple[str, ...]] = ("text_transformer_blocks.*",)
+    text_changes: ClassVar[bool] = True
 
     @property
     def patch(self) -> int:

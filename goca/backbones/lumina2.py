@@ -66,6 +66,15 @@ class Lumina2Backbone(FlowMatching, JointAttention):
     def note_call(self, arguments: Mapping[str, Any]) -> None:
         self._lengths = arguments["encoder_attention_mask"].sum(1).tolist()
 
+    def picture_starts(self, arguments: Mapping[str, Any]) -> Tensor:
+        ends: Tensor = arguments["encoder_attention_mask"].sum(1)
+        return ends
+
+    @property
+    def rotary_axis(self) -> tuple[int, float]:
+        embedder = self.pipeline.transformer.rope_embedder
+        return embedder.axes_dim[0], embedder.theta
+
     def drawn_segments(self, negative: bool) -> tuple[TextSegment, ...]:
         """The pipeline writes no system prompt before a negative one."""
         (segment,) = self.text_segments

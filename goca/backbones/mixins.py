@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cached_property
 from typing import Any, ClassVar
@@ -148,7 +149,7 @@ class FlowMatching(Backbone):
     def sigma_of(self, tokens: int) -> float:
         """The noise level for so many image tokens, shifted for the image's size as the model's own schedule does."""
         if (self.timestep, tokens) not in self._sigmas:
-            scheduler: Any = self.pipeline.scheduler
+            scheduler: Any = copy.copy(self.pipeline.scheduler)  # the pipeline may be drawing by its own steps
             steps = scheduler.config.num_train_timesteps
             dynamic = scheduler.config.get("use_dynamic_shifting", False)
             scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar
@@ -31,7 +31,6 @@ class QwenImage21Backbone(QwenImageBackbone):
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImage21Pipeline",)
-    can_be_watched: ClassVar[bool] = False
 
     @property
     def compression(self) -> int:
@@ -138,8 +137,23 @@ class QwenImage21Backbone(QwenImageBackbone):
             states = block(states, modulation, segments=[(0, self.text_length, True)])
         return states
 
+    def fit_call(self, call: Mapping[str, Any]) -> None:
+        """The pipeline leaves out no token of a prompt."""
+        encoded = (call.get(name) for name in ("prompt_embeds", "negative_prompt_embeds"))
+        self._fit(max(states.shape[1] for states in encoded if states is not None))
+
+    def picture_starts(self, arguments: Mapping[str, Any]) -> Tensor:
+        states: Tensor = arguments["encoder_hidden_states"]
+        return torch.full((len(states),), states.shape[1], device=states.device)
+
+    @property
+    def rotary_axis(self) -> tuple[int, float]:
+        embedder: Any = self.pipeline.transformer.pos_embed
+        return embedder.axes_dim[0], embedder.theta
+
     def canonical(self, raw: RawCall, latent_grid: tuple[int, int]) -> AttentionCall | None:
-        return None if raw.turn == 0 else super().canonical(raw, latent_grid)
+        """The image's call alone: it has the text's keys too, which later steps of a drawing take from the first one."""
+        return None if raw.key.shape[2] == raw.query.shape[2] else super().canonical(raw, latent_grid)
 
 
 class _PositionsByPrompt:

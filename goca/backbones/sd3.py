@@ -44,6 +44,9 @@ class SD3Backbone(FlowMatching, JointAttention):
             return (clip,)
         return clip, TextSegment(self.pipeline.tokenizer_3, self.text_length, start=clip.length)
 
+    def fit_text(self, keys: int) -> None:
+        self._fit(keys - self.pipeline.tokenizer_max_length)  # without T5 there are zeros in its place
+
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         embeddings, _, pooled, _ = self.pipeline.encode_prompt(
             list(texts),

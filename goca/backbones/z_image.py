@@ -82,6 +82,16 @@ class ZImageBackbone(FlowMatching, JointAttention):
         before, _, after = segment.render("\ue000").partition("\ue000")
         return text[len(before) : len(text) - len(after)] if text.startswith(before) and text.endswith(after) else text
 
+    def picture_starts(self, arguments: Mapping[str, Any]) -> Tensor:
+        """After the text and what fills it up."""
+        counts = torch.tensor([len(text) for text in arguments["cap_feats"]], device=arguments["cap_feats"][0].device)
+        return -(-counts // SEQ_MULTI_OF) * SEQ_MULTI_OF
+
+    @property
+    def rotary_axis(self) -> tuple[int, float]:
+        config = self.pipeline.transformer.config
+        return config.axes_dims[0], config.rope_theta
+
     def drawn_rows(self, arguments: Mapping[str, Any]) -> int:
         return len(arguments["x"])
 

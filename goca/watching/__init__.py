@@ -18,7 +18,7 @@ from goca.method.passes import Passes
 from goca.method.views import Views
 from goca.segmentor import Segmentor
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Scale, Watch, refuse_compiled, refuse_unreadable
+from goca.watching.session import Options, Scale, Watch, refuse_compiled
 from goca.watching.word_maps import WordMap, Words
 
 __all__ = ["Seen", "SeenPicture", "WordMap", "Words", "watch"]
@@ -71,7 +71,6 @@ def watch(
         raise ConfigError(f"goca.watch takes a diffusers pipeline; got {type(pipeline).__name__}")
     chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
     segmentor = _proposed(pipeline, (*chosen, *overrides))
-    refuse_unreadable(segmentor.backbone)
     method = segmentor.method
     if isinstance(method.aggregation, ConceptMaps):
         raise ConfigError(

@@ -8,6 +8,7 @@ own beside every evaluation of the prompt.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,12 +21,14 @@ from torch import Tensor
 from goca.attention.call import AttentionCall
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
+from goca.backbones.drawing import rotated
 from goca.backbones.mixins import CrossAttention
 from goca.backbones.unet import UNetBackbone
 from goca.errors import ConfigError, ModelError
 from goca.prompts import TextSegment
 
-_WHOLE = ("img_ids", "txt_ids", "image_rotary_emb")  # arguments without a batch axis
+# What a denoiser is told beside the text, by the names of all families.
+_BESIDE_TEXT = ("hidden_states", "x", "sample", "t", "timestep", "timesteps", "timestep_r", "guidance")
 
 
 @dataclass
@@ -36,19 +39,20 @@ class OtherWords:
         backbone: that borrows the pipeline.
         text: the words.
         kind: where keys come from, see above.
+        scales: factors on the attention of layers, as the drawing has them.
     """
 
     backbone: Backbone
     text: str
     kind: Literal["direct", "fixed", "beside"]
-    _embeddings: Tensor | None = None
+    scales: Mapping[str, Tensor] = field(default_factory=dict)
+    _words: Mapping[str, Tensor] | None = None  # encoded
     _real: Tensor | None = None  # (1, 1, 1, n) bool: which positions are words
-    _embeddings_beside: Mapping[str, Tensor] | None = None
-    _segments: tuple[TextSegment, ...] = ()
+    _fitted: Backbone | None = None
     _calls: dict[str, AttentionCall] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, backbone: Backbone, text: str) -> OtherWords:
+    def of(cls, backbone: Backbone, text: str, scales: Mapping[str, Tensor]) -> OtherWords:
         """Encode a text.
 
         Raises:
@@ -60,17 +64,18 @@ class OtherWords:
         if not any(encoder is not None for encoder in encoders):
             raise ModelError("reads: other words have to be encoded, and the pipeline has no text encoder")
         if isinstance(backbone, UNetBackbone):
-            words = cls(backbone, text, "direct")
-            words._embeddings = words._encoded()["encoder_hidden_states"]
-            words._segments = backbone.text_segments
+            words = cls(backbone, text, "direct", scales, _fitted=copy.copy(backbone))
+            words._words = words._encoded(backbone)
             kinds = [token.kind for segment in backbone.text_segments for token in segment.tokens(text)]
             words._real = torch.tensor([kind != "padding" for kind in kinds])[None, None, None]
             return words
-        return cls(backbone, text, "fixed" if isinstance(backbone, CrossAttention) else "beside")
+        fixed = isinstance(backbone, CrossAttention) and not backbone.text_changes
+        return cls(copy.copy(backbone), text, "fixed" if fixed else "beside", scales)
 
     def segments(self, keys: int) -> tuple[TextSegment, ...]:
         """How the words lie on their text axis."""
-        return self._segments
+        assert self._fitted is not None
+        return self._fitted.text_segments
 
     def prepare(self, arguments: Mapping[str, Any], part: slice, rows: int, grid: tuple[int, int]) -> None:
         """Before an evaluation: find the keys, unless they are known.
@@ -82,68 +87,109 @@ class OtherWords:
         """
         if self.kind == "direct" or (self.kind == "fixed" and self._calls):
             return
-        backbone = self.backbone
-        if not self._segments:
-            if self.kind == "beside":
-                text = arguments.get("encoder_hidden_states")
-                if text is None:
-                    raise ModelError(f"reads: the denoiser of {backbone.name} takes no other words beside its prompt")
-                backbone.fit_text(len(text[0]))
-            self._segments = backbone.text_segments
+        if self._fitted is None or self._words is None:
+            self._fitted = self._fit(arguments)
+            self._words = self._encoded(self._fitted)
+        backbone, words = self._fitted, self._words
+        channels, *square = backbone.latent_shape
+        height, width = square if self.kind == "fixed" else grid
+        count = 1 if self.kind == "fixed" else len(range(*part.indices(rows)))
         modules = {name: module for name, module in backbone.attention_modules.items() if backbone.is_text_layer(name)}
-
-        shape = backbone.latent_shape[1:] if self.kind == "fixed" else grid
+        modules |= {name: backbone.attention_modules[name] for name in self.scales}
+        found: dict[str, AttentionCall] = {}
 
         def observe(raw: RawCall) -> None:
-            call = backbone.canonical(raw, shape)
+            call = backbone.canonical(raw, (height, width)) if backbone.is_text_layer(raw.layer) else None
             if call is not None and call.text is not None:
-                self._calls[raw.layer] = replace(call.without_values(), value=call.value, query=call.query[..., :1, :])
+                found[raw.layer] = replace(call.without_values(), value=call.value, query=call.query[..., :1, :])
 
-        with torch.no_grad(), AttentionTap(modules, observe):
-            if self.kind == "fixed":
-                backbone.denoise(backbone.blank(1, *backbone.latent_shape), self._encoded())
-            else:
-                backbone.denoiser(**self._beside(arguments, part, rows))
+        beside = self._picture(arguments, part, rows)
+        with torch.no_grad(), AttentionTap(modules, observe, self.scales), beside as moved:
+            expanded = {name: _expanded(value, count) for name, value in words.items()}
+            backbone.denoise(backbone.blank(count, channels, height, width), expanded)
+        for layer, call in found.items():
+            self._calls[layer] = call if moved[0] is None else _moved(call, moved[0], backbone.rotary_axis)
 
     def __call__(self, call: AttentionCall) -> AttentionCall:
         if call.text is None:
             return call
         if self.kind == "direct":
-            assert self._embeddings is not None and self._real is not None
-            other = self.backbone.read(call, self._embeddings)
+            assert self._words is not None and self._real is not None
+            other = self.backbone.read(call, self._words["encoder_hidden_states"])
             return replace(other, mask=self._real.to(call.query.device))
         found = self._calls[call.layer]
         images = len(call.query)
-        assert found.value is not None
+        assert found.value is not None and call.value is not None
         key, value = _expanded(found.key, images), _expanded(found.value, images)
-        mask = found.mask
-        if call.image is not None:
-            assert call.value is not None
-            key, value = _with_image(call, call.key, key), _with_image(call, call.value, value)
-        return replace(call, key=key, value=value, mask=mask, lse=None, scratch={})
+        if call.image is not None and found.image is not None:  # the picture's keys are those of the drawing
+            key, value = key.clone(), value.clone()
+            key[:, :, found.image], value[:, :, found.image] = call.key[:, :, call.image], call.value[:, :, call.image]
+        return replace(
+            call,
+            key=key,
+            value=value,
+            mask=found.mask,
+            text=found.text,
+            image=found.image,
+            text_axis=found.text_axis,
+            lse=None,
+            scratch={},
+        )
 
-    def _encoded(self) -> Mapping[str, Tensor]:
-        with torch.no_grad(), _as_it_was(self.backbone.pipeline):
-            return self.backbone.encode_text([self.text])
+    def _fit(self, arguments: Mapping[str, Any]) -> Backbone:
+        """The adapter with a text axis as long as the prompt's, since padding draws attention in some families; longer words
+        get the length that they would have when an image is observed."""
+        usual, keys = self.backbone, self.backbone.text_keys(arguments)
+        if keys is None:
+            return usual
+        fitted = copy.copy(usual)
+        fitted.fit_text(keys)
+        return fitted if _real_tokens(fitted, self.text) >= _real_tokens(usual, self.text) else usual
 
-    def _beside(self, arguments: Mapping[str, Any], part: slice, rows: int) -> dict[str, Any]:
-        """The prompt's rows of a call, with the words in place of the prompt."""
-        if self._embeddings_beside is None:
-            self._embeddings_beside = self._encoded()
-        words = self._embeddings_beside
-        count = len(range(*part.indices(rows)))
-        known = inspect.signature(self.backbone.denoiser.forward).parameters
-        given = {name: arguments.get(name) for name in words}
-        unfit = [
-            name
-            for name, value in given.items()
-            if name not in known or (value is not None and value.shape[1:] != words[name].shape[1:])
-        ]
-        if unfit:
-            raise ModelError(f"reads: the denoiser of {self.backbone.name} takes no other words beside its prompt ({unfit[0]})")
-        own = {name: _rows(value, part, rows) for name, value in arguments.items() if name not in _WHOLE}
-        whole = {name: value for name, value in arguments.items() if name in _WHOLE}
-        return {**own, **whole, **{name: _expanded(value, count) for name, value in words.items()}}
+    def _encoded(self, backbone: Backbone) -> Mapping[str, Tensor]:
+        with torch.no_grad(), _as_it_was(backbone.pipeline):
+            return backbone.encode_text([self.text])
+
+    @contextmanager
+    def _picture(self, arguments: Mapping[str, Any], part: slice, rows: int) -> Iterator[list[Tensor | None]]:
+        """Within, the adapter's call of the denoiser gets the picture and the noise level of the drawing's call, `beside`.
+
+        Gives a list of one: how many places further the picture stands in the drawing, if that depends on the text, (B,).
+        """
+        moved: list[Tensor | None] = [None]
+        if self.kind == "fixed":
+            yield moved
+            return
+        denoiser = self.backbone.denoiser
+        signature = inspect.signature(denoiser.forward)
+        own = {name: _rows(value, part, rows) for name, value in arguments.items() if name in _BESIDE_TEXT}
+
+        def swap(_module: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            bound = signature.bind(*args, **kwargs)
+            prompt, words = self.backbone.picture_starts(arguments), self.backbone.picture_starts(bound.arguments)
+            if prompt is not None and words is not None:
+                moved[0] = prompt[part] - words
+            bound.arguments.update(own)
+            return bound.args, bound.kwargs
+
+        handle = denoiser.register_forward_pre_hook(swap, with_kwargs=True)
+        try:
+            yield moved
+        finally:
+            handle.remove()
+
+
+def _real_tokens(backbone: Backbone, text: str) -> int:
+    """How many tokens of a text find room."""
+    return sum(token.kind != "padding" for segment in backbone.text_segments for token in segment.tokens(text))
+
+
+def _moved(call: AttentionCall, steps: Tensor, axis: tuple[int, float]) -> AttentionCall:
+    """The call with its text as far before the picture as it was, where the picture stands so many places further."""
+    assert call.text is not None
+    key = call.key.clone()
+    key[:, :, call.text] = rotated(key[:, :, call.text], steps, *axis)
+    return replace(call, key=key)
 
 
 def _rows(value: Any, part: slice, rows: int) -> Any:
@@ -154,13 +200,6 @@ def _rows(value: Any, part: slice, rows: int) -> Any:
 
 def _expanded(tensor: Tensor, count: int) -> Tensor:
     return tensor.expand(count, *tensor.shape[1:]) if len(tensor) == 1 else tensor
-
-
-def _with_image(call: AttentionCall, own: Tensor, other: Tensor) -> Tensor:
-    """Keys or values of a joint call with those of the other text in place of its own."""
-    joined = own.clone()
-    joined[:, :, call.text] = other[:, :, call.text]
-    return joined
 
 
 @contextmanager

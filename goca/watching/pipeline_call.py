@@ -58,7 +58,7 @@ class PipelineCall:
         if len(names) > 1:
             return  # the family knows which text attention sees
         first = self.texts(names)
-        for name in ("prompt_2", "prompt_3"):
+        for name in ("prompt_2", "prompt_3", "prompt_4"):
             other = self.texts([name])
             if other is not None and other != first:
                 raise ConfigError(

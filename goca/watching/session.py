@@ -73,12 +73,11 @@ class Watch:
         self._prompts: list[Reading] = []  # one for each method
         self._negative: Reading | None = None
         self._reads: dict[str, Reading] = {}
-        self._words = {text: OtherWords.of(self.backbone, text) for text in options.reads}
+        self._words = {text: OtherWords.of(self.backbone, text, self._scales) for text in options.reads}
         self._inside = False  # a forward of our own runs
 
     # ------------------------------------------------------------------------------------------------- opening and closing
     def __enter__(self) -> Seen:
-        refuse_unreadable(self.backbone)
         key = id(self.denoiser)
         if key in _watched:
             raise ModelError(f"this {_watched[key]} is being watched already: leave the other `with goca.watch(...)` first")
@@ -269,15 +268,6 @@ def _scales(scale: Scale | None, backbone: Backbone) -> dict[str, torch.Tensor]:
                 raise ModelError(f"scale[{pattern!r}]: {name} computes linear attention, which can be watched but not weighed")
             found[name] = torch.tensor([float(value) for value in values])
     return found
-
-
-def refuse_unreadable(backbone: Backbone) -> None:
-    """Raise ModelError for a family whose pipeline calls its denoiser in a way that is not read yet."""
-    if not backbone.can_be_watched:
-        raise ModelError(
-            f"{', '.join(backbone.pipelines)} cannot be watched while it draws: how it hands pictures to its denoiser is "
-            "not read yet. An existing picture can be: Segmentor.from_pipeline(pipe).segment(picture, words)"
-        )
 
 
 def refuse_compiled(denoiser: nn.Module) -> None:

@@ -7,6 +7,7 @@ import diffusers
 import torch
 from torch import Tensor
 
+from goca.layer_names import resolve
 from goca.method import Method
 from goca.method.aggregation import Aggregation
 from goca.method.calibration import Calibration
@@ -30,13 +31,19 @@ def drawing(family: str) -> Any:
     pipeline = drawing_pipeline(family)
     if family == "kandinsky5":
         pipeline.resolutions = [(64, 32)]  # it draws no other sizes
+    if family == "hidream_i1":  # every picture is drawn with as many pixels as its square
+        pipeline.default_sample_size = 23
     if family == "longcat_image":  # the number of latent channels is wired into its call
         torch.manual_seed(0)
         config = {**pipeline.transformer.config, "in_channels": 64, "out_channels": 64}
         pipeline.transformer = diffusers.LongCatImageTransformer2DModel.from_config(config)
     # How many tokens of the template are left out is a number that fits the published tokenizer.
-    if family == "qwen_image":
+    if family in ("qwen_image", "kandinsky5", "hunyuan_image"):
         pipeline.prompt_template_encode_start_idx = tiny_backbone(family).borrow(pipeline)._dropped
+    if family == "krea2":
+        count = tiny_backbone(family).borrow(pipeline)._count
+        pipeline.prompt_template_encode_start_idx = count(pipeline.prompt_template_encode_prefix)
+        pipeline.prompt_template_encode_num_suffix_tokens = count(pipeline.prompt_template_encode_suffix)
     if family == "qwen_image_21":
         pipeline._drop_idx = tiny_backbone(family).borrow(pipeline)._dropped
     if family == "ovis_image":
@@ -71,8 +78,12 @@ def draw(pipeline: Any, family: str = "sd", **options: Any) -> Tensor:
     return images if isinstance(images, Tensor) else torch.stack(list(images))
 
 
-def watching(family: str, pipeline: Any, **options: Any) -> Watch:
-    """As `goca.watch`, with the layers of the family's small model at hand instead of looked up."""
+def watching(family: str, pipeline: Any, first: bool = False, **options: Any) -> Watch:
+    """As `goca.watch`, with the layers of the family's small model at hand instead of looked up; or the first one alone."""
     backbone = tiny_backbone(family).borrow(pipeline)
-    aggregation = Aggregation("average", "average", backbone.layers.cross, feature_size=8)
+    cross = backbone.layers.cross
+    if first:
+        texts = [name for name in backbone.attention_modules if backbone.is_text_layer(name)]
+        cross = resolve(cross, texts, "layers")[:1]
+    aggregation = Aggregation("average", "average", tuple(cross), feature_size=8)
     return Watch(pipeline, Segmentor(backbone, Method(aggregation, Calibration(("per_pixel", "minmax")))), Options(**options))

@@ -8,14 +8,23 @@ import torch
 from PIL import Image
 
 from goca.backbones.auto import text_to_image_name
-from goca.errors import ModelError
+from goca.backbones.unet import UNetBackbone
 from tests.helpers.drawing import NEGATIVE, PROMPT, draw, drawing, watching
-from tests.helpers.tiny_pipelines import FAMILIES
+from tests.helpers.tiny_pipelines import FAMILIES, tiny_backbone
 
 DISTILLED = ("flux2_dev", "hunyuan_image")  # no negative prompt; the small HunyuanImage has no guider
 
-UNREAD = [family for family, row in FAMILIES.items() if not row.adapter.can_be_watched]
-WATCHED = [family for family in FAMILIES if family not in UNREAD]
+OTHER = "star, sky"
+# Here a text alone is not read as beside a prompt: padding that draws attention is as long as the prompt's, or rotary positions
+# are such that the text cannot be moved.
+PLACED = ("kandinsky5", "ernie_image")
+UNETS = [family for family, row in FAMILIES.items() if issubclass(row.adapter, UNetBackbone)]
+TRANSFORMERS = [family for family in FAMILIES if family not in UNETS]
+POOLED = (
+    "text_embedder.linear_2",
+    "pooled_embedder.linear_2",
+    "extra_embedder.linear_2",
+)  # of the whole text, into every layer
 
 
 def embedded(pipeline, family):
@@ -31,7 +40,7 @@ def embedded(pipeline, family):
     return {"prompt": None, "negative_prompt": None, **given, **masks}, {"prompt": (PROMPT,)}
 
 
-@pytest.mark.parametrize("family", WATCHED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_picture_is_the_same_and_the_words_are_found(family, monkeypatch):
     pipeline = drawing(family)
     call, options = embedded(pipeline, family)
@@ -65,7 +74,7 @@ def test_the_picture_is_the_same_and_the_words_are_found(family, monkeypatch):
         assert list(seen.negative.words) == ["dog"]
 
 
-@pytest.mark.parametrize("family", WATCHED)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_each_half_is_read_in_its_own_rows(family, monkeypatch):
     """Independent of any order: the keys that the negative half is read with change when the negative prompt does."""
     if family in (*DISTILLED, "flux2_klein", "prx"):
@@ -81,12 +90,6 @@ def test_each_half_is_read_in_its_own_rows(family, monkeypatch):
     (prompt_a, negative_a), (prompt_b, negative_b) = first_maps("dog"), first_maps("cat")
     torch.testing.assert_close(prompt_a, prompt_b, rtol=1e-4, atol=1e-6)
     assert negative_a.shape != negative_b.shape or (negative_a - negative_b).abs().max() > 1e-6
-
-
-@pytest.mark.parametrize("family", UNREAD)
-def test_a_family_whose_calls_are_not_read_is_refused(family):
-    with pytest.raises(ModelError, match="cannot be watched while it draws"), watching(family, drawing(family)):
-        pass
 
 
 @pytest.mark.parametrize("family", ["sd", "flux_dev", "z_image", "qwen_image"])
@@ -161,14 +164,42 @@ def test_any_scheduler(scheduler, evaluations):
     assert len(seen.steps) == evaluations == len(seen.words["circle"].steps)
 
 
-def test_other_words_are_read_by_keys_of_their_own():
-    """With the prompt itself as the other words, its maps come out again."""
-    for family in ("pixart_sigma", "sd3", "flux_dev", "qwen_image"):
-        pipeline = drawing(family)
-        plain = draw(pipeline, family)
-        with watching(family, pipeline, reads=(PROMPT, "star")) as seen:
-            assert torch.equal(plain, draw(pipeline, family))
-        for word in ("circle", "grass"):
-            found, expected = seen.reads[PROMPT].words[word].values, seen.words[word].values
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-6, msg=f"{family} {word}")
-        assert list(seen.reads["star"].words) == ["star"]
+@pytest.mark.parametrize("family", TRANSFORMERS)
+def test_other_words_are_read_by_keys_of_their_own(family, monkeypatch):
+    """In the first layer, which the prompt has not reached yet, they are read as if they had been the prompt."""
+    pipeline = drawing(family)
+    for name, module in pipeline.transformer.named_modules():
+        if name.endswith(POOLED):
+            torch.nn.init.zeros_(module.weight), torch.nn.init.zeros_(module.bias)
+    call, options = embedded(pipeline, family)
+    if family == "prx":
+        monkeypatch.setattr(pipeline.text_preprocessor, "clean_text", str.lower)
+    plain = draw(pipeline, family, **call)
+    with watching(family, pipeline, reads=(OTHER, PROMPT), steps=8, first=True, **options) as seen:
+        assert torch.equal(plain, draw(pipeline, family, **call))
+    own, expected = seen.reads[PROMPT].words["circle"].steps, seen.words["circle"].steps
+    torch.testing.assert_close(own, expected, rtol=2e-3, atol=1e-6)
+    assert list(seen.reads[OTHER].words) == ["star", "sky"]
+    if family in PLACED or family == "prx":
+        return
+    with watching(family, pipeline, steps=8, first=True) as alone:
+        draw(pipeline, family, prompt=OTHER)
+    found, expected = seen.reads[OTHER].words["star"].steps[0], alone.words["star"].steps[0]
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", UNETS)
+def test_other_words_of_unets_share_all_attention(family):
+    pipeline = drawing(family)
+    plain = draw(pipeline, family)
+    with watching(family, pipeline, reads=(OTHER,)) as seen:
+        assert torch.equal(plain, draw(pipeline, family))
+    (found,) = seen.reads[OTHER]
+    assert list(found.words) == ["star", "sky"]
+    torch.testing.assert_close(found.token_maps.sum(0), torch.ones(8, 16))
+    padding = [
+        i
+        for i, token in enumerate(tiny_backbone(family).borrow(pipeline).text_segments[0].tokens(OTHER))
+        if token.kind == "padding"
+    ]
+    assert not found.token_maps[padding].any()

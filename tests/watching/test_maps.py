@@ -15,7 +15,7 @@ from goca.method.calibration import Calibration
 from goca.method.refinement import Affinity, Refinements
 from goca.segmentor import Segmentor
 from goca.watching.session import Options, Watch
-from tests.helpers.drawing import draw, drawing
+from tests.helpers.drawing import draw, drawing, watching
 from tests.helpers.materialising import KeepingProcessor
 from tests.helpers.oracle import aggregate, attention_maps, head_weights
 from tests.helpers.tiny_pipelines import tiny_backbone
@@ -226,3 +226,37 @@ def test_one_evaluation_is_seen_as_the_statistics_of_one_forward_see_it():
     for name in plan.cross:
         torch.testing.assert_close(found.layer_weights[name], expected.layer_weights[name])
         torch.testing.assert_close(found.head_weights[name], expected.head_weights[name])
+
+
+@pytest.mark.parametrize("family", ["qwen_image_21", "hidream_i1"])
+def test_sequences_of_their_own_kind_are_read_as_an_explicit_softmax_reads_them(family, monkeypatch):
+    """Qwen-Image-2.1 keeps the text's keys from the first step; HiDream fills a picture up that is not square."""
+    pipeline = drawing(family)
+    with watching(family, pipeline, negative=True) as seen:
+        draw(pipeline, family)
+    kept, attend = [], F.scaled_dot_product_attention
+
+    def explicit(query, key, value, attn_mask=None, **options):
+        logits = query.double() @ key.double().mT * query.shape[-1] ** -0.5
+        if attn_mask is not None and attn_mask.dtype == torch.bool:  # those of text encoders are numbers
+            logits = logits.masked_fill(~attn_mask, -torch.inf)
+        kept.append(logits.softmax(-1).mean(1))  # (B, S, n)
+        return attend(query, key, value, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", explicit)
+    draw(pipeline, family)
+    if family == "qwen_image_21":  # the image's calls: the prompt's layers, then the negative prompt's
+        image = [maps[0] for maps in kept if maps.shape[2] > maps.shape[1]]
+        layers = len(pipeline.transformer.transformer_blocks)
+        halves = {half: [maps for i, maps in enumerate(image) if i // layers % 2 == half] for half in (0, 1)}
+        read = {half: [maps[:, : maps.shape[1] - maps.shape[0]] for maps in found] for half, found in halves.items()}
+        assert len(read[0]) == len(read[1]) == 2 * layers
+    else:  # negative first; image, filled up to the longest sequence, then three stretches of text
+        joint = [maps for maps in kept if maps.shape[0] == 2 and maps.shape[2] > pipeline.transformer.max_seq]
+        read = {half: [maps[1 - half, :128, pipeline.transformer.max_seq :] for maps in joint] for half in (0, 1)}
+        assert len(read[0]) == 8
+    for half, picture in enumerate((seen.only, seen.negative.only)):
+        grids = [maps.T.unflatten(1, (-1, round((2 * len(maps)) ** 0.5))) for maps in read[half]]
+        mean = torch.stack([F.interpolate(maps[None], (8, 16), mode="bilinear")[0] for maps in grids]).mean(0).float()
+        torch.testing.assert_close(picture.token_maps[: len(mean)], mean, rtol=0, atol=1e-5)
+        assert not picture.token_maps[len(mean) :].any()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 
 from experiments.predict_scenes import predictions
 from goca import config
@@ -22,6 +22,7 @@ from goca.prompts.asked import ask_all
 from goca.prompts.predicted import Predicted, word_of
 from goca.runs.evaluation import evaluate
 from goca.scenes.tokenizer import small_clip_tokenizer
+from tests.helpers.tiny_clip import tiny_clip
 
 TABLES = ("voc", "context", "coco_object", "coco_stuff171", "cityscapes", "ade20k")
 
@@ -29,21 +30,7 @@ TABLES = ("voc", "context", "coco_object", "coco_stuff171", "cityscapes", "ade20
 @pytest.fixture(scope="module")
 def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP of a few thousand parameters that knows the words of the scenes."""
-    folder = tmp_path_factory.mktemp("clip")
-    tokenizer = small_clip_tokenizer()
-    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "projection_dim": 16}
-    text = {
-        **size,
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-    }
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text, vision_config={**size, "image_size": 16, "patch_size": 8}, projection_dim=16)
-    CLIPModel(config).save_pretrained(folder)
-    processor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    CLIPProcessor(processor, tokenizer).save_pretrained(folder)
-    return folder
+    return tiny_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

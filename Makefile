@@ -2,7 +2,7 @@
 # make test-fast: tests of a minute.  make test-machines: the numeric tests as other processors and thread counts run them,
 # all or some (SETTINGS="avx2 random", SETTINGS="--core avx2", see tests/machines.py).
 # make docs: the documentation as a site in build/site; a broken link, or a page that the navigation misses, is an error.
-# make test-versions: the family tests with the lowest and the newest versions of torch, diffusers and transformers.
+# make test-versions: tests of models and whole runs with the lowest and the newest versions of torch, diffusers and transformers.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,4 +1,4 @@
-"""`python -m tests.versions lowest|newest|main`: the family tests in an environment of their own with other library versions.
+"""`python -m tests.versions lowest|newest|main`: tests of models and whole runs in an environment of other library versions.
 
 `lowest`: the lowest torch, diffusers and transformers that pyproject.toml allows. `newest`: the newest of everything that
 the registry has. `main`: as `newest`, with diffusers' main branch. The environments are `.venv-lowest` and so on.
@@ -13,7 +13,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("torch", "diffusers", "transformers")
-TESTS = ("tests/backbones/test_families.py", "tests/backbones/test_architectures.py", "tests/attention", "tests/prompts")
+TESTS = (
+    "tests/backbones/test_families.py",
+    "tests/backbones/test_architectures.py",
+    "tests/attention",
+    "tests/prompts",
+    "tests/test_regression.py",
+)
 DIFFUSERS_MAIN = "diffusers @ git+https://github.com/huggingface/diffusers"
 
 

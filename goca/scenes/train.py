@@ -25,6 +25,7 @@ from diffusers import AutoencoderKL
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import WandbLogger
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -231,8 +232,23 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
         "text_encoder_parameters": sum(p.numel() for p in denoiser.text_encoders.parameters()),
     }
     copy.deepcopy(denoiser.pipeline).to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    name_as_published(folder)
     (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     log.info("saved %s: %s", folder, report)
+
+
+def name_as_published(folder: Path) -> None:
+    """Give weights of CLIP text encoders in a pipeline folder the prefix `text_model.`, which published checkpoints have.
+
+    Recent versions of transformers read both spellings and save without it; the oldest that GoCA takes reads this one alone.
+    """
+    for config_file in folder.glob("text_encoder*/config.json"):
+        file = config_file.with_name("model.safetensors")
+        if json.loads(config_file.read_text(encoding="utf-8"))["architectures"] != ["CLIPTextModel"]:
+            continue
+        weights = load_file(file)
+        prefix = "text_model."
+        save_file({prefix + name.removeprefix(prefix): value for name, value in weights.items()}, file, {"format": "pt"})
 
 
 def main(cfg: DictConfig) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from goca.errors import ConfigError
-from goca.paths import CONF
+from goca.paths import BUNDLED, CONF
 from goca.runs.provenance import generator_measures
 from goca.scenes.continued import settle
 from goca.scenes.datasets import CachedLatents
@@ -64,6 +64,18 @@ def test_the_adapter_takes_the_trained_pipeline(name, trained):
     result = segmentor.segment(scene(0).image, ["grass", "moon"])
     assert result.label_map.shape == (64, 64)
     assert all(torch.isfinite(values).all() for values in map(torch.as_tensor, result.class_maps.values()))
+
+
+def test_text_encoders_are_named_as_published_ones(trained):
+    """transformers 5.0 reads these names alone."""
+    places = [*trained.values(), *sorted(BUNDLED.iterdir())]
+    encoders = [file.parent for place in places for file in place.glob("text_encoder*/config.json")]
+    kinds = {folder: json.loads((folder / "config.json").read_text())["architectures"] for folder in encoders}
+    clip = [folder for folder, kind in kinds.items() if kind[0].startswith("CLIPText")]
+    assert len(clip) >= 8
+    for folder in clip:
+        names = load_file(folder / "model.safetensors").keys()
+        assert all(name.startswith("text_model.") or name == "text_projection.weight" for name in names), folder
 
 
 @pytest.mark.parametrize("override", ["seed=1", "scenes=12", "backbone.denoiser.optimizer.learning_rate=0.5", "vae={unet}"])

@@ -53,9 +53,7 @@ def main(which: str) -> int:
     show = f"from importlib.metadata import version; print(', '.join(n + ' ' + version(n) for n in {names}))"
     subprocess.run([str(python), "-c", show], check=True)
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [str(python), "-m", "pytest", "-q", "-n", "auto", *TESTS], check=False, cwd=ROOT, env=settings
-    ).returncode
+    return subprocess.run([str(python), "-m", "pytest", "-n", "auto", *TESTS], check=False, cwd=ROOT, env=settings).returncode
 
 
 if __name__ == "__main__":

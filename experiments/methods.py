@@ -12,7 +12,9 @@ that is stopped leaves the same scenes in every row. Files: OUT/LOOK/NAMES/MODEL
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
+import functools
 import itertools
 import json
 import time
@@ -105,12 +107,19 @@ def build(model: str, overrides: Sequence[str], names: str, checkpoint: str | No
     Raises:
         ConfigError: a part that is not installed.
     """
-    told = [] if names == "none" else [f"prompts.names={names}"]
     own = [f"model.checkpoint={checkpoint}"] if checkpoint else []
-    cfg = config.compose([f"model={model}", "model.device=cpu", *overrides, *told, *own])
+    cfg = copy.deepcopy(_composed((f"model={model}", "model.device=cpu", *overrides, *own)))
+    if names != "none":
+        OmegaConf.update(cfg, "prompts.names", names)
     return cfg, Segmentor.build(cfg), config.build(cfg, "prompts")
 
 
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> Any:
+    return config.compose(list(overrides))  # most of what a row costs before its first scene
+
+
+@functools.cache
 def scenes(look: str, count: int, split: str = "test") -> Any:
     """A set of scenes."""
     dataset = config.build(config.compose([f"dataset.look={look}", f"dataset.count={count}", f"split={split}"]), "dataset")

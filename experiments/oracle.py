@@ -218,7 +218,7 @@ class Oracle:
         found["own weights"] = torch.stack([image.own_weights.mean((1, 2)) for image in images]).mean(0).tolist()
         for base, overrides in BASES.items():
             calibration: Any = plain.segmentor.method.calibration if base == "goca" else Calibration(steps=("minmax",))
-            score = _scored(images, calibration, len(self.fit.classes))
+            score = scored(images, calibration, len(self.fit.classes))
             found[f"{base}: each head alone"] = [score([i]) for i in range(len(names))]
             own = self.judged(overrides)
             heads, _ = greedy(len(names), score)
@@ -245,7 +245,7 @@ class Oracle:
         return {call.layer: call.grid for call in recorder.calls}
 
 
-def _scored(images: Sequence[Shown], calibration: Calibration, classes: int) -> Score:
+def scored(images: Sequence[Shown], calibration: Calibration, classes: int) -> Score:
     nothing = np.ones(classes), np.zeros(classes)
 
     @torch.inference_mode()
@@ -273,7 +273,7 @@ def _row(counts: ImageCounts, own: ImageCounts) -> dict[str, float]:
 
 def run(options: argparse.Namespace) -> None:
     """Everything that has no file yet."""
-    for look, model in itertools.product(LOOKS, options.models):
+    for look, model in itertools.product(options.looks, options.models):
         file = options.out / f"{model}_{look}.json"
         if file.exists():
             continue
@@ -301,14 +301,14 @@ def report(options: argparse.Namespace) -> None:
     for (model, look), content in found.items():
         alone, weights, share = (content[key] for key in ("goca: each head alone", "own weights", "content share"))
         layers = [name.rpartition(" ")[0] for name in content["heads"]]
-        ranks = [_within(alone, weights, layers), _within(alone, share, layers), _within(weights, share, layers)]
+        ranks = [within(alone, weights, layers), within(alone, share, layers), within(weights, share, layers)]
         rows.append([f"`{model}`", look, f"{max(alone):.1f}", f"{np.median(alone):.1f}", *(f"{rank:+.2f}" for rank in ranks)])
     print("Rank correlations over the heads of a layer, mean of layers: mIoU of a head alone, GoCA's weight of it, and the")
     print("share of its attention that lies on content tokens.\n")
     table(["model", "look", "best head alone", "median", "mIoU, weight", "mIoU, share", "weight, share"], rows)
 
 
-def _within(one: Sequence[float], other: Sequence[float], layers: Sequence[str]) -> float:
+def within(one: Sequence[float], other: Sequence[float], layers: Sequence[str]) -> float:
     """Mean over layers of the rank correlation of two values of their heads."""
     found = []
     for layer in dict.fromkeys(layers):
@@ -320,6 +320,7 @@ def _within(one: Sequence[float], other: Sequence[float], layers: Sequence[str])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--looks", nargs="+", choices=LOOKS, default=list(LOOKS))
     parser.add_argument("--trained", type=Path, help="folder of other pipelines of these names")
     parser.add_argument("--fit", type=int, default=60, help="training scenes to choose on")
     parser.add_argument("--count", type=int, default=100, help="test scenes to judge on")

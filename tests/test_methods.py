@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import cross, methods, methods_report, oracle
+from experiments import cross, heads, methods, methods_report, oracle
+from goca.attention.call import AttentionCall
 from goca.method.calibration import Calibration, PlainGroups
 
 MODEL, COUNT = "scenes_dit", 2
@@ -137,3 +138,40 @@ def test_chosen_heads_are_the_heads_that_are_run():
         expected = row.segmentor.method.calibration(image.token_maps(weights), image.words)
     assert own.ids == expected.ids
     assert (own.scores - expected.scores).abs().max() < 1e-4
+
+
+def test_outputs_of_content_words_alone_are_those_rows_of_the_softmax_times_their_values():
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 5, generator=generator) for n in (4, 7, 7))
+    rows = (query @ key.transpose(-1, -2) * 0.5).softmax(-1)
+    call = AttentionCall("layer", (2, 2), query, key, 0.5, slice(0, 7), value=value, output=rows @ value)
+    content = torch.zeros(2, 7)
+    content[0, [1, 4]] = 1.0  # the second image has no content words
+    found = heads.content_alone(call, content).output
+    expected = rows[0, :, :, 1, None] * value[0, :, None, 1] + rows[0, :, :, 4, None] * value[0, :, None, 4]
+    assert torch.allclose(found[0], expected, atol=1e-6)
+    assert not found[1].any()
+    assert torch.allclose(heads.content_alone(call, torch.ones(2, 7)).output, call.output, atol=1e-6)
+    weights = heads.given(heads.content_attention(call, content).output, None, None)
+    assert torch.allclose(weights[0], rows[0, :, :, [1, 4]].sum(-1) / rows[0, :, :, [1, 4]].sum((0, -1)), atol=1e-6)
+    centred = heads.centred(call, content).output
+    assert centred.mean(2).abs().max() < 1e-6
+    assert torch.allclose(centred[:, :, 0] - centred[:, :, 1], call.output[:, :, 0] - call.output[:, :, 1], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_variants_of_head_weights_share_a_forward_and_count_as_each_alone(tmp_path, capsys, monkeypatch):
+    few = ("vanilla", "goca, equal heads", "goca", "goca, clamped", "goca, content words")
+    monkeypatch.setattr(heads, "VARIANTS", {name: heads.VARIANTS[name] for name in few})
+    model, dataset = "scenes_unet_tiny", methods.scenes("plain", COUNT)
+    named = argparse.Namespace(pipelines=[model], look="plain", count=COUNT, fit=1, out=tmp_path)
+    heads.run(named)
+    found = json.loads((tmp_path / f"{model}.json").read_text())
+    for name in ("vanilla", "goca, clamped"):
+        cfg, segmentor, prompts = methods.build(model, heads.VARIANTS[name][0], "present")
+        segmentor.backbone.load()
+        alone = methods.measure([methods.Row("", segmentor, prompts, cfg)], dataset, range(COUNT), 0)[""]
+        assert np.array_equal(alone, found["counts"][name]), name
+    assert found["counts"]["goca, content words"] != found["counts"]["goca"]
+    heads.report(named)
+    assert f"`{model}`" in capsys.readouterr().out

@@ -32,7 +32,7 @@ from benchmarks.random_pipelines import PIPELINES, build
 from goca import config
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
-from goca.data.datamodule import to_pixels
+from goca.data.sizes import to_pixels
 from goca.method import plan_layers
 from goca.prompts import Vocabulary
 from goca.segmentor import Segmentor

@@ -18,7 +18,7 @@ from benchmarks import machine
 from goca import config
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.statistics import Plan
-from goca.data.datamodule import to_pixels
+from goca.data.sizes import to_pixels
 from goca.method.aggregation import layers
 from goca.scenes.generator import scene
 

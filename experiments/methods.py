@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 from experiments.scaling_scenes import Recorder, evaluate
 from goca import config
 from goca.config.identity import difference
-from goca.data.datamodule import to_pixels
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, ModelError
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.segmentor import Asked, Segmentor

@@ -27,7 +27,7 @@ from goca import config
 from goca.attention.call import AttentionCall, probabilities
 from goca.attention.mixture import collector
 from goca.attention.statistics import Observation
-from goca.data.datamodule import to_pixels
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError
 from goca.method import Plan
 from goca.paths import BUNDLED

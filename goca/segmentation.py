@@ -15,7 +15,6 @@ from goca.data.classes import ClassTable
 from goca.disk import replacing
 from goca.errors import ConfigError
 from goca.figures.labels import write_labels
-from goca.figures.plots import overlay_figure
 from goca.prediction import Prediction
 
 # On 30 bundled scenes, words of which the rest of the picture has none: mean IoU of one word alone 37.5 (without: 25.9), of two
@@ -69,6 +68,8 @@ class Segmentation:
 
     def picture(self) -> Image.Image:
         """The image with its classes laid over, and their names."""
+        from goca.figures.plots import overlay_figure  # matplotlib loads only when there is something to draw
+
         return overlay_figure(self.image, self.label_map, self.classes)
 
     def save(self, path: str | os.PathLike[str]) -> Path:

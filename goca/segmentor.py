@@ -21,9 +21,8 @@ from goca.backbones.auto import propose_for, without_references
 from goca.backbones.base import Backbone
 from goca.backbones.word_losses import class_exponents
 from goca.data.base import Sample
-from goca.data.datamodule import to_pixels
 from goca.data.pictures import ImageSource, read_picture
-from goca.data.sizes import Fit, Window
+from goca.data.sizes import Fit, Window, to_pixels
 from goca.errors import ConfigError
 from goca.method import Method, Plan
 from goca.method.outside import MapFiles

@@ -31,10 +31,10 @@ from goca.backbones.checks import Check, check_forward, check_prompt, random_con
 from goca.backbones.loading import architectures
 from goca.backbones.loading.embeddings import PromptEmbeddings
 from goca.backbones.loading.pipelines import choose_dtype, place
-from goca.data.datamodule import to_pixels
 from goca.data.pictures import read_picture
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, ModelError
 from goca.method import plan_layers
 from goca.method.aggregation import Aggregation

@@ -9,8 +9,8 @@ from goca import config
 from goca.backbones.unet import UNetBackbone
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
-from goca.data.datamodule import to_pixels
 from goca.data.scenes import Scenes
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, DataError, ModelError
 from goca.method import Method
 from goca.prompts import Classes, Vocabulary

@@ -10,11 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.pipelines.auto_pipeline import (
-    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    AUTO_INPAINT_PIPELINES_MAPPING,
-    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-)
 from omegaconf import OmegaConf
 
 from goca import config
@@ -77,10 +72,13 @@ def propose_for(pipeline: Any) -> dict[str, Any]:
 
 def text_to_image_name(kind: type) -> str:
     """The class name of the text-to-image pipeline that has the parts of an image-to-image or inpainting one; else its own."""
-    for variants in (AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, AUTO_INPAINT_PIPELINES_MAPPING):
+    from diffusers.pipelines import auto_pipeline as auto  # imports every pipeline there is, which takes a second
+
+    for variants in (auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING, auto.AUTO_INPAINT_PIPELINES_MAPPING):
         for family, variant in variants.items():
-            if variant is kind and family in AUTO_TEXT2IMAGE_PIPELINES_MAPPING:
-                return AUTO_TEXT2IMAGE_PIPELINES_MAPPING[family].__name__
+            if variant is kind and family in auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING:
+                name: str = auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING[family].__name__
+                return name
     return kind.__name__
 
 

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Annotated, Any
 
-import numpy as np
 import pytorch_lightning as L
-import torch
-from PIL import Image
 from pydantic import Field, validate_call
 from torch.utils.data import DataLoader, Dataset
 
 from goca.data.base import CONFIG, Sample, SegmentationDataset
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, DataError
 from goca.ops import Grid
 
@@ -28,14 +26,6 @@ class Unreadable:
 
     image_id: str
     reason: str
-
-
-def to_pixels(image: np.ndarray, size: int | Grid) -> torch.Tensor:
-    """(H, W, 3) uint8 -> (3, height, width) float in [-1, 1], resized bicubically; a number is the side of a square."""
-    height, width = size if isinstance(size, tuple) else (size, size)
-    if image.shape[:2] != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
-    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def parse_shard(shard: str | None) -> tuple[int, int]:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
+from PIL import Image
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
@@ -175,6 +178,14 @@ class Fit:
 
     def __call__(self, shape: Grid) -> Grid:
         return self.rule.fit(shape, self.limits)
+
+
+def to_pixels(image: np.ndarray, size: int | Grid) -> Tensor:
+    """(H, W, 3) uint8 -> (3, height, width) float in [-1, 1], resized bicubically; a number is the side of a square."""
+    height, width = size if isinstance(size, tuple) else (size, size)
+    if image.shape[:2] != (height, width):
+        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
+    return torch.from_numpy(image.copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
 def _check_multiple(name: str, length: int | None, limits: Limits) -> None:

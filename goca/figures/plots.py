@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rcParams
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.text import Text
@@ -16,9 +16,9 @@ from PIL import Image
 from goca.data.base import IGNORE
 from goca.data.classes import ClassTable
 from goca.figures import text
+from goca.figures.canvas import MAP_COLOURS, Canvas
 from goca.figures.example import Example
 
-MAP_COLOURS = "viridis"  # perceptually uniform
 BAR_COLOUR = "#31688e"  # of the same palette
 _OPACITY = 0.7
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
@@ -73,82 +73,75 @@ def _outline(label: np.ndarray) -> np.ndarray:
 @text.figure
 def overlay_figure(image: np.ndarray, label: np.ndarray, classes: ClassTable) -> Image.Image:
     """One image with its classes laid over, and a legend."""
+    shown = overlay(enlarged(image), enlarged(label), classes)
     height, width = image.shape[:2]
     tall = min(max(height / width, 0.1), 2.5)  # a picture of one column would make a figure of gigabytes
-    figure = Figure(figsize=(4.5, 4.5 * tall + 0.7), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(overlay(enlarged(image), enlarged(label), classes), interpolation="nearest")
-    axes.axis("off")
-    _legend(figure, classes, np.unique(label))
-    return render(figure)
+    canvas = Canvas(4.5, 4.5 * tall, _patches(classes, np.unique(label)))
+    canvas.within(shown, 0.05, 0.05, 4.4, 4.5 * tall - 0.1)
+    return render(canvas.figure)
 
 
 @text.figure
 def overview(examples: Sequence[Example], classes: ClassTable, threshold: int = 0) -> Image.Image:
     """A row per image: the image, its ground truth (where there is one) and the prediction at one threshold."""
-    rows = len(examples)
-    figure = Figure(figsize=(6.6, 2.2 * rows + 0.8), layout="constrained")
-    grid = figure.subplots(rows, 3, squeeze=False)
-    seen: set[int] = set()
-    for axes, example in zip(grid, examples, strict=True):
+    side, line, gap = 2.1, 0.22, 0.06
+    rows, seen = [], set[int]()
+    for example in examples:
         label = example.labels[min(threshold, len(example.labels) - 1)]
         image, truth = enlarged(example.image), None if example.truth is None else enlarged(example.truth)
-        shown = [image, None if truth is None else overlay(image, truth, classes)]
-        shown.append(overlay(image, enlarged(label), classes))
+        shown = [image, None if truth is None else overlay(image, truth, classes), overlay(image, enlarged(label), classes)]
         seen.update(np.unique(label).tolist(), [] if example.truth is None else np.unique(example.truth).tolist())
-        for axis, picture in zip(axes, shown, strict=True):
-            axis.axis("off")
+        rows.append((text.label(example.image_id), shown))
+    canvas = Canvas(3 * side + 4 * gap, len(rows) * (side + line) + gap, _patches(classes, sorted(seen)))
+    for row, (name, shown) in enumerate(rows):
+        top = line + row * (side + line)
+        for column, (title, picture) in enumerate(zip((name, "ground truth", "prediction"), shown, strict=True)):
+            left = gap + column * (side + gap)
+            if column == 0 or row == 0:
+                canvas.words(title, left + side / 2, top - 0.04)
             if picture is not None:
-                axis.imshow(picture, interpolation="nearest")
-        axes[0].set_title(text.label(example.image_id), fontsize=8)
-    grid[0, 1].set_title("ground truth", fontsize=8)
-    grid[0, 2].set_title("prediction", fontsize=8)
-    _legend(figure, classes, sorted(seen))
-    return render(figure)
+                canvas.picture(picture, left, top, side)
+    return render(canvas.figure)
 
 
 @text.figure
 def stages(example: Example, classes: ClassTable) -> Image.Image:
     """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row."""
     rows = [("aggregated attention", example.raw), ("calibrated", example.calibrated), ("refined", example.refined)]
-    columns = len(example.class_ids)
-    figure = Figure(figsize=(1.7 * (columns + 1) + 0.6, 5.6), layout="constrained")
-    grid = figure.subplots(3, columns + 1, squeeze=False)
-    for axes, (title, values) in zip(grid, rows, strict=True):
-        axes[0].axis("off")
-        limits = {"vmin": float(values.min(initial=0)), "vmax": float(values.max(initial=1e-12))}
-        for column, class_map in enumerate(values, start=1):
-            picture = axes[column].imshow(class_map, cmap=MAP_COLOURS, **limits)
-            axes[column].axis("off")
-        if columns:
-            axes[1].text(-0.06, 0.5, title, ha="right", va="center", rotation=90, fontsize=8, transform=axes[1].transAxes)
-            figure.colorbar(picture, ax=list(axes[1:]), shrink=0.8).ax.tick_params(labelsize=6)
-    grid[0, 0].imshow(example.image)
-    grid[0, 0].set_title(text.label(example.image_id, 24), fontsize=8)
-    for column, class_id in enumerate(example.class_ids, start=1):
-        grid[0, column].set_title(_class_name(classes, class_id, 24), fontsize=8)
-    return render(figure)
+    side, gap, line, beside = 1.6, 0.1, 0.24, 0.2
+    start = gap + side + beside + gap  # of the maps, right of the image and the names of the rows
+    canvas = Canvas(start + len(example.class_ids) * (side + gap) + 0.5, line + len(rows) * (side + gap))
+    canvas.words(text.label(example.image_id, 24), gap + side / 2, line - 0.04)
+    canvas.picture(example.image, gap, line, side)
+    for column, class_id in enumerate(example.class_ids):
+        canvas.words(_class_name(classes, class_id, 24), start + column * (side + gap) + side / 2, line - 0.04)
+    for row, (title, values) in enumerate(rows if example.class_ids else ()):
+        top = line + row * (side + gap)
+        limits = (float(values.min(initial=0)), float(values.max(initial=1e-12)))
+        canvas.words(title, start - gap, top + side / 2, ha="right", va="center", rotation=90)
+        for column, class_map in enumerate(values):
+            canvas.picture(class_map, start + column * (side + gap), top, side, limits)
+        canvas.scale(start + len(values) * (side + gap), top + 0.1 * side, 0.8 * side, limits)
+    return render(canvas.figure)
 
 
 @text.figure
 def map_grid(rows: Sequence[tuple[str, np.ndarray]], names: Sequence[str]) -> Image.Image:
     """A row of maps (C, h, w) per title, a column per name; every row has its own scale, from 0 to its maximum."""
-    columns = max(1, len(names))
-    figure = Figure(figsize=(1.35 * columns + 2.2, 1.35 * len(rows) + 0.5), layout="constrained")
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (axes, (title, maps)) in enumerate(zip(grid, rows, strict=True)):
-        for axis, name, values in zip(axes, names, maps, strict=True):
-            picture = axis.imshow(values, cmap=MAP_COLOURS, vmin=0, vmax=float(maps.max()) or 1.0)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if line == 0:
-                axis.set_title(text.label(name, 24), fontsize=8)
-        axes[0].set_ylabel(
-            "\n".join(text.label(line, 80) for line in title.split("\n")), fontsize=6, rotation=0, ha="right", va="center"
-        )
+    side, gap, line = 1.25, 0.08, 0.24
+    titles = ["\n".join(text.label(part, 80) for part in title.split("\n")) for title, _ in rows]
+    start = 0.2 + 0.055 * max((len(part) for title in titles for part in title.split("\n")), default=0)
+    canvas = Canvas(start + max(1, len(names)) * (side + gap) + 0.5, line + len(rows) * (side + gap))
+    for column, name in enumerate(names):
+        canvas.words(text.label(name, 24), start + column * (side + gap) + side / 2, line - 0.04)
+    for row, (title, (_, maps)) in enumerate(zip(titles, rows, strict=True)):
+        top, limits = line + row * (side + gap), (0.0, float(maps.max(initial=0)) or 1.0)
+        canvas.words(title, start - gap, top + side / 2, size=6, ha="right", va="center")
+        for column, values in enumerate(maps[: len(names)]):
+            canvas.picture(values, start + column * (side + gap), top, side, limits)
         if len(names):
-            figure.colorbar(picture, ax=list(axes), shrink=0.8).ax.tick_params(labelsize=6)
-    return render(figure)
+            canvas.scale(start + len(names) * (side + gap), top + 0.1 * side, 0.8 * side, limits)
+    return render(canvas.figure)
 
 
 def heat(values: np.ndarray, top: float, side: int = 128) -> Image.Image:
@@ -203,13 +196,13 @@ def confusion_figure(rows: Sequence[Sequence[Any]]) -> Image.Image:
     return render(figure)
 
 
-def _legend(figure: Figure, classes: ClassTable, ids: Sequence[int] | np.ndarray) -> None:
+def _patches(classes: ClassTable, ids: Sequence[int] | np.ndarray) -> list[Patch]:
+    """What a legend shows of the classes."""
     named = [int(i) for i in ids if 0 < i < len(classes)]
     patches = [Patch(color=_unit(classes.colours[i]), label=_class_name(classes, i)) for i in named]
     if any(i == IGNORE for i in ids):
         patches.append(Patch(color=_unit(_VOID), label="ignored"))
-    if patches:
-        figure.legend(handles=patches, loc="outside lower center", ncols=min(5, len(patches)), fontsize=8, frameon=False)
+    return patches
 
 
 def _class_name(classes: ClassTable, class_id: int, most: int = 40) -> str:
@@ -228,6 +221,7 @@ def render(figure: Figure, dpi: int = 110) -> Image.Image:
     for artist in figure.findobj(Text):  # those made before `text.label` found a further font know it as well
         if artist.get_fontfamily()[0] == rcParams["font.family"][0]:
             artist.set_fontfamily(rcParams["font.family"])
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer).convert("RGB")
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

@@ -84,9 +84,10 @@ class TextSegment:
     def _token(self, row: _Row, text: str, first: int) -> Token:
         """A row whose offsets count from `first`, the place of the prompt in what the tokenizer was given."""
         if row.special or not row.real:
+            if not row.real:
+                return Token(0, 0, row.name, "padding")
             openings = (self.tokenizer.bos_token_id, self.tokenizer.cls_token_id)
-            kind = "padding" if not row.real else "start" if row.token_id in openings else "end"
-            return Token(0, 0, row.name, kind)
+            return Token(0, 0, row.name, "start" if row.token_id in openings else "end")
         start, end = max(row.start - first, 0), min(row.end - first, len(text))
         while start < end and text[start].isspace():  # sentencepiece counts the space before a word as part of it
             start += 1

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -61,7 +61,7 @@ def _wording(cfg: DictConfig, preset: str) -> int:
 @cache
 def _read_prompts(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any] | None:
     """The section `prompts` of a preset, references unresolved; None where it leaves prompts to others."""
-    preset: Any = OmegaConf.load(_find(folders, "preset", name))
+    preset: Any = _loaded(_find(folders, "preset", name))
     chosen = [entry["override /prompts"] for entry in preset.get("defaults", []) if "override /prompts" in entry]
     if not chosen:
         return None
@@ -109,7 +109,7 @@ def _read_preset(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any]:
     for entry in _defaults(CONF / "config.yaml"):
         if isinstance(entry, Mapping | DictConfig):
             chosen |= {str(group): str(option) for group, option in entry.items()}
-    preset: Any = OmegaConf.load(_find(folders, "preset", name))
+    preset: Any = _loaded(_find(folders, "preset", name)).copy()
     for entry in preset.pop("defaults", []):
         if isinstance(entry, Mapping | DictConfig):
             chosen |= {str(group).removeprefix("override /"): str(option) for group, option in entry.items()}
@@ -121,8 +121,14 @@ def _read_preset(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any]:
 
 
 def _defaults(path: Path) -> list[Any]:
+    return list(_loaded(path)["defaults"])
+
+
+@cache
+def _loaded(path: Path) -> DictConfig:
+    """A file as it stands; parsing takes most of the time that naming a run takes. Not to be changed."""
     loaded: Any = OmegaConf.load(path)
-    return list(loaded["defaults"])
+    return cast(DictConfig, loaded)
 
 
 def _option(group: str, name: str) -> dict[str, Any]:

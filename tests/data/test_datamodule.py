@@ -6,7 +6,8 @@ import pytorch_lightning as L
 import torch
 from PIL import Image
 
-from goca.data.datamodule import SegmentationDataModule, Unreadable, parse_shard, to_pixels
+from goca.data.datamodule import SegmentationDataModule, Unreadable, parse_shard
+from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, DataError
 from goca.scenes.generator import CLASSES, TEST_SEEDS, TRAIN_SEEDS
 from tests.data.conftest import Build

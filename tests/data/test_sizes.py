@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goca.data.datamodule import to_pixels
-from goca.data.sizes import Fit, KeepAspect, Limits, Square, Window, Windows
+from goca.data.sizes import Fit, KeepAspect, Limits, Square, Window, Windows, to_pixels
 from goca.errors import ConfigError
 from goca.ops import aspect_grid, map_grid
 

@@ -7,10 +7,10 @@ import pytest
 
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
-from goca.data.datamodule import to_pixels
 from goca.data.name_lists import worded
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
+from goca.data.sizes import to_pixels
 from goca.prompts import Classes, TextSegment, Vocabulary
 from goca.prompts.caption import parse
 from goca.segmentor import Segmentor

@@ -201,7 +201,8 @@ def test_a_full_disk_is_a_clean_stop(run, undisturbed: Path, tmp_path: Path, mon
 
 def test_failures_stand_where_predictions_would(checkpoint: Path, compose) -> None:
     from goca.data.classes import ClassTable
-    from goca.data.datamodule import Unreadable, to_pixels
+    from goca.data.datamodule import Unreadable
+    from goca.data.sizes import to_pixels
     from goca.prompts import Classes
 
     evaluator = Evaluator(Segmentor.build(compose()), Classes(), ClassTable.load("scenes"), has_background=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from typing import Literal
 
 import numpy as np
@@ -150,8 +150,8 @@ def _draw_object(rng: np.random.Generator, name: str, size: int) -> tuple[np.nda
     u = dx * np.cos(angle) + (dy * np.sin(angle))[:, None]
     v = -dx * np.sin(angle) + (dy * np.cos(angle))[:, None]
     inside = _SHAPES[name](u, v).view(np.uint8)
-    along = sum(inside[:, shift::_SUPERSAMPLE] for shift in range(_SUPERSAMPLE))
-    covered = sum(along[shift::_SUPERSAMPLE] for shift in range(_SUPERSAMPLE))
+    along = reduce(np.add, [inside[:, shift::_SUPERSAMPLE] for shift in range(_SUPERSAMPLE)])
+    covered = reduce(np.add, [along[shift::_SUPERSAMPLE] for shift in range(_SUPERSAMPLE)])
     coverage[rows, columns] = covered / _SUPERSAMPLE**2
     return coverage, (rows, columns)
 

@@ -154,8 +154,9 @@ def measure(backbone: Any, model: str, batch: int, variants: list[str], rounds: 
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks = dict.fromkeys(runs, 0)
-    warm = 2 if rounds > 1 else 0
-    for round_ in range(rounds + warm):  # two that warm up: kernels are compiled and memory is reserved
+    # What warms up: on a GPU kernels are compiled and memory is reserved, twice.
+    warm = (2 if torch.accelerator.is_available() else 1) if rounds > 1 else 0
+    for round_ in range(rounds + warm):
         for name, run in runs.items():
             machine.reset_peak_memory()
             _wait()

@@ -141,16 +141,18 @@ def _masked(values: Tensor, mask: Tensor, batch: slice, rows: slice | Tensor) ->
     return values + mask.float()
 
 
-def blocks(call: AttentionCall, keys: slice, rows: int, max_bytes: int) -> Iterator[tuple[slice, slice]]:
+def blocks(
+    call: AttentionCall, keys: slice, rows: int, max_bytes: int, heads_at_once: int | None = None
+) -> Iterator[tuple[slice, slice]]:
     """(batch, rows) slices that cover `rows` query rows of all images, the logits for `keys` taking at most `max_bytes` each.
 
     Whole images go together while they fit: small models run in one block, large ones a few rows at a time. On a CPU blocks
-    also stay within its cache, whatever `max_bytes` allows.
+    also stay within its cache, whatever `max_bytes` allows. `heads_at_once` where not all heads are held together.
     """
     if call.query.device.type == "cpu":
         max_bytes = min(max_bytes, _CACHE_BYTES)
     images, heads = call.query.shape[:2]
-    row_bytes = 4 * heads * _visited(call, keys)
+    row_bytes = 4 * (heads_at_once or heads) * _visited(call, keys)
     images_at_once = max(1, max_bytes // max(1, row_bytes * rows))
     rows_at_once = max(1, min(rows, max_bytes // row_bytes))
     for first in range(0, images, images_at_once):

@@ -7,14 +7,14 @@ used, once they have agreed with the plain path on the first call of their kind;
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from goca.attention import fused
+from goca.attention import by_head, fused
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.method.aggregation import heads, maps
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 2e-3  # of the largest value: fused and plain products of half-precision operands differ by rounding alone
 _CHECKED_ROWS = 64
+_HELD = 4  # heads worth of memory where one head at a time is added to a sum
 _agreed: dict[tuple[object, ...], bool] = {}  # kind of call -> whether the fused kernels may be used for it
 
 
@@ -36,6 +37,12 @@ def weighted_map(call: AttentionCall, weights: Tensor, max_bytes: int) -> Tensor
         assert sums is not None
         return sums if call.text_axis is None else torch.nn.functional.pad(sums, (0, call.text_axis - tokens))
     layer_map = torch.zeros(images, pixels, call.text_axis or tokens, device=call.query.device)
+    if by_head.fits(call):
+        mean = not any(weights.stride())  # one number for all heads and pixels, which is 1 / H
+        for batch, rows in blocks(call, call.text, pixels, max_bytes, heads_at_once=_HELD):
+            own = None if mean else weights[batch, :, rows]
+            layer_map[batch, rows, :tokens] = by_head.head_sum(call, call.text, batch, rows, own)
+        return layer_map
     for batch, rows in blocks(call, call.text, pixels, max_bytes):
         attention = probabilities(call, call.text, batch, rows)
         layer_map[batch, rows, :tokens] = maps.weigh_heads(attention, weights[batch, :, rows])
@@ -84,9 +91,20 @@ def mean_rows(call: AttentionCall, rows: Tensor, max_bytes: int) -> Tensor:
         assert sums is not None
         return sums
     parts: dict[int, list[Tensor]] = {}
-    for batch, block in blocks(call, call.image, len(rows), max_bytes):
-        parts.setdefault(batch.start, []).append(probabilities(call, call.image, batch, rows[block]).mean(1))
+    for batch, _, found in blocks_of_rows(call, rows, max_bytes):
+        parts.setdefault(batch.start, []).append(found)
     return torch.cat([torch.cat(part, 1) if len(part) > 1 else part[0] for part in parts.values()])
+
+
+def blocks_of_rows(call: AttentionCall, rows: Tensor, max_bytes: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """`mean_rows` on the plain path a block at a time: which images, which of the rows, and their attention (b, r, S)."""
+    assert call.image is not None
+    if by_head.fits(call):
+        for batch, block in blocks(call, call.image, len(rows), max_bytes, heads_at_once=_HELD):
+            yield batch, block, by_head.head_sum(call, call.image, batch, rows[block])
+        return
+    for batch, block in blocks(call, call.image, len(rows), max_bytes):
+        yield batch, block, probabilities(call, call.image, batch, rows[block]).mean(1)
 
 
 def inner_product(call: AttentionCall, rows: Tensor, reference: Tensor, keep: bool) -> tuple[Tensor, Tensor | None] | None:

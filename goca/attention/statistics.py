@@ -15,7 +15,14 @@ from torch import Tensor
 
 from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.features import dense_feature
-from goca.attention.reductions import head_mean_values, head_weights, inner_product, mean_rows, weighted_map
+from goca.attention.reductions import (
+    blocks_of_rows,
+    head_mean_values,
+    head_weights,
+    inner_product,
+    mean_rows,
+    weighted_map,
+)
 from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
 from goca.ops import Grid
@@ -35,7 +42,8 @@ class KnownRows:
 
 def with_precision(call: AttentionCall, precision: Precision) -> AttentionCall:
     """The call, its products of queries and keys in its own number format where `precision` and the device ask for that."""
-    own = precision == "model" or (precision == "auto" and call.query.device.type == "cuda")
+    fast = call.query.device.type in ("cuda", "cpu") and call.query.dtype in (torch.float16, torch.bfloat16)
+    own = precision == "model" or (precision == "auto" and fast)
     return replace(call, half_products=True) if own else call
 
 
@@ -141,7 +149,7 @@ class AttentionStatistics:
         max_bytes: largest block of attention probabilities to hold at a time.
         keep_layer_maps: also keep each layer's map, for looking at.
         precision: of the products of queries and keys: the `model`'s own, with sums in float32, or `float32`; `auto` is the
-            model's on a GPU, whose tensor cores add up in float32, and float32 on a CPU, which would round the products.
+            model's own. A GPU's tensor cores lose nothing by it, a CPU rounds the products (`goca.attention.by_head`).
         size: grid of the result; None is a square of the aggregation's `feature_size`.
     """
 
@@ -318,8 +326,7 @@ class _Reference:
         moved, queries = self._moved(call.grid, affinity)
         if keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE:
             keep[call.layer] = KnownRows(queries, torch.empty_like(moved))
-        for batch, rows in blocks(call, call.image, len(queries), self.max_bytes):
-            attention = probabilities(call, call.image, batch, queries[rows]).mean(1)
+        for batch, rows, attention in blocks_of_rows(call, queries, self.max_bytes):
             if keep is not None and call.layer in keep:
                 keep[call.layer].values[batch, rows] = attention
             yield batch, partial(moved[batch, rows], attention)

@@ -29,6 +29,13 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def kernels_on_the_cpu():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "ON_CPU", True)
+        yield
+
+
 def _half(*shape, seed=0, permuted=True):
     """Random float16 operands, by default in the (B, S, H, d) memory order that models give."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,5 +1,7 @@
 """Mixtures of layers against a plain implementation that holds every head's map."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -144,11 +146,17 @@ def test_another_text_is_read_off_the_queries():
 
 
 @pytest.mark.parametrize("aggregation", [_mixture(), ConceptMaps(cross_layers=("*",))], ids=["mixture", "concepts"])
-@pytest.mark.parametrize(("precision", "own"), [("auto", False), ("float32", False), ("model", True)])
-def test_the_precision_of_products_reaches_refinements(aggregation, precision, own):
-    """On a CPU `auto` is float32; what a refinement multiplies later follows the same setting."""
+@pytest.mark.parametrize(
+    ("precision", "dtype", "own"),
+    [
+        ("auto", torch.float32, False), ("auto", torch.bfloat16, True), ("float32", torch.bfloat16, False),
+        ("model", torch.float32, True),
+    ],
+)  # fmt: skip
+def test_the_precision_of_products_reaches_refinements(aggregation, precision, dtype, own):
+    """`auto` is the model's own; what a refinement multiplies later follows the same setting."""
     plan = Plan({"down.0": "down.0"}, self_attention=("down.0",))
     statistics = collector(aggregation, plan, 2**26, precision=precision)
     (call, *_) = _calls(0, joint=True)
-    statistics.observe(call)
+    statistics.observe(replace(call, query=call.query.to(dtype), key=call.key.to(dtype)))
     assert [kept.half_products for kept in statistics._self_attention["down.0"]] == [own]

@@ -29,7 +29,7 @@ def head_method(function: HeadMethod) -> HeadMethod:
 @head_method
 def average(output: Tensor, projection: Tensor, value: Tensor) -> Tensor:
     """1 / H: the vanilla mean over heads."""
-    return torch.full(output.shape[:3], 1.0 / output.shape[1], device=output.device)
+    return torch.full((1, 1, 1), 1.0 / output.shape[1], device=output.device).expand(output.shape[:3])
 
 
 @head_method

@@ -44,7 +44,7 @@ def head_sum(
     assert lse is not None
     prepared = _rounded_operands(call) if rounds(call) else None
     query, key = prepared or (call.query, call.key)
-    sums = []
+    sums: list[Tensor] = []
     for image in range(call.query.shape[0])[batch]:
         total = None
         for head in range(call.query.shape[1]):

@@ -166,6 +166,7 @@ def measure(backbone: Any, model: str, batch: int, variants: list[str], rounds: 
             if round_ >= warm:
                 seconds[name].append(time.perf_counter() - start)
                 peaks[name] = max(peaks[name], machine.peak_bytes())
+                print(f"{model} batch {batch} round {round_ - warm + 1}: {name} {seconds[name][-1]:.3f} s", flush=True)
     rows = []
     for name, taken in seconds.items():
         ratios = sorted(mine / other for mine, other in zip(taken, seconds["bare"], strict=True))

@@ -13,9 +13,10 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from goca import config
+from goca.attention.call import Precision
 from goca.attention.class_maps import ClassMapper
 from goca.attention.mixture import Statistics, collector
-from goca.attention.statistics import Observation, Precision
+from goca.attention.statistics import Observation
 from goca.attention.stitched import stitched
 from goca.backbones.auto import propose_for, without_references
 from goca.backbones.base import Backbone

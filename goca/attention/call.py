@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from torch import Tensor
 # Measured on 2 cores for the head mean of 8 x 4096 x 4096 probabilities: 0.12 s in blocks of 4 MB, 0.42 s in blocks of 32 MB.
 _CACHE_BYTES = 4 * 2**20
 _TINY = 1e-15  # what linear attention of diffusers adds to a row sum, so that a row of zeros stays one
+
+
+Precision = Literal["auto", "float32", "model"]  # of the products of queries and keys
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,13 @@ class AttentionCall:
     def keys(self) -> int:
         """n, of text and image together."""
         return self.key.shape[2]
+
+
+def with_precision(call: AttentionCall, precision: Precision) -> AttentionCall:
+    """The call, its products of queries and keys in its own number format where `precision` and the device ask for that."""
+    fast = call.query.device.type in ("cuda", "cpu") and call.query.dtype in (torch.float16, torch.bfloat16)
+    own = precision == "model" or (precision == "auto" and fast)
+    return replace(call, half_products=True) if own else call
 
 
 def probabilities(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:

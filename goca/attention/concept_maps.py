@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from goca.attention import concepts
-from goca.attention.call import AttentionCall
-from goca.attention.statistics import Observation, Precision, with_precision
+from goca.attention.call import AttentionCall, Precision, with_precision
+from goca.attention.statistics import Observation
 from goca.attention.tap import RawCall
 from goca.layer_names import resolve
 from goca.method.aggregation.concepts import ConceptMaps

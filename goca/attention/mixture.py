@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from goca.attention.call import AttentionCall, blocks, exponentials, logits, probabilities
+from goca.attention.call import AttentionCall, Precision, blocks, exponentials, logits, probabilities, with_precision
 from goca.attention.concept_maps import ConceptStatistics
 from goca.attention.features import dense_feature
-from goca.attention.statistics import AttentionStatistics, Observation, Precision, with_precision
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.errors import ModelError
 from goca.method.aggregation import maps, mixture
 from goca.method.aggregation.concepts import ConceptMaps

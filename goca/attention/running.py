@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from goca.attention.call import AttentionCall
+from goca.attention.call import AttentionCall, Precision
 from goca.attention.features import dense_feature
 from goca.attention.mixture import MixtureStatistics, collector
-from goca.attention.statistics import AttentionStatistics, Observation, Precision
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.aggregation.mixture import Mixture
 from goca.method.plan import Plan

@@ -7,13 +7,13 @@ Of a cross-attention layer there remains one S x n map until its weight is known
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.attention.call import AttentionCall, Precision, blocks, probabilities, with_precision
 from goca.attention.features import dense_feature
 from goca.attention.reductions import (
     blocks_of_rows,
@@ -27,8 +27,6 @@ from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
 from goca.ops import Grid
 
-Precision = Literal["auto", "float32", "model"]
-
 _KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
 
 
@@ -38,13 +36,6 @@ class KnownRows:
 
     queries: Tensor
     values: Tensor
-
-
-def with_precision(call: AttentionCall, precision: Precision) -> AttentionCall:
-    """The call, its products of queries and keys in its own number format where `precision` and the device ask for that."""
-    fast = call.query.device.type in ("cuda", "cpu") and call.query.dtype in (torch.float16, torch.bfloat16)
-    own = precision == "model" or (precision == "auto" and fast)
-    return replace(call, half_products=True) if own else call
 
 
 class SelfAttention:

@@ -11,7 +11,8 @@ from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, field_valida
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
-from goca.attention.statistics import AttentionStatistics, Observation, Precision
+from goca.attention.call import Precision
+from goca.attention.statistics import AttentionStatistics, Observation
 from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError

@@ -12,7 +12,7 @@ import diffusers
 import torch
 from PIL import Image
 
-from goca.attention.statistics import Precision
+from goca.attention.call import Precision
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
 from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Step, check_method

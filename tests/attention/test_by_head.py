@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from goca.attention import by_head
-from goca.attention.call import AttentionCall
+from goca.attention.call import AttentionCall, with_precision
 from goca.attention.reductions import mean_rows, weighted_map
-from goca.attention.statistics import with_precision
 
 # Of the norm of head-mean rows, beside float64; products are rounded to 8 and 11 bits, sums are not.
 ERROR = {torch.float32: 3e-6, torch.float16: 2e-3, torch.bfloat16: 1.2e-2}

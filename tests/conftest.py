@@ -136,6 +136,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def warm_python() -> Iterator[str]:
+    """A program that runs `-m MODULE ...` in a process that has what GoCA imports: see tests/helpers/warm.py."""
+    from tests.helpers import warm
+
+    with warm.python() as program:
+        yield program
+
+
+@pytest.fixture(scope="session")
 def tiny_model(checkpoint: Path) -> list[str]:
     """Overrides that put the tiny checkpoint in place of the bundled one."""
     return [f"model.checkpoint={checkpoint}", "model.size=32", "model.device=cpu"]

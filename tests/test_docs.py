@@ -104,6 +104,15 @@ def test_models_stand_with_what_was_computed_and_measured():
     assert all(f"| `{name}` | " in page for name in settings.options_of("model"))
 
 
+def test_every_published_checkpoint_is_linked():
+    text = (pages.ROOT / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    linked = re.findall(r"^\| `(\w+)` \|.* \[(\S+)\]\(https://huggingface\.co/(\S+)\) \|$", text, flags=re.M)
+    files = {file.stem: yaml.safe_load(file.read_text(encoding="utf-8")) for file in (pages.ROOT / "conf/model").glob("*.yaml")}
+    published = {name: content.get("checkpoint") for name, content in files.items()}
+    published = {name: page for name, page in published.items() if page and not page.startswith("$")}
+    assert {name: page for name, page, address in linked if page == address} == published
+
+
 def test_a_notebook_becomes_a_page(tmp_path):
     shown = {"data": {"text/plain": ["2"], "image/png": "aGVsbG8="}}
     cells = [

@@ -150,7 +150,7 @@ def test_the_package_has_a_version_and_imports_lazily():
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_runs_a_users_own_model_data_and_calibration(tmp_path):
+def test_an_installed_wheel_runs_a_users_own_model_data_and_calibration(warm_python, tmp_path):
     """Built, unpacked and used in a folder that holds nothing but the user's files."""
     pytest.importorskip("hatchling", reason="builds the wheel")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
@@ -166,7 +166,7 @@ def test_an_installed_wheel_runs_a_users_own_model_data_and_calibration(tmp_path
     (here / "my_conf" / "calibration" / "squared.yaml").write_text(
         "# Ours.\ndefaults:\n  - goca\nsteps: [per_pixel, minmax, my_steps.square]\n"
     )
-    run = [sys.executable, "-m", "goca.run", "--config-dir", "my_conf", "dataset=mine", "model=emphatic", "calibration=squared"]
+    run = [warm_python, "-m", "goca.run", "--config-dir", "my_conf", "dataset=mine", "model=emphatic", "calibration=squared"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
     ran = subprocess.run(
         [*run, "paths.data=.", "output=out", "logger=none"],

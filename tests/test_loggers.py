@@ -106,7 +106,10 @@ class _Broken(Logger):
         raise OSError("the service is away")
 
 
-def test_several_loggers_do_not_keep_each_other_from_logging(made_up: Report, caplog: pytest.LogCaptureFixture) -> None:
+def test_several_loggers_do_not_keep_each_other_from_logging(
+    made_up: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("goca.runs.report.PAUSES", (0.0, 0.0))
     where = Several({"broken": _Broken(), "csv": CsvLogger()}).log(made_up)
     assert where == str(made_up.folder / "tables")
     assert "the service is away" in caplog.text

@@ -1,8 +1,6 @@
 """Observing one image: maps, tables and files against what a forward is known to give; wrong input is one message."""
 
 import html
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from goca.config.arguments import literal
 from goca.errors import ConfigError, DataError, ModelError
 from goca.figures.attention_view import AttentionView
 from goca.method import Method
@@ -139,12 +136,3 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 def test_unknown_layers_are_named(segmentor: Segmentor) -> None:
     with pytest.raises(ModelError, match=r"heads: no layer of this model matches 'up\.9'"):
         observe(segmentor, IMAGE, "circle", heads=["up.9"])
-
-
-@pytest.mark.slow
-def test_the_command_reports_a_wrong_image_before_it_loads_a_model(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "goca.observe", "image=absent.png", "prompt=(cat, fur), grass", f"output={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1] == "error: there is no image absent.png"
-    assert literal(["prompt=a, b"], ["prompt"]) == ['prompt="a, b"']

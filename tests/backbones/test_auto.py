@@ -3,7 +3,6 @@
 import io
 import os
 import subprocess
-import sys
 
 import pytest
 import yaml
@@ -105,8 +104,8 @@ def test_auto_prints_a_config_that_can_be_saved(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_leaves_no_files_and_a_bad_glob_is_one_message(tmp_path):
-    command = [sys.executable, "-m", "goca.layers", "model=sd15", "model.layers.reference=up_blocks.9.attn2"]
+def test_the_command_leaves_no_files_and_a_bad_glob_is_one_message(warm_python, tmp_path):
+    command = [warm_python, "-m", "goca.layers", "model=sd15", "model.layers.reference=up_blocks.9.attn2"]
     result = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(CONF.parent)}
     )

@@ -26,7 +26,7 @@ def test_libraries_are_quiet(name: str, tmp_path: Path) -> None:
 
 
 def test_an_error_is_one_line_and_hydra_adds_none(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "goca.observe", "image=nowhere.png", "prompt=cat", f"output={tmp_path}"]
+    command = [sys.executable, "-m", "goca.observe", "image=nowhere.png", "prompt=(cat, fur), grass", f"output={tmp_path}"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 2
     assert ran.stderr == "error: there is no image nowhere.png\n"

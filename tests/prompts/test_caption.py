@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -139,13 +138,13 @@ def test_no_tokenizer(tmp_path: Path) -> None:
         caption.run(compose([f"model.checkpoint={tmp_path}"], "caption"), tmp_path)
 
 
-def test_the_key_appears_nowhere(tmp_path: Path, tokenizer: str) -> None:
+def test_the_key_appears_nowhere(warm_python: str, tmp_path: Path, tokenizer: str) -> None:
     """The real command with a key that the endpoint refuses and repeats: one message, exit code 2."""
     with serve(lambda _: error(401, f"wrong key {KEY}")) as endpoint:
         overrides = ["dataset.count=2", "prompts=openai", f"prompts.base_url={endpoint.url}", "prompts.path=c.jsonl", tokenizer]
         root = Path(__file__).parent.parent.parent
         environment = os.environ | {"OPENAI_API_KEY": KEY, "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(root)}
-        command = [sys.executable, "-m", "goca.caption", *overrides]
+        command = [warm_python, "-m", "goca.caption", *overrides]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2, done.stderr
     assert "does not accept the key in OPENAI_API_KEY" in done.stderr

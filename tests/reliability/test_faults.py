@@ -174,6 +174,7 @@ def test_a_logger_that_fails_stops_nothing(compose, tmp_path: Path, monkeypatch,
         raise ConnectionError("the network is unreachable")
 
     monkeypatch.setattr(NoLogger, "log", down)
+    monkeypatch.setattr("goca.runs.report.PAUSES", (0.0, 0.0))
     assert evaluate(compose(), tmp_path)["images"] == 7
     assert (tmp_path / "summary.json").is_file()
 

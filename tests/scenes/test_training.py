@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -126,10 +125,10 @@ def test_states_along_training_are_kept_and_a_finished_run_is_not_repeated(tmp_p
     torch.testing.assert_close(load_file(folder / weights), final, rtol=0.01, atol=1e-4)  # at most one step of averaging apart
 
 
-def test_two_processes_train_one_backbone(tmp_path):
+def test_two_processes_train_one_backbone(warm_python, tmp_path):
     fast = [override.replace("batch=2", "batch=4") for override in FAST]
     places = [f"work={tmp_path / 'work'}", f"output={tmp_path}"]
-    command = [sys.executable, "-m", "goca.scenes.train", "devices=2", *fast, "backbone.denoiser.steps=2", *places]
+    command = [warm_python, "-m", "goca.scenes.train", "devices=2", *fast, "backbone.denoiser.steps=2", *places]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "scenes_unet" / "training.json").read_text())

@@ -29,6 +29,7 @@ from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.attention.statistics import AttentionStatistics
 from goca.attention.stitched import joined_maps
 from goca.config.arguments import literal
+from goca.config.redact import redact
 from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.files import existing, printable
@@ -36,14 +37,17 @@ from goca.data.pictures import ImageSource, Picture, read_picture
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
 from goca.errors import ConfigError, DataError
-from goca.figures.attention_view import AttentionView
+from goca.figures.attention_view import TOKEN_COLUMNS, AttentionView
 from goca.layer_names import resolve
 from goca.method import weighed_layers
 from goca.ops import Grid
 from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
+from goca.runs.report import Logger, Report
+from goca.runs.table import Table
 from goca.segmentor import Segmentor
-from goca.watching.show import show_drawing
+from goca.watching.film import film_kind
+from goca.watching.show import Shown, save_figures, show_drawing
 
 
 class _Module(ModuleType):
@@ -161,19 +165,46 @@ def main(cfg: DictConfig) -> None:
 def show(cfg: DictConfig, console: Console) -> None:
     """What `python -m goca.observe` does: look, write the pictures, print the table of tokens and where everything lies."""
     segmentor = Segmentor.build(cfg)
-    if cfg.image is None:
-        show_drawing(segmentor, cfg, console)
-        return
-    read_image(cfg.image)  # a wrong path should not wait for the model
+    logger: Logger = config.build(cfg, "logger")
+    logger.check()
+    film_kind(cfg.film)
+    if cfg.image is not None:
+        read_image(cfg.image)  # a wrong path should not wait for the model
     segmentor.backbone.load()
+    shown = show_drawing(segmentor, cfg) if cfg.image is None else _show_image(segmentor, cfg)
+    console.print(shown.view.token_table())
+    for warning in dict.fromkeys((*shown.view.prompt.warnings, *shown.view.prediction.warnings)):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    for path in shown.paths:
+        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    where = logger.log_safely(_report(segmentor, cfg, shown))
+    if where:
+        console.print(f"logged    {where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show_image(segmentor: Segmentor, cfg: DictConfig) -> Shown:
+    """The same of an existing picture."""
     view = observe(segmentor, cfg.image, cfg.prompt, tuple(cfg.words), cfg.background, tuple(cfg.heads))
     height, width = view.image.shape[:2]
-    pixels = [(int(x), int(y)) for x, y in cfg.pixels] or [(width // 2, height // 2)]
-    for pixel in pixels:
-        view.scores(*pixel)
-    paths = view.save(Path(cfg.output), pixels, tensors=cfg.save == "tensors")
-    console.print(view.token_table())
-    for warning in dict.fromkeys((*view.prompt.warnings, *view.prediction.warnings)):
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    for path in paths:
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    figures = view.figures([(int(x), int(y)) for x, y in cfg.pixels] or [(width // 2, height // 2)])
+    paths = save_figures(figures, Path(cfg.output))
+    return Shown(view, paths + view.save_tensors(Path(cfg.output)) if cfg.save == "tensors" else paths, figures)
+
+
+def _report(segmentor: Segmentor, cfg: DictConfig, shown: Shown) -> Report:
+    """What a logger is given: every picture and film that was written, and the tables behind them."""
+    view, model = shown.view, segmentor.backbone.name
+    weights = tuple(view.prediction.layer_weights.items())
+    return Report(
+        Path(cfg.output),
+        name=f"{model} {view.prompt.text}",
+        config=redact(config.plain(cfg)),
+        texts={"model": model, "prompt": view.prompt.text},
+        tables={"tokens": Table(TOKEN_COLUMNS, tuple(view.token_rows())), "layer_weights": Table(("layer", "weight"), weights)},
+        figures=shown.figures,
+        films=shown.films,
+        examples=(view.example,),
+        class_names=view.classes.names,
+        kind="observe",
+        tags=[model, "drawn" if cfg.image is None else "image"],
+    )

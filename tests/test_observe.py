@@ -10,13 +10,14 @@ from PIL import Image
 from safetensors import safe_open
 
 from goca.errors import ConfigError, DataError, ModelError
-from goca.figures.attention_view import AttentionView
+from goca.figures.attention_view import NO_TEXT, AttentionView
 from goca.method import Method
 from goca.method.aggregation import Aggregation
 from goca.method.calibration import Calibration
 from goca.observe import observe, read_image, read_prompt
 from goca.prompts import sources
 from goca.segmentor import Segmentor
+from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
 from tests.helpers.tiny_unet import tiny_unet_backbone
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -84,6 +85,19 @@ def test_scores_of_a_pixel_are_shares_of_words_and_tokens(view: AttentionView) -
 def test_a_pixel_outside_is_named_with_the_size(view: AttentionView, pixel: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="outside the image of 32 x 24 pixels"):
         view.scores(*pixel)
+
+
+def test_positions_of_an_encoder_that_is_missing_are_named() -> None:
+    """Stable Diffusion 3 without T5 has zeros in place of its tokens."""
+    backbone = tiny_backbone("sd3_without_t5").load(tiny_pipeline("sd3_without_t5"))
+    aggregation = Aggregation("average", "average", backbone.layers.cross, feature_size=16)
+    view = observe(Segmentor(backbone, Method(aggregation, Calibration())), IMAGE, "a circle on the grass")
+    scores = view.scores(3, 4)
+    assert sum(scores.values()) == pytest.approx(1, abs=1e-4)
+    empty = len(view.token_maps) - len(view.prompt.tokens)
+    assert empty > 0
+    assert scores[NO_TEXT] == pytest.approx(float(view.token_maps[-empty:, 2, 1].sum()), abs=1e-6)
+    assert view.token_rows()[-1][:3] == (len(view.prompt.tokens), f"x {empty}", NO_TEXT)
 
 
 @pytest.mark.slow

@@ -61,13 +61,31 @@ def propose_for(pipeline: Any) -> dict[str, Any]:
     Raises:
         ModelError: no adapter knows its class.
     """
-    kind = text_to_image_name(type(pipeline))
-    target = _target(kind, "the pipeline is")
+    kind, target = _nearest(type(pipeline))
     origin = str(pipeline.config.get("_name_or_path") or kind)  # a Path where it was loaded from one
     backbone = _unset(target, origin)
     backbone.torch_device, backbone.torch_dtype = torch.device("meta"), torch.float32
     backbone.adopt(_without_weights(pipeline, backbone.denoiser_name), encoders_left_out=True)
     return dict(_proposal(kind, target, backbone, origin))
+
+
+def _nearest(kind: type) -> tuple[str, str]:
+    """Name and adapter of a pipeline's class; a class of somebody's own stands for the one of diffusers that it extends.
+
+    Raises:
+        ModelError: no adapter takes either.
+    """
+    refusal: ModelError | None = None
+    for base in kind.__mro__:
+        name = text_to_image_name(base)
+        try:
+            return name, _target(name, "the pipeline is")
+        except ModelError as error:
+            refusal = refusal or error
+        if base.__module__.partition(".")[0] == "diffusers":
+            break
+    assert refusal is not None
+    raise refusal
 
 
 def text_to_image_name(kind: type) -> str:

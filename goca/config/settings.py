@@ -63,6 +63,11 @@ class Run(Section):
     trainer: Progress
 
 
+def film_name(value: object) -> object:
+    """`true` and `false` were what a film could be before it could be MP4."""
+    return ("gif" if value else "none") if isinstance(value, (bool, type(None))) else value
+
+
 class Observe(Section):
     image: Name | None
     prompt: Name
@@ -72,7 +77,8 @@ class Observe(Section):
     steps: PositiveInt
     guidance_scale: FiniteFloat | None
     size: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] | None
-    film: bool
+    film: Annotated[Literal["gif", "mp4", "none"], BeforeValidator(film_name)]
+    group: Name
     pixels: list[Pixel]
     heads: list[Name]
     background: FiniteFloat | None

@@ -27,6 +27,9 @@ from goca.figures.example import Example
 from goca.prediction import Prediction
 from goca.prompts import Prompt
 
+NO_TEXT = "(no text)"
+TOKEN_COLUMNS = ("position", "token", "part", "mean %", "most %")
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionView:
@@ -67,6 +70,11 @@ class AttentionView:
         """Word of the prompt -> positions of its tokens."""
         return {self.classes.names[i]: positions for i, positions in self.prompt.class_tokens.items()}
 
+    @cached_property
+    def example(self) -> Example:
+        """The picture with its prediction and the maps behind it, as figures and loggers take it."""
+        return Example.of(Sample("image", self.image, None, ()), self.prediction)
+
     def map_of(self, word: str) -> np.ndarray:
         """Mean map (h, w) of a word's tokens; raises ConfigError for a word the prompt does not name."""
         if word not in self.words:
@@ -88,26 +96,25 @@ class AttentionView:
         padding = {position: f"({kind})" for kind, positions in self.prompt.special.items() for position in positions}
         totals: dict[str, float] = {}
         for position, share in enumerate(shares):
-            name = members.get(position) or padding.get(position) or f"{self.prompt.tokens[position]} [{position}]"
+            name = members.get(position) or padding.get(position) or self._token_name(position)
             totals[name] = totals.get(name, 0.0) + share
         return dict(sorted(totals.items(), key=lambda item: -item[1]))
+
+    def _token_name(self, position: int) -> str:
+        """Positions without a token are those of an encoder that the pipeline lacks."""
+        tokens = self.prompt.tokens
+        return f"{tokens[position]} [{position}]" if position < len(tokens) else NO_TEXT
 
     def token_table(self) -> Table:
         """Position, token, what it stands for, and how much attention it holds on average and at most."""
         table = Table(title=Text(self.prompt.text), title_justify="left")
-        for name, justify in (
-            ("position", "right"),
-            ("token", "left"),
-            ("part", "left"),
-            ("mean %", "right"),
-            ("most %", "right"),
-        ):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        for row in self._token_rows():
+        for name in TOKEN_COLUMNS:
+            table.add_column(name, justify="left" if name in ("token", "part") else "right")
+        for row in self.token_rows():
             table.add_row(str(row[0]), Text(row[1]), Text(row[2]), f"{row[3]:.2f}", f"{row[4]:.2f}")
         return table
 
-    def _token_rows(self) -> list[tuple[int, str, str, float, float]]:
+    def token_rows(self) -> list[tuple[int, str, str, float, float]]:
         """Rows of the token table; padding is one row."""
         parts = {position: word for word, positions in self.words.items() for position in positions}
         parts |= {position: f"({kind})" for kind, positions in self.prompt.special.items() for position in positions}
@@ -119,6 +126,9 @@ class AttentionView:
             values = 100 * self.token_maps[members].sum(0)
             name = f"{token} x {len(members)}" if len(members) > 1 else token
             rows.append((position, name, parts.get(position, ""), float(values.mean()), float(values.max())))
+        if (empty := len(self.token_maps) - len(self.prompt.tokens)) > 0:
+            values = 100 * self.token_maps[-empty:].sum(0)
+            rows.append((len(self.prompt.tokens), f"x {empty}", NO_TEXT, float(values.mean()), float(values.max())))
         return rows
 
     # --------------------------------------------------------------------------------------------------------- pictures
@@ -146,8 +156,7 @@ class AttentionView:
             heads = self.prediction.head_weights[layer]
             rows = [(f"head {h}\nweight {heads[h]:.3f}", maps[h].numpy()) for h in range(len(maps))]
             pictures[f"heads_{layer}"] = plots.map_grid(rows, names)
-        example = Example.of(Sample("image", self.image, None, ()), self.prediction)
-        pictures["stages"] = plots.stages(example, self.classes)
+        pictures["stages"] = plots.stages(self.example, self.classes)
         for x, y in pixels:
             shares = dict(list(self.scores(x, y).items())[:20])
             pictures[f"pixel_{x}_{y}"] = plots.bars(list(shares), list(shares.values()), axis=f"share at x={x}, y={y}")
@@ -173,21 +182,24 @@ class AttentionView:
         for name, picture in self.figures(pixels).items():
             paths.append(folder / f"{name}.png")
             picture.save(paths[-1])
-        if tensors:
-            paths.append(folder / "attention.safetensors")
-            layers = "\n".join(self.prediction.layer_weights)
-            facts = {"prompt": self.prompt.text, "tokens": "\n".join(self.prompt.tokens), "layers": layers}
-            save_file(self.tensors(), paths[-1], metadata=facts)
-        return paths
+        return paths + self.save_tensors(folder) if tensors else paths
+
+    def save_tensors(self, folder: Path) -> list[Path]:
+        """Write `attention.safetensors` alone."""
+        layers = "\n".join(self.prediction.layer_weights)
+        facts = {"prompt": self.prompt.text, "tokens": "\n".join(self.prompt.tokens), "layers": layers}
+        path = folder / "attention.safetensors"
+        save_file(self.tensors(), path, metadata=facts)
+        return [path]
 
     def _repr_html_(self) -> str:
-        cells = [(str(i), token, part, f"{mean:.2f}", f"{most:.2f}") for i, token, part, mean, most in self._token_rows()]
+        cells = [(str(i), token, part, f"{mean:.2f}", f"{most:.2f}") for i, token, part, mean, most in self.token_rows()]
         rows = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
         content = list(self.prompt.content)
         names = [f"{i}: {self.prompt.tokens[i]}" for i in content]
         pictures = (self.picture(), plots.map_grid([("raw", self.token_maps[content].numpy())], names))
         images = "".join(f'<img alt="" src="data:image/png;base64,{_base64(picture)}">' for picture in pictures)
-        head = "".join(f"<th>{name}</th>" for name in ("position", "token", "part", "mean %", "most %"))
+        head = "".join(f"<th>{name}</th>" for name in TOKEN_COLUMNS)
         return f"<p>{html.escape(self.prompt.text)}</p><div>{images}</div><table><tr>{head}</tr>{rows}</table>"
 
 

@@ -108,10 +108,12 @@ def _numbers(report: Report) -> dict[str, Any]:
 
 
 def _pictures(report: Report) -> dict[str, Any]:
-    """Figures of the run, images with their masks, and the maps of each drawn image through the method."""
+    """Figures and films of the run, images with their masks, and the maps of each drawn image through the method."""
     import wandb
 
     pictures: dict[str, Any] = {f"figures/{name}": wandb.Image(picture) for name, picture in report.figures.items()}
+    for name, film in report.films.items():
+        pictures[f"films/{name}"] = wandb.Video(str(film), format="mp4" if film.suffix == ".mp4" else "gif")
     for name, gallery in report.galleries.items():
         pictures[name] = [wandb.Image(picture, caption=caption) for caption, picture in gallery]
     if report.examples:

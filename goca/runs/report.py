@@ -43,10 +43,11 @@ class Report:
         scalars, texts: single values by name.
         tables: by name.
         figures: by name.
+        films: files by name, GIF or MP4.
         galleries: name -> pictures that belong together, with captions.
         examples: drawn images; `threshold` is the one of their label maps to show.
         class_names: by class id.
-        kind: what was done, `evaluate` or `generate`.
+        kind: what was done, `evaluate`, `generate` or `observe`.
         tags: to filter by.
     """
 
@@ -57,6 +58,7 @@ class Report:
     texts: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     figures: Mapping[str, Image.Image] = field(default_factory=dict)
+    films: Mapping[str, Path] = field(default_factory=dict)
     galleries: Mapping[str, Pictures] = field(default_factory=dict)
     examples: Sequence[Example] = ()
     threshold: int = 0

@@ -67,6 +67,8 @@ def watch(
             raise ConfigError(f"{name}: give the shorter side of the maps in pixels, such as 32; got {side!r}")
     if scale is not None and not isinstance(scale, Mapping):
         raise ConfigError(f"scale: give globs of layers and factors, such as {{'up_blocks.*': 0.5}}; got {scale!r}")
+    if wrong := [override for override in overrides if not isinstance(override, str)]:
+        raise ConfigError(f'give settings as on the command line, such as goca.watch(pipe, "preset=goca"); got {wrong[0]!r}')
     if not hasattr(pipeline, "components"):
         raise ConfigError(f"goca.watch takes a diffusers pipeline; got {type(pipeline).__name__}")
     chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
@@ -80,7 +82,9 @@ def watch(
         raise ConfigError("calibration=files brings maps of its own; while a pipeline is watched they are its attention's")
     segmentor.method = dataclasses.replace(method, views=Views(), passes=Passes())
     segmentor.backbone.borrow(pipeline)
-    options = Options(_texts(reads), negative, steps, layers, scale, None if prompt is None else _texts(prompt))
+    options = Options(
+        _texts("reads", reads), negative, steps, layers, scale, None if prompt is None else _texts("prompt", prompt)
+    )
     return Watch(pipeline, segmentor, options)
 
 
@@ -105,5 +109,8 @@ def _decides(override: str, default: str) -> bool:
     return key in ("preset", default.partition("=")[0])
 
 
-def _texts(texts: str | Sequence[str]) -> tuple[str, ...]:
-    return (texts,) if isinstance(texts, str) else tuple(texts)
+def _texts(name: str, texts: str | Sequence[str]) -> tuple[str, ...]:
+    found = (texts,) if isinstance(texts, str) else texts
+    if not isinstance(found, Sequence) or not all(isinstance(text, str) for text in found):
+        raise ConfigError(f"{name}: give a text or a list of texts; got {texts!r}")
+    return tuple(found)

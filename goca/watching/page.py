@@ -11,6 +11,7 @@ from goca.watching.seen import Seen
 from goca.watching.show import strip
 
 Drawn = tuple[Image.Image, Seen]
+_SHOWN_AS: dict[str, Any] = {"interactive": False, "format": "png", "buttons": ["fullscreen", "download"]}
 _SHOWN = 448  # px to which small pictures are enlarged
 
 
@@ -35,10 +36,11 @@ def drawing_page(
             run = gr.Button("Draw", variant="primary", elem_id="draw-run", scale=1, min_width=100)
         drawn = gr.State(None)
         with gr.Row():
-            picture = gr.Image(label="picture", interactive=False, format="png", height=380, elem_id="drawn")
-            overlay = gr.Image(label="attention to the word", interactive=False, format="png", height=380, elem_id="drawn-word")
+            picture = gr.Image(label="picture", height=380, elem_id="drawn", **_SHOWN_AS)
+            overlay = gr.Image(label="attention to the word", height=380, elem_id="drawn-word", **_SHOWN_AS)
         words = gr.Radio([], label="word", elem_id="drawn-words")
-        over_steps = gr.Image(label="over the steps", interactive=False, format="png", elem_id="drawn-steps")
+        gr.Markdown("Attention to every word over the steps, from noise (t = 1000) to the picture; each word on its own scale:")
+        over_steps = gr.Image(show_label=False, elem_id="drawn-steps", **_SHOWN_AS)  # a label would lie over the first titles
 
         def show(prompt: str, model: str, steps: int, seed: int) -> tuple[Any, ...]:
             found = draw(prompt, model, int(steps), int(seed))

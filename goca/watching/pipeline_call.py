@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from goca.errors import ConfigError
+from goca.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,20 @@ class PipelineCall:
     @property
     def iteration(self) -> int:
         """Which turn of the denoising loop runs."""
-        return int(self.variables["i"])
+        return int(self._of_loop("i"))
 
     @property
     def time(self) -> float:
         """The noise level of this turn, 0 ... 1000."""
-        return float(self.variables["t"])
+        return float(self._of_loop("t"))
+
+    def _of_loop(self, name: str) -> Any:
+        if name not in self.variables:
+            kind = type(self.variables["self"]).__name__
+            raise ModelError(
+                f"the call of {kind} has no loop `for i, t in enumerate(timesteps)` as diffusers' have: it hides its steps"
+            )
+        return self.variables[name]
 
     @property
     def images_per_prompt(self) -> int:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import isfinite
 from types import TracebackType
 from typing import Any
 
@@ -87,6 +88,8 @@ class Watch:
             self.denoiser.register_forward_pre_hook(self._before, with_kwargs=True),
             self.denoiser.register_forward_hook(self._after, always_call=True),
         ]
+        # Weights that are brought where they are needed lie elsewhere before a call.
+        self._placed = not any(hasattr(module, "_hf_hook") for module in self.denoiser.modules())
         self._seen = Seen(self.segmentor)
         self._seen.wants_negative = self.options.negative
         self.beside = [Seen(method) for method in self._methods[1:]]
@@ -118,6 +121,8 @@ class Watch:
                 "the denoiser was run outside of its pipeline's call, which alone knows the prompt; call the pipeline itself"
             )
         self._begin(call, arguments)
+        if self._placed:
+            self._check_device(next(self.denoiser.parameters()).device)
         rows = self.backbone.drawn_rows(arguments)
         current = self._whose(call, rows, arguments)
         modules = {name: self._modules[name] for name in (self._modules if current else self._scales)}
@@ -134,7 +139,7 @@ class Watch:
 
         def observe(raw: RawCall) -> None:
             self._met.add(raw.layer)
-            self._check_device(raw)
+            self._check_device(raw.query.device)
             with torch.no_grad(), torch.autocast(raw.query.device.type, enabled=False):
                 for reading, part in current:
                     found = self.backbone.canonical(raw if part == every else raw.rows(part), grid)
@@ -165,8 +170,7 @@ class Watch:
         for reading, _ in current:
             reading.statistics.end()
 
-    def _check_device(self, raw: RawCall) -> None:
-        device = raw.query.device
+    def _check_device(self, device: torch.device) -> None:
         self._device = self._device or device
         if device != self._device:
             raise ModelError(f"the pipeline was moved from {self._device} to {device} while it was watched: move it before")
@@ -220,8 +224,9 @@ class Watch:
         number, self._calls_in_turn = self._calls_in_turn, self._calls_in_turn + 1
         count = self._pictures
         if rows not in (count, 2 * count):
+            hint = "; watch(pipe, prompt=[...]) has to name a prompt for each of them" if self.options.prompt else ""
             raise ModelError(
-                f"the denoiser was given {rows} pictures where {count} are drawn, which are not the halves of guidance"
+                f"the denoiser was given {rows} pictures where {count} are drawn, which are not the halves of guidance{hint}"
             )
         first, second = slice(0, count), slice(count, 2 * count)
         found: list[tuple[Reading, slice]] = []
@@ -262,7 +267,8 @@ def _scales(scale: Scale | None, backbone: Backbone) -> dict[str, torch.Tensor]:
             module: Any = backbone.attention_modules[name]
             values = [factors] if isinstance(factors, (int, float)) else list(factors)
             heads = getattr(module, "heads", len(values))
-            if not all(isinstance(value, (int, float)) for value in values) or len(values) not in (1, heads):
+            numbers = all(isinstance(value, (int, float)) and isfinite(value) for value in values)
+            if not numbers or len(values) not in (1, heads):
                 raise ConfigError(f"scale[{pattern!r}]: give one factor, or one for each of the {heads} heads of {name}")
             if is_linear(module):
                 raise ModelError(f"scale[{pattern!r}]: {name} computes linear attention, which can be watched but not weighed")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,17 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
-from rich.console import Console
 
 from goca.errors import ConfigError
 from goca.figures import plots
+from goca.figures.attention_view import AttentionView
 from goca.segmentor import Segmentor
+from goca.watching.film import film_kind, save_film
 from goca.watching.seen import Seen, SeenPicture
 from goca.watching.session import Options, Watch
 
 _KEPT = 64  # shorter side of the maps of single steps and layers, at most
-_SHOWN_STEPS, _FILM_WORDS = 8, 4
-_SIDE = 256  # pixels of a film's picture
-_MILLISECONDS = 200  # a frame is shown
+_SHOWN_STEPS = 8
 
 
 def draw(
@@ -56,6 +56,8 @@ def draw(
         if value is not None and name not in known:
             raise ConfigError(f"{name}: {type(backbone.pipeline).__name__} knows none; leave it out")
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if "max_sequence_length" in known and hasattr(backbone, "text_length"):  # as goca.generate draws
+        given["max_sequence_length"] = backbone.text_length
     given |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known}
     kept = min(_KEPT, segmentor.method.aggregation.feature_size)
     options = Options(tuple(reads), negative=bool(negative), steps=kept, layers=kept)
@@ -76,32 +78,25 @@ def strip(picture: SeenPicture) -> Image.Image:
     return plots.map_grid(rows, [f"{step + 1}: t = {times[step]:.0f}" for step in shown])
 
 
-def film(picture: SeenPicture, image: Image.Image, path: Path) -> Path:
-    """An animated GIF: a frame for every evaluation, the first words side by side over the finished picture."""
-    words = list(picture.words)[:_FILM_WORDS]
-    maps = {word: picture.words[word].steps for word in words}
-    large = np.asarray(image.convert("RGB").resize(_film_size(image), Image.Resampling.NEAREST))
-    frames = []
-    for step in range(len(picture.times)):
-        parts = []
-        for word in words:
-            low, high = float(maps[word].min()), float(maps[word].max())
-            unit = ((maps[word][step] - low) / max(high - low, 1e-12)).numpy()
-            stretched = Image.fromarray(unit.astype(np.float32)).resize(_film_size(image), Image.Resampling.BILINEAR)
-            parts.append(np.asarray(plots.heat_overlay(large, np.clip(np.asarray(stretched), 0, 1))))
-        frames.append(Image.fromarray(np.concatenate(parts, 1)))
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=_MILLISECONDS, loop=0)
-    return path
+@dataclass(frozen=True)
+class Shown:
+    """What `goca.observe` shows.
+
+    Args:
+        view: of the picture.
+        paths: files that were written.
+        figures: pictures by name.
+        films: files by name.
+    """
+
+    view: AttentionView
+    paths: list[Path]
+    figures: dict[str, Image.Image]
+    films: dict[str, Path] = field(default_factory=dict)
 
 
-def _film_size(image: Image.Image) -> tuple[int, int]:
-    scale = _SIDE / max(image.size)
-    return max(1, round(image.width * scale)), max(1, round(image.height * scale))
-
-
-def show_drawing(segmentor: Segmentor, cfg: DictConfig, console: Console) -> None:
-    """Draw, write pictures, and print the table of tokens and where everything lies."""
-    segmentor.backbone.load()
+def show_drawing(segmentor: Segmentor, cfg: DictConfig) -> Shown:
+    """Draw with a loaded segmentor, and write what was seen into the command's folder."""
     image, seen = draw(
         segmentor,
         cfg.prompt,
@@ -114,38 +109,36 @@ def show_drawing(segmentor: Segmentor, cfg: DictConfig, console: Console) -> Non
     )
     view = seen.view(image, tuple(cfg.words), cfg.background)
     pixels = [(int(x), int(y)) for x, y in cfg.pixels] or [(image.width // 2, image.height // 2)]
-    for pixel in pixels:
-        view.scores(*pixel)
-    folder = Path(cfg.output)
-    paths = view.save(folder, pixels)
-    paths += _save(seen.only, image, folder, "", cfg.film)
+    figures = {"picture": image, **view.figures(pixels), **_of_words(seen.only, image)}
     for text in seen.reads:
-        paths += _save(seen.reads[text].only, image, folder, "reads_", False)
-        paths.append(folder / "reads_segmentation.png")
-        seen.reads[text].segmentation(image, background=cfg.background).picture().save(paths[-1])
+        figures |= _of_words(seen.reads[text].only, image, "reads_")
+        figures["reads_segmentation"] = seen.reads[text].segmentation(image, background=cfg.background).picture()
     if cfg.negative_prompt:
-        paths += _save(seen.negative.only, image, folder, "negative_", False)
+        figures |= _of_words(seen.negative.only, image, "negative_")
+    folder = Path(cfg.output)
+    paths = save_figures(figures, folder)
+    films, kind = {}, film_kind(cfg.film)
+    if kind != "none":
+        films["film"] = save_film(seen.only, image, folder / f"film.{kind}")
     if cfg.save == "tensors":
         paths.append(seen.save(folder / "attention.safetensors"))
-    paths.append(folder / "picture.png")
-    image.save(paths[-1])
-    console.print(view.token_table())
-    for warning in dict.fromkeys((*view.prompt.warnings, *view.prediction.warnings)):
-        console.print(f"warning: {warning}", style="yellow", markup=False)
-    for path in paths:
-        console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    return Shown(view, [*paths, *films.values()], figures, films)
 
 
-def _save(picture: SeenPicture, image: Image.Image, folder: Path, prefix: str, moving: bool) -> list[Path]:
-    """Strip, film, and of every word its overlay and mask."""
+def save_figures(figures: Mapping[str, Image.Image], folder: Path) -> list[Path]:
+    """Write pictures under their names."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{prefix}steps.png"]
-    strip(picture).save(paths[0])
-    if moving:
-        paths.append(film(picture, image, folder / f"{prefix}film.gif"))
-    for number, word in enumerate(picture.words):
-        name = "".join(letter if letter.isalnum() else "_" for letter in word)
-        paths += [folder / f"{prefix}{number}_{name}_{kind}.png" for kind in ("overlay", "mask")]
-        picture.words[word].overlay(image).save(paths[-2])
-        Image.fromarray((picture.words[word].mask() * 255).astype(np.uint8)).save(paths[-1])
+    paths = [folder / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values(), strict=True):
+        figure.save(path)
     return paths
+
+
+def _of_words(picture: SeenPicture, image: Image.Image, prefix: str = "") -> dict[str, Image.Image]:
+    """The strip over the steps, and of every word its overlay and mask."""
+    figures = {f"{prefix}steps": strip(picture)}
+    for number, word in enumerate(picture.words):
+        name = f"{prefix}{number}_{''.join(letter if letter.isalnum() else '_' for letter in word)}"
+        figures[f"{name}_overlay"] = picture.words[word].overlay(image)
+        figures[f"{name}_mask"] = Image.fromarray((picture.words[word].mask() * 255).astype(np.uint8))
+    return figures

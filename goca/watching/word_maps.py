@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -70,6 +70,8 @@ class Words(Mapping[str, WordMap]):
         self._picture = picture
 
     def __getitem__(self, word: str) -> WordMap:
+        if not isinstance(word, str):
+            raise ConfigError(f"words are asked for by name, such as seen.words['cat']; got {word!r}")
         table, prompt = self._picture.read_words()
         for class_id, positions in prompt.class_tokens.items():
             if table.names[class_id] == word.lower():
@@ -87,7 +89,14 @@ class Words(Mapping[str, WordMap]):
         return len(self._picture.read_words()[1].class_tokens)
 
     def __contains__(self, word: object) -> bool:
-        return word in list(self)
+        return isinstance(word, str) and self.get(word) is not None
+
+    def get(self, word: str, default: Any = None) -> Any:
+        """The map of a word, or `default` where the text does not contain it."""
+        try:
+            return self[word]
+        except ConfigError:
+            return default
 
     def __repr__(self) -> str:
         return f"Words({', '.join(self)})"

@@ -11,6 +11,7 @@ from goca.data.protocol import Protocol
 from goca.errors import ConfigError
 from goca.generate import generate
 from goca.observe import show
+from tests.helpers.wandb_run import WandbRun
 
 
 def made(folder, *overrides):
@@ -74,3 +75,20 @@ def test_the_command_draws_where_no_image_is_given(tmp_path, tiny_model):
         assert film.n_frames == 3
     with pytest.raises(ConfigError, match="multiples of"):
         show(config.compose(["model=scenes_unet", *tiny_model, *settings, "size=[33,32]"], "observe"), Console(quiet=True))
+
+
+@pytest.mark.slow
+def test_loggers_are_given_figures_films_and_tables(tmp_path, tiny_model):
+    settings = ["model=scenes_unet", *tiny_model, "prompt='star, grass'"]
+    drawn = [*settings, "steps=2", f"output={tmp_path / 'drawn'}", "logger=wandb", "logger.mode=offline"]
+    show(config.compose(drawn, "observe"), Console(quiet=True))
+    run = WandbRun(tmp_path / "drawn")
+    written = {path.stem for path in (tmp_path / "drawn").glob("*.png")}
+    assert {"picture", "steps", "0_star_overlay", "segmentation", "stages"} <= written
+    assert {f"figures/{name}.path" for name in written} <= run.history.keys()
+    assert (run.files / run.history["films/film.path"]).read_bytes() == (tmp_path / "drawn" / "film.gif").read_bytes()
+    assert [row[1] for row in run.table("tokens") if row[2] == "grass"] == ["grass"]
+    assert (run.run["run_group"], run.run["job_type"], run.summary["prompt"]) == ("observe", "observe", "star, grass")
+    looked = [*settings, "image=scenes:0", f"output={tmp_path / 'looked'}", "logger=csv"]
+    show(config.compose(looked, "observe"), Console(quiet=True))
+    assert (tmp_path / "looked" / "tables" / "tokens.csv").read_text().startswith("position,token,part")

@@ -40,6 +40,10 @@ def test_mean_maps_are_those_of_explicit_processors(model):
         watched = draw(pipeline, **options)
     assert torch.equal(plain, watched)
     cross = segmentor.plan().cross
+    with watch(segmentor, pipeline, scale=dict.fromkeys(cross, 1.0)):
+        assert torch.equal(plain, draw(pipeline, **options))
+    with watch(segmentor, pipeline, scale={next(iter(cross)): [0.0, 1.0, 1.0, 1.0]}):  # one head of four
+        assert not torch.equal(plain, draw(pipeline, **options))
     processors = {name: KeepingProcessor() for name in cross}
     for name, processor in processors.items():
         backbone.attention_modules[name].set_processor(processor)

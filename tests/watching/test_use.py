@@ -1,5 +1,6 @@
 """`goca.watch` as it is used: words, pictures, files, scales, and one clear message for everything that cannot work."""
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,8 +32,9 @@ def test_words_can_be_asked_for_by_any_phrase_of_the_prompt(seen):
     assert list(seen.words) == ["red", "circle", "grass"]
     both = seen.words["red circle"]
     assert len(both.positions) == len(seen.words["red"].positions) + len(seen.words["circle"].positions)
-    assert "circle" in seen.words
+    assert all(word in seen.words for word in ("circle", "Circle", "red circle"))
     assert "dog" not in seen.words
+    assert seen.words.get("dog") is None
     assert repr(seen) == "Seen(SeenPicture(64 x 32 pixels, 'a red circle on the grass', 2 evaluations))"
 
 
@@ -152,7 +154,10 @@ def test_arguments_that_cannot_be(pipeline):
         ({"layers": True}, "layers: give the shorter side"),
         ({"scale": 0.5}, "scale: give globs"),
         ({"scale": {"*attn2": [1.0, 2.0, 3.0]}}, "heads of"),
+        ({"scale": {"*attn2": float("nan")}}, "heads of"),
         ({"reads": " , "}, "has no words"),
+        ({"reads": [3]}, "reads: give a text"),
+        ({"prompt": 3}, "prompt: give a text"),
     ):
         with pytest.raises(ConfigError, match=message):
             goca.watch(pipeline, **options)
@@ -162,6 +167,29 @@ def test_arguments_that_cannot_be(pipeline):
         goca.watch(pipeline, "aggregation=nonsense")
     with pytest.raises(ConfigError, match="takes a diffusers pipeline"):
         goca.watch(pipeline.unet)
+    with pytest.raises(ConfigError, match="give settings as"):
+        goca.watch(pipeline, ["preset=goca"])
+
+
+def test_a_pipeline_of_somebodys_own(pipeline):
+    """It stands for the one it extends; one with another loop is refused."""
+
+    class Mine(type(pipeline)):
+        def __call__(self, prompt, **options):
+            return super().__call__(prompt=prompt, **options)
+
+    class Other(type(pipeline)):
+        def __call__(self, prompt):
+            self.unet(torch.zeros(1, 4, 16, 16), 1, encoder_hidden_states=torch.zeros(1, 20, 16))
+
+    parts = {**pipeline.components, "requires_safety_checker": False}
+    mine = Mine(**parts)
+    with goca.watch(mine) as seen:
+        mine("circle, grass", num_inference_steps=1, output_type="latent", height=32, width=32)
+    assert list(seen.words) == ["circle", "grass"]
+    other = Other(**parts)
+    with pytest.raises(ModelError, match="the call of Other has no loop"), goca.watch(other):
+        other("circle")
 
 
 def test_a_family_that_nobody_knows():
@@ -192,6 +220,8 @@ def test_embeddings_in_place_of_a_prompt(pipeline):
     with goca.watch(pipeline, prompt="circle, grass") as seen:
         draw(pipeline, **given)
     assert list(seen.words) == ["circle", "grass"]
+    with pytest.raises(ModelError, match="prompt for each"), goca.watch(pipeline, prompt=["circle"] * 3):
+        draw(pipeline, **given)
 
 
 def test_a_denoiser_that_is_run_by_itself(pipeline):
@@ -201,12 +231,17 @@ def test_a_denoiser_that_is_run_by_itself(pipeline):
 
 def test_a_pipeline_that_is_moved_meanwhile(pipeline):
     def move(pipe, step, time, values):
-        watch._device = torch.device("meta")  # as if the first step had run there
+        moved = copy.copy(pipe.unet)  # whose weights the pipeline keeps
+        moved._modules = {name: copy.deepcopy(module).to("meta") for name, module in pipe.unet._modules.items()}
+        pipe.unet._modules, kept["modules"] = moved._modules, pipe.unet._modules
         return values
 
-    watch = goca.watch(pipeline)
-    with pytest.raises(ModelError, match="moved from meta to cpu"), watch:
-        draw(pipeline, callback_on_step_end=move)
+    kept = {}
+    try:
+        with pytest.raises(ModelError, match="moved from cpu to meta"), goca.watch(pipeline):
+            draw(pipeline, callback_on_step_end=move)
+    finally:
+        pipeline.unet._modules = kept["modules"]
     assert not any(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pipeline.unet.modules())
 
 

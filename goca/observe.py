@@ -168,9 +168,11 @@ def show(cfg: DictConfig, console: Console) -> None:
     logger: Logger = config.build(cfg, "logger")
     logger.check()
     film_kind(cfg.film)
+    _check_asked(cfg)
     if cfg.image is not None:
         read_image(cfg.image)  # a wrong path should not wait for the model
     segmentor.backbone.load()
+    read_prompt(cfg.prompt, tuple(cfg.words), segmentor.backbone.text_segments)  # nor a word that is not there for the drawing
     shown = show_drawing(segmentor, cfg) if cfg.image is None else _show_image(segmentor, cfg)
     console.print(shown.view.token_table())
     for warning in dict.fromkeys((*shown.view.prompt.warnings, *shown.view.prediction.warnings)):
@@ -180,6 +182,16 @@ def show(cfg: DictConfig, console: Console) -> None:
     where = logger.log_safely(_report(segmentor, cfg, shown))
     if where:
         console.print(f"logged    {where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_asked(cfg: DictConfig) -> None:
+    """Refuse what would be left out without a word."""
+    if cfg.image is not None:
+        for name in ("reads", "negative_prompt"):
+            if cfg[name]:
+                raise ConfigError(f"{name} is for a picture that is drawn; leave it out, or leave image= out and one is drawn")
+    elif cfg.heads:
+        raise ConfigError("heads are shown of an existing picture, image=FILE; of a drawing the sums over its steps are kept")
 
 
 def _show_image(segmentor: Segmentor, cfg: DictConfig) -> Shown:

@@ -77,6 +77,19 @@ def test_the_command_draws_where_no_image_is_given(tmp_path, tiny_model):
         show(config.compose(["model=scenes_unet", *tiny_model, *settings, "size=[33,32]"], "observe"), Console(quiet=True))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["image=scenes:0", "reads='circle, sky'"], "reads is for a picture that is drawn"),
+        (["image=scenes:0", "negative_prompt=snow"], "negative_prompt is for a picture that is drawn"),
+        (["heads=['*']"], "heads are shown of an existing picture"),
+    ],
+)
+def test_nothing_that_is_asked_for_is_left_out_without_a_word(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        show(config.compose(["model=scenes_unet", "prompt=star", *settings], "observe"), Console(quiet=True))
+
+
 @pytest.mark.slow
 def test_loggers_are_given_figures_films_and_tables(tmp_path, tiny_model):
     settings = ["model=scenes_unet", *tiny_model, "prompt='star, grass'"]

@@ -110,7 +110,7 @@ class Lumina2Backbone(FlowMatching, JointAttention):
         lengths = torch.tensor(self._lengths, device=device)[:, None]
         text = torch.arange(longest, device=device).expand(len(lengths), -1)
         image = lengths + torch.arange(height * width, device=device)
-        places = torch.cat([text.minimum(lengths - 1), image], dim=1)  # (B, longest + h * w)
+        places = torch.cat([text.minimum((lengths - 1).clamp(min=0)), image], dim=1)  # (B, longest + h * w)
         real = torch.cat([text < lengths, torch.ones_like(image, dtype=torch.bool)], dim=1)
 
         def moved(tensor: Tensor) -> Tensor:

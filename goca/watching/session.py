@@ -27,6 +27,7 @@ from goca.watching.reading import Reading
 from goca.watching.seen import Seen
 
 _DEFAULTS = ("aggregation=vanilla", "refinement=none")
+_OFFLOADED = ("_hf_hook", "_diffusers_hook")  # what accelerate and diffusers leave on modules that they move
 _watched: dict[int, str] = {}  # id of a denoiser that is watched -> the class of its pipeline
 Scale = Mapping[str, float | Sequence[float]]
 
@@ -89,7 +90,7 @@ class Watch:
             self.denoiser.register_forward_hook(self._after, always_call=True),
         ]
         # Weights that are brought where they are needed lie elsewhere before a call.
-        self._placed = not any(hasattr(module, "_hf_hook") for module in self.denoiser.modules())
+        self._placed = not any(hasattr(module, name) for module in self.denoiser.modules() for name in _OFFLOADED)
         self._seen = Seen(self.segmentor)
         self._seen.wants_negative = self.options.negative
         self.beside = [Seen(method) for method in self._methods[1:]]

@@ -92,23 +92,26 @@ def test_each_half_is_read_in_its_own_rows(family, monkeypatch):
     assert negative_a.shape != negative_b.shape or (negative_a - negative_b).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("family", ["sd", "flux_dev", "z_image", "qwen_image"])
+@pytest.mark.parametrize("family", ["sd", "flux_dev", "z_image", "qwen_image", "lumina2", "hidream_i1"])
 def test_pictures_of_a_batch_are_those_of_their_own_prompts(family):
     """Two prompts, two pictures each: as if each prompt had been drawn alone."""
     pipeline = drawing(family)
     prompts = ["circle, grass", "a heart on snow"]
     noises = [torch.Generator().manual_seed(seed) for seed in range(4)]
     options = {"num_images_per_prompt": 2, "negative_prompt": ["", ""], "generator": noises}
-    with watching(family, pipeline, steps=8) as seen:
+    with watching(family, pipeline, steps=8, reads=("star",)) as seen:
         draw(pipeline, family, prompt=list(prompts), **options)  # Z-Image writes its template into the list
     assert [list(picture.words) for picture in seen] == [["circle", "grass"]] * 2 + [["heart", "snow"]] * 2
-    with watching(family, pipeline, steps=8) as alone:
+    with watching(family, pipeline, steps=8, reads=("star",)) as alone:
         draw(
             pipeline, family, prompt=prompts[1], negative_prompt="",
             generator=torch.Generator().manual_seed(3),
         )  # fmt: skip
-    expected, found = alone.words["heart"].steps[0], seen[3].words["heart"].steps[0]
-    torch.testing.assert_close(found, expected, rtol=2e-3, atol=1e-5)
+    for found, expected in (
+        (seen[3].words["heart"], alone.words["heart"]),
+        (seen.reads["star"][3].words["star"], alone.reads["star"].words["star"]),
+    ):
+        torch.testing.assert_close(found.steps[0], expected.steps[0], rtol=2e-3, atol=1e-5)
 
 
 VARIANTS = [

@@ -11,6 +11,7 @@ from goca.attention.running import RunningStatistics
 from goca.data.classes import ClassTable
 from goca.errors import ConfigError, ModelError
 from goca.prompts import Prompt, TextSegment
+from goca.prompts.align import align
 from goca.prompts.sentence import from_sentence, is_caption
 
 _NAME = 2  # words that an entry of a list may have to be one name
@@ -73,6 +74,10 @@ class Reading:
         if isinstance(found, ConfigError):
             raise found
         return found
+
+    def tokens_of(self, picture: int) -> tuple[str, ...]:
+        """A readable string for every position of the text axis, of a text without words too."""
+        return align([], self._segments, self.texts[picture]).tokens
 
 
 def names_in(text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -73,12 +74,20 @@ class SeenPicture:
     @property
     def tokens(self) -> tuple[str, ...]:
         """A readable string for each position of the text axis."""
-        return self.read_words()[1].tokens
+        self._observed()
+        return self._reading.tokens_of(self._index)
 
     def read_words(self, words: Sequence[str] = ()) -> Read:
         """Names and positions of the text's words; raises ConfigError where it does not contain one."""
         self._observed()
         return self._reading.words_of(self._index, words)
+
+    def positions_of_words(self) -> dict[str, tuple[int, ...]]:
+        """Word -> its tokens' positions on the text axis; empty for a text that has no words."""
+        try:
+            return {word: found.positions for word, found in self.words.items()}
+        except ConfigError:
+            return {}
 
     def step_maps(self, positions: Sequence[int]) -> Tensor:
         """(evaluations, h, w): the mean over positions of every evaluation."""
@@ -283,7 +292,10 @@ class Seen(Sequence[SeenPicture]):
         return self.only.view(image, words, background)
 
     def save(self, path: str | Path) -> Path:
-        """Everything about every picture in one safetensors file; prompts, tokens and layers are in its metadata."""
+        """Everything about every picture in one safetensors file.
+
+        Its metadata hold prompts, tokens and layers as lines, and words with their positions among the tokens as JSON.
+        """
         several = len(self) > 1
         tensors: dict[str, Tensor] = {}
         facts: dict[str, str] = {"layers": "\n".join(self[0].layers)}
@@ -292,6 +304,7 @@ class Seen(Sequence[SeenPicture]):
             tensors |= {f"{prefix}{name}": tensor for name, tensor in picture.tensors().items()}
             facts[f"{prefix}prompt"] = picture.text
             facts[f"{prefix}tokens"] = "\n".join(picture.tokens)
+            facts[f"{prefix}words"] = json.dumps(picture.positions_of_words(), ensure_ascii=False)
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, path, metadata=facts)

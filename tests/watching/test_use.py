@@ -1,6 +1,7 @@
 """`goca.watch` as it is used: words, pictures, files, scales, and one clear message for everything that cannot work."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -54,6 +55,9 @@ def test_maps_become_pictures_masks_segmentations_and_files(seen, tmp_path):
         assert stored.metadata()["prompt"] == "a red circle on the grass"
         torch.testing.assert_close(stored.get_tensor("token_maps"), seen.only.token_maps)
         assert stored.get_tensor("step_maps").shape[0] == 2
+        positions = json.loads(stored.metadata()["words"])["circle"]
+        torch.testing.assert_close(stored.get_tensor("token_maps")[positions].mean(0), word.values)
+        assert [stored.metadata()["tokens"].split("\n")[position] for position in positions] == ["circle"]
         assert len(stored.metadata()["layers"].split("\n")) == len(stored.get_tensor("layer_weights"))
 
 
@@ -140,9 +144,12 @@ def test_what_was_not_asked_for(pipeline):
         _ = seen.negative
 
 
-def test_two_pictures_have_to_be_told_apart(pipeline):
-    with goca.watch(pipeline) as seen:
+def test_two_pictures_have_to_be_told_apart(pipeline, tmp_path):
+    with goca.watch(pipeline, negative=True) as seen:
         draw(pipeline, prompt=["circle", "grass"], negative_prompt=["", ""])
+    with safe_open(seen.negative.save(tmp_path / "negative.safetensors"), "pt") as stored:  # of texts without words
+        assert stored.metadata()["1/words"] == "{}"
+        assert stored.get_tensor("1/token_maps").shape[0] == len(stored.metadata()["1/tokens"].split("\n"))
     with pytest.raises(ConfigError, match=r"seen\[0\]"):
         _ = seen.words
     assert list(seen[1].words) == ["grass"]

@@ -141,8 +141,8 @@ def test_names_in_brackets_are_printed(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_the_bars_line_before_it_says_why(tiny: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "goca.run", *tiny, "limit=null", f"output={tmp_path / 'run'}"]
+def test_ctrl_c_leaves_the_bars_line_before_it_says_why(tiny: list[str], warm_python: str, tmp_path: Path) -> None:
+    command = [warm_python, "-m", "goca.run", *tiny, "limit=null", f"output={tmp_path / 'run'}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     text = ""

@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 # What stands for the interpreter: hands arguments, folder, variables and the three streams over, and ends as the process does.
 CLIENT = """#!{python} -SE
-import json, os, socket, sys
+import json, os, signal, socket, sys
 arguments = sys.argv[2:] if sys.argv[1:2] == ["-u"] else sys.argv[1:]
 if arguments[:1] != ["-m"]:
     os.execv({python!r}, [{python!r}, *arguments])
@@ -31,6 +31,7 @@ server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 server.sendmsg([b"."], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, b"".join(n.to_bytes(4, sys.byteorder) for n in (0, 1, 2)))])
 server.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode() + b"\\n")
+signal.signal(signal.SIGINT, lambda *_: server.sendall(b"c"))
 code = server.recv(1)
 sys.exit(code[0] if code else 70)
 """
@@ -115,21 +116,24 @@ def _become(arguments: list[str], folder: str, variables: dict[str, str], place:
         dict.__setitem__(matplotlib.rcParams, "backend", "module://matplotlib_inline.backend_inline")
     sys.path[:] = [folder, *_listed(variables), *place]
     sys.argv[1:] = rest
-    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(i, mode) for i, mode in enumerate("rww"))
+    sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace")
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _look_after(process: int, asked: socket.socket) -> None:
-    """Tell the exit code; end the process when nobody waits for it any more."""
+    """Hand Ctrl-C on, tell the exit code; end the process when nobody waits for it any more."""
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
             asked.sendall(bytes([code if code >= 0 else 128 - code]))
             os._exit(0)
-        if select.select([asked], [], [], 0.02)[0] and not asked.recv(1):
-            os.kill(process, signal.SIGKILL)
-            os._exit(0)
+        if select.select([asked], [], [], 0.02)[0]:
+            pressed = asked.recv(1)
+            os.kill(process, signal.SIGINT if pressed else signal.SIGKILL)
+            if not pressed:
+                os._exit(0)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from goca.ops import Grid, map_grid
 from goca.prediction import Prediction, join
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
+from goca.registry import load
 from goca.segmentation import BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL, Segmentation, threshold
 from goca.timing import StageTimer
 
@@ -134,6 +135,8 @@ class Segmentor:
             # What nobody set is still a reference to the proposal.
             kept = without_references(model)
             cfg.model = OmegaConf.merge(proposal, kept, {"_target_": proposal["_target_"]})
+        elif not issubclass(load(cfg.model._target_), load(proposal["_target_"])):
+            raise ConfigError(f"model={cfg.model.name} is not of the family of {type(pipeline).__name__}: leave it out")
         cfg.model.checkpoint = proposal["checkpoint"]
         return cls.build(cfg)
 

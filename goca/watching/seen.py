@@ -24,7 +24,7 @@ from goca.segmentor import Row, Segmentor
 from goca.watching.reading import Read, Reading
 from goca.watching.word_maps import Words
 
-_NOTHING = "nothing was drawn while the pipeline was watched: call it inside `with goca.watch(pipe) as seen:`"
+_NOTHING = "nothing was drawn while the pipeline was watched: call it, for a step at least, inside `with goca.watch(pipe)`"
 
 
 class SeenPicture:

@@ -174,6 +174,8 @@ def test_arguments_that_cannot_be(pipeline):
         goca.watch(pipeline, "aggregation=nonsense")
     with pytest.raises(ConfigError, match="takes a diffusers pipeline"):
         goca.watch(pipeline.unet)
+    with pytest.raises(ConfigError, match="model=sd35 is not of the family of StableDiffusionPipeline"):
+        goca.watch(pipeline, "model=sd35")
     with pytest.raises(ConfigError, match="give settings as"):
         goca.watch(pipeline, ["preset=goca"])
 

@@ -3,7 +3,8 @@
 Bare is image encoding and one denoiser forward with nothing observed. The other variants add their statistics, calibration,
 refinement and decision; two of them keep all maps until the end, as other tools do. All variants of a model run interleaved in
 one process (A B C A B C ...), and ratios are taken within a round, so that clocks and other work cancel; the median over rounds
-is reported, with the smallest and the largest. Peak memory is that of the GPU's allocator, or on a CPU the resident memory of a
+is reported, with the smallest and the largest. Seconds of processors are told as well: with OMP_NUM_THREADS=1 they say on a CPU
+that others use too what the clock cannot. Peak memory is that of the GPU's allocator, or on a CPU the resident memory of a
 further process for each variant (`--memory`).
 
 Text embeddings are random: text encoders are not part of what is measured. `--models sd15:1,8 flux_dev:1` chooses models and
@@ -153,6 +154,7 @@ def measure(backbone: Any, model: str, batch: int, variants: list[str], rounds: 
         for name in variants
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    processor: dict[str, list[float]] = {name: [] for name in runs}
     peaks = dict.fromkeys(runs, 0)
     # What warms up: on a GPU kernels are compiled and memory is reserved, twice.
     warm = (2 if torch.accelerator.is_available() else 1) if rounds > 1 else 0
@@ -160,21 +162,29 @@ def measure(backbone: Any, model: str, batch: int, variants: list[str], rounds: 
         for name, run in runs.items():
             machine.reset_peak_memory()
             _wait()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             run()
             _wait()
             if round_ >= warm:
                 seconds[name].append(time.perf_counter() - start)
+                processor[name].append(time.process_time() - busy)
                 peaks[name] = max(peaks[name], machine.peak_bytes())
-                print(f"{model} batch {batch} round {round_ - warm + 1}: {name} {seconds[name][-1]:.3f} s", flush=True)
+                print(
+                    f"{model} batch {batch} round {round_ - warm + 1}: {name} {seconds[name][-1]:.3f} s"
+                    f" ({processor[name][-1]:.3f} s of processors)",
+                    flush=True,
+                )
     rows = []
     for name, taken in seconds.items():
+        busy = sorted(mine / other for mine, other in zip(processor[name], processor["bare"], strict=True))
         ratios = sorted(mine / other for mine, other in zip(taken, seconds["bare"], strict=True))
         rows.append(
             {
                 "benchmark": "paired", "model": model, "batch": batch, "variant": name, "size": backbone.size, "rounds": rounds,
                 "ratio_time": round(statistics.median(ratios), 4), "ratio_range": [round(ratios[0], 4), round(ratios[-1], 4)],
                 "seconds": round(statistics.median(taken), 5), "peak_bytes": peaks[name],
+                "processor_seconds": round(statistics.median(processor[name]), 5),
+                "ratio_processor": round(statistics.median(busy), 4),
                 "ratio_memory": round(peaks[name] / max(1, peaks["bare"]), 4),
             }
         )  # fmt: skip
@@ -249,7 +259,8 @@ def main(models: Mapping[str, Sequence[int]] = MODELS, out: str = "paired.json")
                 low, high = row["ratio_range"]
                 print(
                     f"{model:14} batch {batch}  {row['variant']:26} {row['ratio_time']:.3f} ({low:.3f} ... {high:.3f})"
-                    f"  {row['seconds']:.4f} s  {row['peak_bytes'] / 2**30:.2f} GiB ({row['ratio_memory']:.3f})",
+                    f"  {row['seconds']:.4f} s  processors {row['ratio_processor']:.3f}"
+                    f"  {row['peak_bytes'] / 2**30:.2f} GiB ({row['ratio_memory']:.3f})",
                     flush=True,
                 )
             options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import machine
 
-ROUNDS = 5
+ROUNDS = 4
 # Runs in each checkout: a line of the standard input starts one evaluation, whose seconds by stage come back as a line.
 RUN = """
 import contextlib, json, sys, tempfile

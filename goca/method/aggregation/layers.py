@@ -90,7 +90,7 @@ def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> T
     return torch.softmax(queries @ flat, dim=-1)
 
 
-EXACT_UP_TO = 1024  # rows of the reference; 512 of 4096 moved weights by 0.6 % on average, 4 % at most (docs/performance.md)
+EXACT_UP_TO = 1024  # rows of the reference; 512 of 4096 move weights by 0.7 % on average (docs/performance.md)
 SAMPLED = 512
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import machine
+from goca.paths import PACKAGE
 
 ROUNDS = 4
 # Runs in each checkout: a line of the standard input starts one evaluation, whose seconds by stage come back as a line.
@@ -62,7 +63,7 @@ def commit_of(checkout: Path) -> str:
 
 
 def main(baseline: Path, overrides: list[str]) -> None:
-    checkouts = {"before": baseline.resolve(), "now": Path(__file__).resolve().parents[1]}
+    checkouts = {"before": baseline.resolve(), "now": PACKAGE.parent}
     processes = {name: start(checkout, overrides) for name, checkout in checkouts.items()}
     found: dict[str, list[dict]] = {name: [] for name in processes}
     for round_ in range(ROUNDS + 1):  # the first one warms up

@@ -34,7 +34,7 @@ class CogView4Backbone(FlowMatching, JointAttention):
 
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:
-        return (TemplateSegment(self.pipeline.tokenizer, self.text_length, left=True),)
+        return (TemplateSegment(self.pipeline.tokenizer, self.text_length, side="left"),)
 
     def encode_text(self, texts: Sequence[str]) -> Conditioning:
         options = {"padding": "max_length", "padding_side": "left", "truncation": True, "max_length": self.text_length}

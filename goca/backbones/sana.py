@@ -50,6 +50,7 @@ class SanaBackbone(FlowMatching, CrossAttention):
                 encoded=encoded,
                 kept=kept,
                 lower=True,
+                side="right",  # the pipeline sets the tokenizer to it when it first encodes a prompt
             ),
         )
 
@@ -78,7 +79,7 @@ class SanaBackbone(FlowMatching, CrossAttention):
     def drawn_segments(self, negative: bool) -> tuple[TextSegment, ...]:
         """The pipeline writes no instruction before a negative prompt, or where it is told to leave it out."""
         if negative or not self._instruction:
-            return (TemplateSegment(self.pipeline.tokenizer, self.text_length, render=str.strip, lower=True),)
+            return (TemplateSegment(self.pipeline.tokenizer, self.text_length, render=str.strip, lower=True, side="right"),)
         return self.text_segments
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -111,7 +111,7 @@ class TemplateSegment(TextSegment):
         compact: the pipeline takes real tokens alone, so that padding, wherever it was, comes after them.
         bare: the tokenizer adds no special tokens of its own, as the template writes them.
         lower: the pipeline lower-cases the prompt, and it alone.
-        left: the pipeline pads on the left, whatever side is the tokenizer's own.
+        side: on which the pipeline pads, where it does not ask the tokenizer.
 
     >>> import string
     >>> from goca.scenes.tokenizer import small_t5_tokenizer
@@ -126,7 +126,7 @@ class TemplateSegment(TextSegment):
     compact: bool = False
     bare: bool = False
     lower: bool = False
-    left: bool = False
+    side: Literal["left", "right"] | None = None
 
     def tokens(self, text: str) -> list[Token]:
         if self.lower:  # lower case can have more letters
@@ -155,7 +155,7 @@ class TemplateSegment(TextSegment):
 
     @property
     def _options(self) -> dict[str, Any]:
-        side = {"padding_side": "left"} if self.left else {}
+        side = {"padding_side": self.side} if self.side else {}
         return {**side, "add_special_tokens": False} if self.bare else side
 
     @property

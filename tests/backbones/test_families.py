@@ -22,11 +22,18 @@ from tests.helpers.tiny_pipelines import FAMILIES, family_overrides, tiny_backbo
 
 TEXTS = ["circle, grass", "a heart on snow, moon"]
 SIZE = 32
+UNUSED = {}  # how a text lies in a pipeline that has encoded nothing yet
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
 def backbone(request):
-    return tiny_backbone(request.param).load(tiny_pipeline(request.param))
+    loaded = tiny_backbone(request.param).load(tiny_pipeline(request.param))
+    UNUSED[request.param] = _tokens(loaded)
+    return loaded
+
+
+def _tokens(backbone):
+    return [segment.tokens(text) for segment in backbone.text_segments for text in TEXTS]
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +192,11 @@ def test_a_word_of_the_prompt_begins_where_its_embedding_does(backbone):
     differs = [i for i in (states[0] != states[1]).flatten(1).any(-1).nonzero().flatten().tolist() if i not in padding]
     assert prompt.class_tokens[2][0] == differs[0]
     assert prompt.tokens[differs[0]] in ("grass", "g")
+
+
+def test_words_lie_where_they_do_before_a_pipeline_has_encoded_anything_too(backbone, forward, request):
+    """Some pipelines change the settings of their tokenizer when they first encode a prompt."""
+    assert _tokens(backbone) == UNUSED[request.node.callspec.params["backbone"]]
 
 
 def test_padding_gets_what_the_model_gives_it(backbone, forward):

@@ -45,15 +45,15 @@ def _characters(segment, text):
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @settings(max_examples=40, deadline=None)
-@given(text=WORDS, before=ENDS, after=ENDS, left=st.booleans())
-def test_positions_are_the_tokens_of_the_rendered_text(name, text, before, after, left):
+@given(text=WORDS, before=ENDS, after=ENDS, side=st.sampled_from([None, "left", "right"]))
+def test_positions_are_the_tokens_of_the_rendered_text(name, text, before, after, side):
     """The oracle tokenizes the whole text once more and looks at characters alone."""
     tokenizer, length = TOKENIZERS[name], 200
-    segment = TemplateSegment(tokenizer, length, render=lambda words: before + words + after, left=left)
+    segment = TemplateSegment(tokenizer, length, render=lambda words: before + words + after, side=side)
     found = segment.tokens(text)
     whole = before + text + after
-    side = {"padding_side": "left"} if left else {}
-    plain = tokenizer(whole, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True, **side)
+    options = {"padding_side": side} if side else {}
+    plain = tokenizer(whole, padding="max_length", max_length=length, truncation=True, return_offsets_mapping=True, **options)
     assert segment.ids(text) == plain["input_ids"]
     assert len(found) == length
     inside = range(len(before), len(before) + len(text))
@@ -79,8 +79,8 @@ def test_what_is_dropped_before_the_prompt_moves_every_position(text, dropped, l
 @given(text=WORDS)
 def test_compact_text_comes_before_its_padding_whatever_the_side(text):
     rows = [
-        TemplateSegment(TOKENIZERS["gemma"], 60, render=lambda words: "on " + words, compact=True, left=left).tokens(text)
-        for left in (True, False)
+        TemplateSegment(TOKENIZERS["gemma"], 60, render=lambda words: "on " + words, compact=True, side=side).tokens(text)
+        for side in ("left", "right")
     ]
     assert rows[0] == rows[1]
     kinds = [token.kind == "padding" for token in rows[0]]

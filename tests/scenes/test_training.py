@@ -147,7 +147,10 @@ def test_float16_is_refused(tmp_path):
         train(config("scenes_unet", tmp_path, "precision=16-mixed"))
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "backbone").glob("*.yaml")))
+# The one of the camouflage look starts from trained weights, which its average may remember.
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in (CONF / "backbone").glob("*.yaml")} - {"scenes_unet_camouflage"})
+)
 def test_averages_forget_the_random_start(name):
     with initialize_config_dir(str(CONF), version_base="1.3"):
         backbone = compose("train", [f"backbone={name}"]).backbone

@@ -230,4 +230,4 @@ def _from_floats(values: np.ndarray, name: str) -> np.ndarray:
         raise DataError(
             f"{name} holds floats from {low:g} to {high:g}; only 0 ... 1 has an agreed meaning: scale it, or save 8 or 16 bits"
         )
-    return (values * 255.0).round().astype(np.uint8)
+    return (values.astype(np.float64) * 255.0).round().astype(np.uint8)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -131,6 +131,7 @@ def test_sixteen_bits_from_pil_are_those_from_the_file(shared: Path) -> None:
 
 
 @settings(deadline=None)
+@example(np.array([[0.3]], np.float32))  # 76.5 and a little; in float32 that little is lost
 @given(arrays(np.float32, _SHAPES, elements=st.floats(-2, 300, width=32)))
 def test_floats_are_scaled_where_they_say_how_and_refused_elsewhere(values: np.ndarray) -> None:
     picture = Image.fromarray(values)

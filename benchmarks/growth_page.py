@@ -57,7 +57,9 @@ def panel(axes: Axes, lines: list[dict[str, Any]], varied: str) -> None:
     values = [value for value, _ in found]
     for name, (colour, seconds_of) in CURVES.items():
         seconds = [seconds_of(line) for _, line in found]
-        axes.plot(values, seconds, "o-", color=colour, label=f"{name}: slope {slope(values, seconds):.2f}")
+        power = slope(values, seconds)
+        print(f"{UNITS[varied]:24} {name:24} slope {power:.2f}")
+        axes.plot(values, seconds, "o-", color=colour, label=f"{name}: slope {power:.2f}")
     axes.set_xscale("log")
     axes.set_yscale("log")
     names = [f"{line['size']}²" if varied == "size" else str(line[varied]) for _, line in found]
@@ -74,10 +76,6 @@ def main(path: Path = RESULTS, to: Path = PICTURE) -> None:
     figure = Figure(figsize=(9, 6.5), layout="constrained")
     for axes, varied in zip(figure.subplots(2, 2).flat, UNITS, strict=True):
         panel(axes, lines, varied)
-        found = points(lines, varied)
-        for name, (_, seconds_of) in CURVES.items():
-            power = slope([value for value, _ in found], [seconds_of(line) for _, line in found])
-            print(f"{UNITS[varied]:24} {name:24} slope {power:.2f}")
     figure.suptitle(f"Stable Diffusion 1.5, GoCA + affinity, {lines[0]['machine']}, {lines[0]['date']}", fontsize=10)
     to.parent.mkdir(parents=True, exist_ok=True)
     render(figure).quantize(64).save(to, optimize=True)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments import command_line
 from experiments.methods import LOOKS, Row, batches, build, scenes
 from experiments.scaling_report import table
 from experiments.scaling_scenes import Recorder
@@ -231,18 +232,13 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--split", choices=("test", "train"), default="train")
     parser.add_argument("--count", type=int, default=40, help="scenes")
     parser.add_argument("--round", type=int, default=10)
-    parser.add_argument("--out", type=Path, default=Path("outputs/cross"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="print the tables of what has been measured")
     parser.add_argument("--best", type=int, default=12, help="cells in the last table")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    (report if options.report else run)(options)
+    command_line.perform(parser, "outputs/cross", run, report)
 
 
 if __name__ == "__main__":

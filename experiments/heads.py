@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from experiments import command_line
 from experiments.methods import Row, batches, build, scenes
 from experiments.oracle import scored, shown, within
 from experiments.scaling_report import DRAWS, table
@@ -226,17 +227,12 @@ def report(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("pipelines", nargs="*", help="MODEL, or MODEL=FOLDER of another training of it")
     parser.add_argument("--look", default="plain")
     parser.add_argument("--fit", type=int, default=40, help="training scenes to judge single heads on")
     parser.add_argument("--count", type=int, default=100, help="test scenes for the variants")
-    parser.add_argument("--out", type=Path, default=Path("outputs/heads"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="print the tables of what has been measured")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    (report if options.report else run)(options)
+    command_line.perform(parser, "outputs/heads", run, report)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
+from experiments import command_line
 from experiments.scaling_scenes import Recorder, evaluate
 from goca import config
 from goca.config.identity import difference
@@ -288,7 +289,7 @@ def timed(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--models", nargs="+", default=[*MODELS, *STATES])
     parser.add_argument("--trained", type=Path, help="folder of other pipelines of these names")
     parser.add_argument("--methods", nargs="+", choices=[*NAMED, *MATCHED], help="these rows alone")
@@ -298,12 +299,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="scenes")
     parser.add_argument("--round", type=int, default=50, help="scenes that go through all rows before the next ones do")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("outputs/methods"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--time", action="store_true", help="measure seconds and forwards, not mIoU")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    (timed if options.time else run)(options)
+    command_line.perform(parser, "outputs/methods", run, timed, "--time", "measure seconds and forwards, not mIoU")
 
 
 if __name__ == "__main__":

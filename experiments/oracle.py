@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from experiments import command_line
 from experiments.methods import LOOKS, Row, batches, build, measure, scenes
 from experiments.scaling_report import DRAWS, table
 from experiments.scaling_scenes import Recorder
@@ -318,18 +319,13 @@ def within(one: Sequence[float], other: Sequence[float], layers: Sequence[str]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS))
     parser.add_argument("--looks", nargs="+", choices=LOOKS, default=list(LOOKS))
     parser.add_argument("--trained", type=Path, help="folder of other pipelines of these names")
     parser.add_argument("--fit", type=int, default=60, help="training scenes to choose on")
     parser.add_argument("--count", type=int, default=100, help="test scenes to judge on")
-    parser.add_argument("--out", type=Path, default=Path("outputs/oracle"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--report", action="store_true", help="print the tables of what has been measured")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    (report if options.report else run)(options)
+    command_line.perform(parser, "outputs/oracle", run, report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goca.attention.call import AttentionCall
+from goca.attention.call import HALF, AttentionCall
 
 # From so many keys on; smaller layers keep the softmax over all heads at once, and so the bits of their results.
 MANY_KEYS = 2048
@@ -27,7 +27,7 @@ def fits(call: AttentionCall) -> bool:
 
 def rounds(call: AttentionCall) -> bool:
     """Whether products are taken in half precision."""
-    return call.half_products and call.query.dtype in (torch.float16, torch.bfloat16)
+    return call.half_products and call.query.dtype in HALF
 
 
 def head_sum(

@@ -15,6 +15,7 @@ _TINY = 1e-15  # what linear attention of diffusers adds to a row sum, so that a
 
 
 Precision = Literal["auto", "float32", "model"]  # of the products of queries and keys
+HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class AttentionCall:
 
 def with_precision(call: AttentionCall, precision: Precision) -> AttentionCall:
     """The call, its products of queries and keys in its own number format where `precision` and the device ask for that."""
-    fast = call.query.device.type in ("cuda", "cpu") and call.query.dtype in (torch.float16, torch.bfloat16)
+    fast = call.query.device.type in ("cuda", "cpu") and call.query.dtype in HALF
     own = precision == "model" or (precision == "auto" and fast)
     return replace(call, half_products=True) if own else call
 
@@ -129,7 +130,7 @@ def _logits(query: Tensor, key: Tensor, call: AttentionCall) -> Tensor:
     Products of half-precision numbers are exact in float32, so tensor cores that accumulate in float32 lose nothing. Where the
     backend would round the result to half precision (the CPU does), queries and keys are converted first.
     """
-    if not (call.half_products and query.dtype in (torch.float16, torch.bfloat16) and query.device.type == "cuda"):
+    if not (call.half_products and query.dtype in HALF and query.device.type == "cuda"):
         return torch.matmul(query.float() * call.scale, key.float().transpose(-1, -2))
     product = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(-1, -2), out_dtype=torch.float32)
     return product.mul_(call.scale).unflatten(0, query.shape[:2])

@@ -13,6 +13,8 @@ import os
 import torch
 from torch import Tensor
 
+from goca.attention.call import HALF
+
 if importlib.util.find_spec("triton") is not None:
     import triton
     import triton.language as tl
@@ -26,7 +28,7 @@ _LOG2_E = 1.4426950408889634
 
 def usable(query: Tensor, mask: Tensor | None) -> bool:
     """Whether these operands suit the kernels: half precision on CUDA, and no mask that differs between query pixels."""
-    if triton is None or query.dtype not in (torch.float16, torch.bfloat16):
+    if triton is None or query.dtype not in HALF:
         return False
     device_fits = query.device.type == "cuda" or (INTERPRETED and ON_CPU and query.device.type == "cpu")
     return device_fits and (mask is None or mask.ndim == 1 or mask.shape[-2] == 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from goca.attention import by_head, fused
-from goca.attention.call import AttentionCall, blocks, probabilities
+from goca.attention.call import HALF, AttentionCall, blocks, probabilities
 from goca.method.aggregation import heads, maps
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def head_mean_values(call: AttentionCall, values: Tensor, rows: Tensor | None = 
     only the kernel's own rounding remains.
     """
     assert call.image is not None
-    half = call.query.dtype in (torch.float16, torch.bfloat16)
+    half = call.query.dtype in HALF
     query = call.query if rows is None else call.query[:, :, rows]
     width, dtype = call.query.shape[-1], call.query.dtype
     mask = call.mask if call.mask is None or rows is None or call.mask.shape[-2] == 1 else call.mask[..., rows, :]

@@ -30,9 +30,11 @@ from omegaconf import OmegaConf
 from experiments import command_line
 from experiments.scaling_scenes import Recorder, evaluate
 from goca import config
+from goca.attention.statistics import Observation
 from goca.config.identity import difference
 from goca.data.sizes import to_pixels
 from goca.errors import ConfigError, ModelError
+from goca.method import Plan
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.segmentor import Asked, Segmentor
 
@@ -182,11 +184,32 @@ def measure(group: Sequence[Row], dataset: Any, places: range, seed: int) -> dic
                 passes,
                 [entry.prompt for entry in entries],
             )
-            observations = {}
+            observations = observed_together(group, recorder)
         for row in group:
-            observation = observations.get(row.name) or recorder.replay(row.segmentor)
-            found[row.name] += evaluate(row.segmentor, dataset, pairs, entries, observation)
+            found[row.name] += evaluate(row.segmentor, dataset, pairs, entries, observations[row.name])
     return {name: np.stack(counts).astype(np.int32) for name, counts in found.items()}
+
+
+def observed_together(group: Sequence[Row], recorder: Recorder) -> dict[str, Observation]:
+    """What each row's statistics show of a forward; rows that aggregate alike share one, with all layers that they want."""
+    alike: list[tuple[list[Row], Plan]] = []
+    for row in group:
+        plan, method = row.segmentor.plan(), row.segmentor.method
+        for place, (rows, shared) in enumerate(alike):
+            if rows[0].segmentor.method.aggregation == method.aggregation and shared.feature_kind == plan.feature_kind:
+                layers = {
+                    name: tuple(dict.fromkeys((*getattr(shared, name), *getattr(plan, name))))
+                    for name in ("self_attention", "features")
+                }
+                alike[place] = ([*rows, row], dataclasses.replace(shared, **layers))
+                break
+        else:
+            alike.append(([row], plan))
+    found = {}
+    for rows, plan in alike:
+        observation = recorder.replay(rows[0].segmentor, plan)
+        found |= dict.fromkeys((row.name for row in rows), observation)
+    return found
 
 
 class Table:

@@ -79,11 +79,11 @@ class Recorder:
     def finish(self) -> None:
         pass
 
-    def replay(self, segmentor: Segmentor) -> Observation:
-        """What the segmentor's own statistics would have observed."""
+    def replay(self, segmentor: Segmentor, plan: Plan | None = None) -> Observation:
+        """What the segmentor's own statistics would have observed, of the layers of another plan where one is given."""
         method = segmentor.method
         statistics = collector(
-            method.aggregation, segmentor.plan(), segmentor.max_bytes, len(method.passes), segmentor.precision
+            method.aggregation, plan or segmentor.plan(), segmentor.max_bytes, len(method.passes), segmentor.precision
         )
         for call in self.calls:
             if call.layer in statistics.plan.observed:

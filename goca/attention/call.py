@@ -45,10 +45,11 @@ class AttentionCall:
     scratch: dict[str, Tensor] = field(default_factory=dict, compare=False)  # what a reduction computed and may use again
     half_products: bool = False  # multiply half-precision queries and keys as they are; sums are float32 either way
     gate: Tensor | None = None  # (B, H, S, d), what some models multiply A_h V_h by before W^O
+    projected: Tensor | None = None  # (B, S, D), O with its bias, where the model's own projection gave it
 
     def without_values(self) -> AttentionCall:
         """The same call with only what probabilities need: queries and keys."""
-        return replace(self, value=None, output=None, gate=None, projection=None, bias=None)
+        return replace(self, value=None, output=None, gate=None, projection=None, bias=None, projected=None)
 
     def head_at(self, index: int) -> AttentionCall:
         """The call of one head alone, for probabilities."""
@@ -78,6 +79,7 @@ class AttentionCall:
             value=pick(self.value),
             output=pick(self.output),
             gate=pick(self.gate),
+            projected=pick(self.projected),
             lse=pick(self.lse),
             scratch={name: tensor[one] for name, tensor in self.scratch.items()},
         )

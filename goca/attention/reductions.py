@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 2e-3  # of the largest value: fused and plain products of half-precision operands differ by rounding alone
 _CHECKED_ROWS = 64
-_HELD = 4  # heads worth of memory where one head at a time is added to a sum
+_HELD = 4  # heads worth of memory where one head at a time is added to a sum, what it is computed from included
 _agreed: dict[tuple[object, ...], bool] = {}  # kind of call -> whether the fused kernels may be used for it
 
 
@@ -39,7 +39,7 @@ def weighted_map(call: AttentionCall, weights: Tensor, max_bytes: int) -> Tensor
     layer_map = torch.zeros(images, pixels, call.text_axis or tokens, device=call.query.device)
     if by_head.fits(call):
         mean = not any(weights.stride())  # one number for all heads and pixels, which is 1 / H
-        for batch, rows in blocks(call, call.text, pixels, max_bytes, heads_at_once=_HELD):
+        for batch, rows in blocks(call, call.text, pixels, max_bytes // _HELD, heads_at_once=1):
             own = None if mean else weights[batch, :, rows]
             layer_map[batch, rows, :tokens] = by_head.head_sum(call, call.text, batch, rows, own)
         return layer_map
@@ -60,8 +60,21 @@ def head_weights(call: AttentionCall, method: str) -> Tensor:
         if kind not in _agreed:
             _agreed[kind] = _weights_agree(call, plain(call.output, call.projection, call.value))
         if _agreed[kind]:
-            return fused.head_weights(call.output, heads.projected_back(call.output, call.projection))
+            return fused.head_weights(call.output, _projected_back(call))
+    if method == "dot_product" and call.projected is not None:
+        return heads.shares(call.output, _projected_back(call))
     return plain(call.output, call.projection, call.value)
+
+
+def _projected_back(call: AttentionCall) -> Tensor:
+    """O W^O, with the O that the model computed where that is cheaper."""
+    assert call.output is not None and call.projection is not None
+    projected = call.projected
+    if projected is not None and heads.gram_is_cheaper(call.output, call.projection):
+        projected = None
+    if projected is not None and call.bias is not None:
+        projected = projected - call.bias
+    return heads.projected_back(call.output, call.projection, projected)
 
 
 def _weights_agree(call: AttentionCall, expected: Tensor) -> bool:
@@ -100,7 +113,7 @@ def blocks_of_rows(call: AttentionCall, rows: Tensor, max_bytes: int) -> Iterato
     """`mean_rows` on the plain path a block at a time: which images, which of the rows, and their attention (b, r, S)."""
     assert call.image is not None
     if by_head.fits(call):
-        for batch, block in blocks(call, call.image, len(rows), max_bytes, heads_at_once=_HELD):
+        for batch, block in blocks(call, call.image, len(rows), max_bytes // _HELD, heads_at_once=1):
             yield batch, block, by_head.head_sum(call, call.image, batch, rows[block])
         return
     for batch, block in blocks(call, call.image, len(rows), max_bytes):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from goca.attention.backends import visible_backends
@@ -37,6 +37,7 @@ class RawCall:
     lse: Tensor | None = None  # (B, H, S) log-sum-exp of the logits, where the kernel gave it
     turn: int = 0  # how many calls the module has made before, in this run of it: some make one per segment of the sequence
     linear: bool = False  # probabilities are query . key over their row sum, not a softmax; both are non-negative
+    projected: Tensor | None = None  # (B, S, D), what the layer's output projection made of the output, bias included
 
     def rows(self, rows: slice) -> RawCall:
         """The call of some rows of the batch."""
@@ -44,7 +45,17 @@ class RawCall:
         if mask is not None and mask.ndim == 4 and len(mask) > 1:
             mask = mask[rows]
         parts = {name: getattr(self, name)[rows] for name in ("query", "key", "value", "output")}
-        return replace(self, **parts, mask=mask, lse=None if self.lse is None else self.lse[rows])
+        parts |= {name: found[rows] for name in ("lse", "projected") if (found := getattr(self, name)) is not None}
+        return replace(self, **parts, mask=mask)
+
+
+@dataclass
+class _Running:
+    """An observed module that is running."""
+
+    layer: str
+    calls: int = 0  # how many it has made
+    waiting: RawCall | None = None  # for its output projection
 
 
 class AttentionTap(TorchFunctionMode):
@@ -55,6 +66,8 @@ class AttentionTap(TorchFunctionMode):
         observe: called with each `RawCall` right after it ran; torch calls it makes are not observed themselves.
         scales: factors on the attention output of layers, one for all heads or (H,) one for each. With any, the model's output
             changes.
+        projections: weights of output projections by layer name. Calls of these layers are reported with what the projection
+            made of them, once it ran; where it does not run by `torch.nn.functional.linear`, at the end and without.
 
     >>> import torch
     >>> from diffusers.models.attention_processor import Attention
@@ -70,10 +83,12 @@ class AttentionTap(TorchFunctionMode):
         modules: Mapping[str, nn.Module],
         observe: Callable[[RawCall], None],
         scales: Mapping[str, Tensor] | None = None,
+        projections: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
         self._modules, self._observe, self._scales = modules, observe, scales or {}
-        self._running: list[list[Any]] = []  # name, and how many calls it has made
+        self._projections = projections or {}
+        self._running: list[_Running] = []
         self._handles: list[Any] = []
 
     def __enter__(self) -> AttentionTap:
@@ -104,18 +119,25 @@ class AttentionTap(TorchFunctionMode):
             if not self._running:
                 super(AttentionTap, self).__enter__()  # only within observed modules: other calls are not slowed down
                 _open().append(self)
-            self._running.append([name, 0])
+            self._running.append(_Running(name))
 
         return hook
 
     def _ended(self, *_: Any) -> None:
-        self._running.pop()
+        ended = self._running.pop()
         if not self._running:
             super().__exit__(None, None, None)
             _open().remove(self)
+        if ended.waiting is not None:
+            self._observe(ended.waiting)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         taps = _open()
+        if func is linear and self is taps[-1]:
+            projected = func(*args, **(kwargs or {}))
+            for tap in reversed(taps):
+                tap._project(projected, *args, **(kwargs or {}))
+            return projected
         if func is not scaled_dot_product_attention or self is not taps[-1]:
             return func(*args, **(kwargs or {}))
         output, lse = attention_with_lse(*args, **(kwargs or {}))
@@ -124,12 +146,27 @@ class AttentionTap(TorchFunctionMode):
         return output
 
     def _take(self, output: Tensor, lse: Tensor | None, args: Any, kwargs: Any) -> Tensor:
-        name, turn = self._running[-1]
+        running = self._running[-1]
+        name = running.layer
         if name in self._scales:
             output = output * self._scales[name].to(output).reshape(1, -1, 1, 1)
-        self._running[-1][1] += 1
-        self._observe(_raw_call(name, turn, output, lse, *args, **kwargs))
+        if running.waiting is not None:  # a second call before any projection: the first one has none of its own
+            self._observe(running.waiting)
+            running.waiting = None
+        call = _raw_call(name, running.calls, output, lse, *args, **kwargs)
+        running.calls += 1
+        if name in self._projections:
+            running.waiting = call
+        else:
+            self._observe(call)
         return output
+
+    def _project(self, projected: Tensor, operand: Tensor, weight: Tensor, bias: Tensor | None = None) -> None:
+        """A linear layer ran: report the call that waits for it, if that layer was its output projection."""
+        running = self._running[-1]
+        if running.waiting is not None and weight is self._projections[running.layer]:
+            call, running.waiting = running.waiting, None
+            self._observe(replace(call, projected=projected))
 
 
 _threads = threading.local()

@@ -27,6 +27,7 @@ from goca.backbones.drawing import Drawing
 from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.loading.pretrained import Pretrained
 from goca.backbones.loading.quantization import dense_weight
+from goca.backbones.projections import OwnProjections
 from goca.backbones.prompting import emphasised, read_text
 from goca.data.sizes import Limits
 from goca.errors import ModelError
@@ -77,7 +78,7 @@ class Backbone(Drawing, Pretrained):
 
     def adopt(self, pipeline: Any, encoders_left_out: bool) -> None:
         super().adopt(pipeline, encoders_left_out)
-        for name in ("attention_modules", "text_segments", "_sigmas"):  # derived from an earlier pipeline
+        for name in ("attention_modules", "text_segments", "_sigmas", "_projections"):  # derived from an earlier pipeline
             self.__dict__.pop(name, None)
         if self.size % self.size_multiple:
             unit = self.size_multiple
@@ -190,6 +191,10 @@ class Backbone(Drawing, Pretrained):
         bias = getattr(linear, "bias", None)
         return None if bias is None else bias.to(like)
 
+    @cached_property
+    def _projections(self) -> OwnProjections:
+        return OwnProjections(self.attention_modules)
+
     @torch.inference_mode()
     def observe(
         self,
@@ -226,7 +231,7 @@ class Backbone(Drawing, Pretrained):
             with timer("aggregate"):
                 if isinstance(statistics, ConceptStatistics):
                     statistics.follow(raw, self.image_keys(raw, grid))
-                call = self.canonical(raw, grid)
+                call = self._projections.add(self.canonical(raw, grid), raw)
                 if call is not None:
                     statistics.observe(call if read is None else self.read(call, read))
 
@@ -234,6 +239,7 @@ class Backbone(Drawing, Pretrained):
         for embedding in conditioning.values():
             check_finite(embedding, "text encoder", image_ids)
         modules = {name: self.attention_modules[name] for name in statistics.plan.observed}
+        weights = self._projections.weights(statistics)
         for number, timestep in enumerate(passes.timesteps or (self.timestep,)):
             with timer("encode"), self.at(timestep):
                 ids = [f"{image_id}/pass{number}" if number else image_id for image_id in image_ids]
@@ -243,7 +249,7 @@ class Backbone(Drawing, Pretrained):
                     rows = [{key: value[row : row + 1] for key, value in conditioning.items()} for row in range(len(prompts))]
                     each = zip(prompts, rows, strict=True)
                     statistics.begin([self.text_branch(prompt.concepts, row, noisy) for prompt, row in each])
-            with timer("forward"), self.at(timestep), AttentionTap(modules, observe):
+            with timer("forward"), self.at(timestep), AttentionTap(modules, observe, projections=weights):
                 predicted = self.denoise(noisy, conditioning)
             check_finite(predicted, "denoiser", image_ids)
         self.check_seen(seen, modules)

@@ -81,6 +81,22 @@ def test_observing_changes_no_bit_of_the_output(forward):
     assert torch.equal(plain, observed)
 
 
+def test_the_models_own_projection_weighs_heads_as_a_product_of_our_own_does(backbone, pixels, monkeypatch):
+    own, known = [], backbone._projections
+    add = known.add
+    monkeypatch.setattr(known, "add", lambda call, raw: own.append(add(call, raw)) or own[-1])
+    with_it = backbone.observe(pixels, TEXTS, ["a", "b"], 0, _statistics(backbone))
+    for call in own:
+        if call is not None and call.projected is not None:
+            expected = torch.nn.functional.linear(call.output.transpose(1, 2).flatten(2), call.projection, call.bias)
+            torch.testing.assert_close(call.projected, expected, rtol=1e-4, atol=1e-5, msg=call.layer)
+    assert all(known._agreed.values())  # of no family's processor is anything added in between
+    monkeypatch.setattr(known, "weights", lambda statistics: {})
+    without = backbone.observe(pixels, TEXTS, ["a", "b"], 0, _statistics(backbone))
+    for layer, weights in without.head_weights.items():
+        torch.testing.assert_close(with_it.head_weights[layer], weights, rtol=1e-3, atol=1e-5, msg=layer)
+
+
 def test_every_attention_layer_is_seen_and_image_queries_fill_its_grid(backbone, forward):
     raws, calls, *_ = forward
     assert set(raws) == set(backbone.attention_modules)

@@ -77,16 +77,36 @@ def _normalised(weights: Tensor) -> Tensor:
     return torch.where(total != 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[1]))
 
 
-def projected_back(output: Tensor, projection: Tensor) -> Tensor:
-    """O W^O of every pixel: (B, S, H * d), whose part for head h is what z_h is multiplied with to give o_h . O."""
+def shares(output: Tensor, back: Tensor) -> Tensor:
+    """The weights of `dot_product` from what `projected_back` gives."""
+    return _normalised(_products(output, back))
+
+
+def projected_back(output: Tensor, projection: Tensor, projected: Tensor | None = None) -> Tensor:
+    """O W^O of every pixel: (B, S, H * d), whose part for head h is what z_h is multiplied with to give o_h . O.
+
+    Args:
+        output, projection: as of the head methods.
+        projected: O (B, S, D) where it is known, which saves one of two products where channels outnumber pixels.
+    """
     flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)
-    more_pixels_than_channels = flat.shape[0] * flat.shape[1] > projection.shape[1]
-    return flat @ (projection.T @ projection) if more_pixels_than_channels else (flat @ projection.T) @ projection
+    if gram_is_cheaper(output, projection):
+        return flat @ (projection.T @ projection)
+    return (flat @ projection.T if projected is None else projected) @ projection
+
+
+def gram_is_cheaper(output: Tensor, projection: Tensor) -> bool:
+    """Whether there are more pixels than channels, so that the weights' own product comes first."""
+    return output.shape[0] * output.shape[2] > projection.shape[1]
 
 
 def _dots(output: Tensor, projection: Tensor) -> Tensor:
     """o_h[i] . O[i] for every head and pixel: (B, H, S)."""
-    flat, back = output.transpose(1, 2).flatten(2), projected_back(output, projection)
+    return _products(output, projected_back(output, projection))
+
+
+def _products(output: Tensor, back: Tensor) -> Tensor:
+    flat = output.transpose(1, 2).flatten(2)
     return (flat.float() * back.float()).unflatten(2, (output.shape[1], -1)).sum(-1).transpose(1, 2)
 
 

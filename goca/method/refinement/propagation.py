@@ -14,7 +14,7 @@ from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import KernelSelfAttention, RefinementContext, SelfAttention
 from goca.ops import Interpolation, blocks, is_constant, minmax, resize, resize_adjoint
 
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 8 * 2**20  # of one layer's rows and their sum
 
 
 def propagate(

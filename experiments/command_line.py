@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from goca.errors import ConfigError
+
 Work = Callable[[argparse.Namespace], object]
 
 
@@ -24,10 +26,16 @@ def perform(
     flag: str = "--report",
     help: str = "print the tables of what has been measured",
 ) -> None:
-    """Add where results go, how many threads compute, and the flag by which `other` is done instead of `run`; do it."""
+    """Add where results go, how many threads compute, and the flag by which `other` is done instead of `run`; do it.
+
+    Raises:
+        ConfigError: tables are asked for of a folder without any result.
+    """
     arguments.add_argument("--out", type=Path, default=Path(out))
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument(flag, dest="instead", action="store_true", help=help)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
+    if options.instead and flag == "--report" and not any(path.is_file() for path in options.out.rglob("*")):
+        raise ConfigError(f"{options.out} holds no results: run the experiment without {flag} first, or give its --out")
     (other if options.instead else run)(options)

@@ -17,7 +17,9 @@ from scipy.stats import spearmanr
 
 from experiments.methods import LOOKS, MATCHED, MODELS, NAMED, STATES
 from experiments.scaling_report import DRAWS, score, table
+from goca import config
 from goca.compare.statistics import ImageCounts, bootstrap, interval
+from goca.errors import ConfigError
 from goca.scenes.generator import CLASSES, STUFF
 
 matplotlib.use("Agg")
@@ -185,6 +187,8 @@ def main() -> None:
     options = parser.parse_args()
     known = {path.name for path in options.folder.glob("*/*/*")}
     models = [model for model in options.models if model in known]
+    if not models:
+        raise ConfigError(f"{options.folder} holds no counts of experiments.methods for any of {', '.join(options.models)}")
     refused = json.loads((options.folder / "refused.json").read_text()) if (options.folder / "refused.json").exists() else {}
     times = json.loads((options.folder / "times.json").read_text()) if (options.folder / "times.json").exists() else {}
     for names, rows in (("present", NAMED), ("all", NAMED), ("none", MATCHED)):
@@ -208,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    config.command(main)

@@ -1,7 +1,8 @@
 """Draws docs/images/growth.png from the lines of `benchmarks.growth`: `python -m benchmarks.growth_page`.
 
-Log-log, a panel for each setting that varies; the slope of a straight line through the points (least squares) is the power that
-the cost grows with. Lines of the newest date in benchmarks/results.jsonl are taken; a file as argument is read instead.
+Log-log, a panel for each setting that varies, and two in which tools that keep all maps stand beside ours; the slope of a
+straight line through the points (least squares) is the power that the cost grows with. Lines of the newest date in
+benchmarks/results.jsonl are taken; a file as argument is read instead.
 """
 
 from __future__ import annotations
@@ -27,12 +28,20 @@ CURVES = {
 }
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The growth lines of the newest date; raises SystemExit where there are none."""
+PEERS = {  # variant -> colour and style
+    "goca+affinity": ("#31688e", "o-"),
+    "goca, maps stored": ("#31688e", "s--"),
+    "daam": ("#fd8d3c", "o-"),
+    "daam, maps stored": ("#fd8d3c", "s--"),
+}
+
+
+def read(path: Path, benchmark: str = "growth") -> list[dict[str, Any]]:
+    """The lines of a benchmark, of the newest date; raises SystemExit where there are none."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    found = [line for line in lines if line.get("benchmark") == "growth"]
+    found = [line for line in lines if line.get("benchmark") == benchmark]
     if not found:
-        raise SystemExit(f"{path} has no lines of benchmarks.growth")
+        raise SystemExit(f"{path} has no lines of benchmarks.growth ({benchmark})")
     newest = max(line["date"] for line in found)
     return [line for line in found if line["date"] == newest]
 
@@ -60,23 +69,48 @@ def panel(axes: Axes, lines: list[dict[str, Any]], varied: str) -> None:
         power = slope(values, seconds)
         print(f"{UNITS[varied]:24} {name:24} slope {power:.2f}")
         axes.plot(values, seconds, "o-", color=colour, label=f"{name}: slope {power:.2f}")
+    names = [f"{line['size']}²" if varied == "size" else str(line[varied]) for _, line in found]
+    _log_log(axes, values, names, UNITS[varied], "seconds an image")
+
+
+def beside_peers(axes: Axes, lines: list[dict[str, Any]], key: str, unit: str, scale: float) -> None:
+    """What each tool adds to the bare forward, by the size of the picture: `key` of the lines, less that of the bare one."""
+    sizes = sorted({line["size"] for line in lines})
+    by_name = {(line["variant"], line["size"]): line[key] for line in lines}
+    for name, (colour, style) in PEERS.items():
+        added = [(by_name[name, size] - (by_name["bare", size] if key != "beyond_bare" else 0)) / scale for size in sizes]
+        shown = [(size**2, value) for size, value in zip(sizes, added, strict=True) if value > 0]
+        power = slope(*map(list, zip(*shown, strict=True))) if len(shown) > 1 else float("nan")
+        print(f"{'pixels of the picture':24} {name:24} {unit} beyond the bare forward: {added}, slope {power:.2f}")
+        axes.plot(*zip(*shown, strict=True), style, color=colour, label=f"{name}: slope {power:.2f}")
+    names = [f"{size}²" for size in sizes]
+    _log_log(axes, [size**2 for size in sizes], names, UNITS["size"], f"{unit} beyond the bare forward")
+
+
+def _log_log(axes: Axes, values: list[float], names: list[str], x: str, y: str) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    names = [f"{line['size']}²" if varied == "size" else str(line[varied]) for _, line in found]
     axes.set_xticks(values, names)
     axes.set_xticks([], minor=True)
-    axes.set_xlabel(UNITS[varied])
-    axes.set_ylabel("seconds an image")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
 def main(path: Path = RESULTS, to: Path = PICTURE) -> None:
-    lines = read(path)
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    for axes, varied in zip(figure.subplots(2, 2).flat, UNITS, strict=True):
+    lines, peers = read(path), read(path, "growth peers")
+    figure = Figure(figsize=(13, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3)
+    for axes, varied in zip(panels[:, :2].flat, UNITS, strict=True):
         panel(axes, lines, varied)
-    figure.suptitle(f"Stable Diffusion 1.5, GoCA + affinity, {lines[0]['machine']}, {lines[0]['date']}", fontsize=10)
+    beside_peers(panels[0, 2], peers, "beyond_bare", "seconds", 1)
+    beside_peers(panels[1, 2], peers, "peak_bytes", "GB", 1e9)
+    dates = sorted({f"{line['machine']}, {line['date']}" for line in (lines[0], peers[0])})
+    figure.suptitle(
+        f"Stable Diffusion 1.5, float32; GoCA + affinity, right beside tools that keep all maps: {'; '.join(dates)}",
+        fontsize=10,
+    )
     to.parent.mkdir(parents=True, exist_ok=True)
     render(figure).quantize(64).save(to, optimize=True)
 

@@ -178,11 +178,13 @@ def measure(backbone: Any, model: str, batch: int, variants: list[str], rounds: 
     for name, taken in seconds.items():
         busy = sorted(mine / other for mine, other in zip(processor[name], processor["bare"], strict=True))
         ratios = sorted(mine / other for mine, other in zip(taken, seconds["bare"], strict=True))
+        beyond = [mine - other for mine, other in zip(taken, seconds["bare"], strict=True)]
         rows.append(
             {
                 "benchmark": "paired", "model": model, "batch": batch, "variant": name, "size": backbone.size, "rounds": rounds,
                 "ratio_time": round(statistics.median(ratios), 4), "ratio_range": [round(ratios[0], 4), round(ratios[-1], 4)],
                 "seconds": round(statistics.median(taken), 5), "peak_bytes": peaks[name],
+                "beyond_bare": round(statistics.median(beyond), 5),
                 "processor_seconds": round(statistics.median(processor[name]), 5),
                 "ratio_processor": round(statistics.median(busy), 4),
                 "ratio_memory": round(peaks[name] / max(1, peaks["bare"]), 4),

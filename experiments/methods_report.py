@@ -39,7 +39,9 @@ class Counts:
             found = {method: scenes for method, scenes in found.items() if scenes}
             if common := set.intersection(*(set(scenes) for scenes in found.values())) if found else set():
                 places, seeds = sorted({scene for _, scene in common}), {seed for seed, _ in common}
-                self.sizes[model] = f"{len(places)} scenes x {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+                whole = len(common) == len(places) * len(seeds)
+                per_scene = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}" if whole else f"1 to {len(seeds)} seeds"
+                self.sizes[model] = f"{len(places)} scenes x {per_scene}"
                 for method, scenes in found.items():
                     both = [sum(scenes[key] for key in common if key[1] == place) for place in places]
                     stacked = np.stack(both).astype(float)

@@ -2,8 +2,10 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +43,22 @@ def test_wandb_tags_are_never_longer_than_the_service_takes(made_up: Report, tmp
     long = replace(made_up, folder=tmp_path, tags=[f"method={method}"], figures={}, galleries={}, examples=())
     assert WandbLogger(mode="offline").log(long)
     assert max(map(len, WandbRun(tmp_path).run["tags"])) == 64
+
+
+def test_wandb_starts_without_the_launch_agent_unless_somebody_staged_inputs(
+    made_up: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("wandb.sdk.launch")]:
+        monkeypatch.delitem(sys.modules, name)
+    small = replace(made_up, folder=tmp_path, figures={}, galleries={}, examples=())
+    assert WandbLogger(mode="offline").log(small)
+    assert not [name for name in sys.modules if name.startswith("wandb.sdk.launch")]
+    asked: list[object] = []
+    staged = ModuleType("staged")
+    staged.StagedLaunchInputs = lambda: SimpleNamespace(apply=asked.append)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wandb.sdk.launch.inputs.internal", staged)
+    assert WandbLogger(mode="offline").log(small)
+    assert len(asked) == 1
 
 
 def test_wandb_summary_has_miou_at_the_best_and_at_every_threshold(made_up: Report, wandb_run: WandbRun) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -59,26 +63,27 @@ class WandbLogger(Logger):
     def _log(self, report: Report, offline: bool) -> str | None:
         import wandb  # takes a second; runs without it should not wait
 
-        run = wandb.init(
-            project=self.project,
-            entity=self.entity,
-            dir=report.folder,
-            name=report.name[:128],
-            mode="offline" if offline else "online",
-            config=dict(report.config),
-            group=report.group,
-            job_type=report.kind,
-            tags=list(dict.fromkeys([*self.tags, *(tag[:_TAG_LENGTH] for tag in report.tags)])),
-            settings=wandb.Settings(
-                silent=True,
-                disable_git=True,
-                console="off",
-                x_disable_stats=True,
-                finish_timeout=self.finish_timeout,
-                finish_timeout_raises=True,
-                init_timeout=_LOCAL_START if offline else self.init_timeout,
-            ),
-        )
+        with _without_launch_agent():
+            run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                dir=report.folder,
+                name=report.name[:128],
+                mode="offline" if offline else "online",
+                config=dict(report.config),
+                group=report.group,
+                job_type=report.kind,
+                tags=list(dict.fromkeys([*self.tags, *(tag[:_TAG_LENGTH] for tag in report.tags)])),
+                settings=wandb.Settings(
+                    silent=True,
+                    disable_git=True,
+                    console="off",
+                    x_disable_stats=True,
+                    finish_timeout=self.finish_timeout,
+                    finish_timeout_raises=True,
+                    init_timeout=_LOCAL_START if offline else self.init_timeout,
+                ),
+            )
         folder = Path(run.dir).parent
         try:
             run.summary.update({**report.texts, **report.scalars})
@@ -90,6 +95,29 @@ class WandbLogger(Logger):
             except TimeoutError:
                 where = f"{folder}  (not all of it has arrived; `wandb sync {folder}` uploads the rest)"
         return where
+
+
+@contextmanager
+def _without_launch_agent() -> Iterator[None]:
+    """`wandb.init` asks whether inputs of a launched job were staged, and imports W&B's launch agent to ask: half of its time.
+
+    They are staged by functions of that module, so that there are none where nobody has imported it.
+    """
+    name = "wandb.sdk.launch.inputs.internal"
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = nothing_staged = ModuleType(name)
+    nothing_staged.__dict__["StagedLaunchInputs"] = _NothingStaged
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+class _NothingStaged:
+    def apply(self, run: object) -> None:
+        """Leaves the run as it is."""
 
 
 def _numbers(report: Report) -> dict[str, Any]:

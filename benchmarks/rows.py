@@ -17,8 +17,8 @@ import torch
 from benchmarks import machine
 from goca import config
 from goca.attention.call import AttentionCall, blocks, probabilities
-from goca.attention.statistics import Plan
 from goca.data.sizes import to_pixels
+from goca.method import Plan, plan_layers
 from goca.method.aggregation import layers
 from goca.scenes.generator import scene
 
@@ -75,7 +75,7 @@ def measure(name: str, size: int, images: int, counts: list[int]) -> list[dict[s
     """Errors of one backbone."""
     cfg = config.compose([f"model={name}", f"model.size={size}"])
     backbone = config.build(cfg, "model").load()
-    plan = backbone.plan(config.build(cfg, "aggregation"))
+    plan = plan_layers(backbone, config.build(cfg, "aggregation"))
     parts = []
     for number in range(images):
         found = scene(FIRST_SCENE + number)

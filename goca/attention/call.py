@@ -48,8 +48,9 @@ class AttentionCall:
     projected: Tensor | None = None  # (B, S, D), O with its bias, where the model's own projection gave it
 
     def without_values(self) -> AttentionCall:
-        """The same call with only what probabilities need: queries and keys."""
-        return replace(self, value=None, output=None, gate=None, projection=None, bias=None, projected=None)
+        """The same call with only what probabilities need: queries and keys. What was prepared of them is made again if needed."""
+        kept = {name: tensor for name, tensor in self.scratch.items() if name == "lse"}
+        return replace(self, value=None, output=None, gate=None, projection=None, bias=None, projected=None, scratch=kept)
 
     def head_at(self, index: int) -> AttentionCall:
         """The call of one head alone, for probabilities."""

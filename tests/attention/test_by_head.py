@@ -85,3 +85,11 @@ def test_shares_that_matter_are_rounded_least():
     rounded = (call.query @ call.key.transpose(-1, -2)).float().mul(call.scale).softmax(-1)
     whole = by_head.head_sum(call, slice(None), slice(None))
     assert _error(whole, expected.mean(1)) < 0.3 * _error(rounded.mean(1), expected.mean(1))
+
+
+def test_a_call_that_is_kept_does_not_keep_copies_of_its_queries_and_keys():
+    call = _call(torch.bfloat16)
+    mean_rows(call, torch.arange(48), 2**28)
+    assert set(call.scratch) == {"query less lse", "key and ones"}
+    assert not call.without_values().scratch
+    assert set(replace(call, scratch={"lse": call.lse}).without_values().scratch) == {"lse"}

@@ -48,7 +48,7 @@ class AttentionCall:
     projected: Tensor | None = None  # (B, S, D), O with its bias, where the model's own projection gave it
 
     def without_values(self) -> AttentionCall:
-        """The same call with only what probabilities need: queries and keys. What was prepared of them is made again if needed."""
+        """The same call with only what probabilities need: queries and keys, without what was prepared of them."""
         kept = {name: tensor for name, tensor in self.scratch.items() if name == "lse"}
         return replace(self, value=None, output=None, gate=None, projection=None, bias=None, projected=None, scratch=kept)
 

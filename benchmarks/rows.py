@@ -2,7 +2,7 @@
 
 Of each scene every row's part of sum(R * P) is computed once, for every layer; any choice of rows is then a selection of them.
 Prints, for each bundled backbone, number of rows and way of choosing, the largest and the mean error of a layer's weight,
-relative to the mean weight 1 / L.
+relative to the mean weight 1 / L, and the standard error that the variance over rows predicts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Rows:
         tensor = source.query if self.plan.feature_kind == "query" else source.output
         assert tensor is not None
         feature, grid = tensor.transpose(2, 3).flatten(1, 2).unflatten(2, source.grid), source.grid
-        self.diagonal = torch.stack([layers.reference_diagonal(one) for one in feature])  # (B, S_r)
         return torch.stack([self._of(self.calls[paired], feature, grid) for paired in self.plan.cross.values()])
 
     def _of(self, call: AttentionCall, feature: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
@@ -61,19 +60,15 @@ class Rows:
         return out
 
 
-def ways(diagonals: list[torch.Tensor], grid: tuple[int, int], count: int) -> dict[str, list[tuple[torch.Tensor, Any]]]:
-    """Ways to choose `count` rows: of each image the rows, and how many rows each stands for."""
+def choices(grid: tuple[int, int], count: int) -> dict[str, torch.Tensor]:
+    """Ways to choose `count` rows."""
     pixels = grid[0] * grid[1]
     generator = torch.Generator().manual_seed(count)
-    common = {
+    return {
         "random": torch.randperm(pixels, generator=generator)[:count],
         "even": torch.linspace(0, pixels - 1, count).round().long(),
         "stratified": layers.sampled_rows(grid, count),
     }
-    found: dict[str, list[tuple[torch.Tensor, Any]]] = {how: [(rows, 1.0)] * len(diagonals) for how, rows in common.items()}
-    if count < pixels:
-        found["importance"] = [layers.rows_by_importance(own, grid, count) for own in diagonals]
-    return found
 
 
 def measure(name: str, size: int, images: int, counts: list[int]) -> list[dict[str, Any]]:
@@ -81,29 +76,29 @@ def measure(name: str, size: int, images: int, counts: list[int]) -> list[dict[s
     cfg = config.compose([f"model={name}", f"model.size={size}"])
     backbone = config.build(cfg, "model").load()
     plan = plan_layers(backbone, config.build(cfg, "aggregation"))
-    parts, diagonals = [], []
+    parts = []
     for number in range(images):
         found = scene(FIRST_SCENE + number)
         seen = Rows(plan)
         text = ", ".join(found.words)
         backbone.observe(to_pixels(found.image, size)[None], [text], [str(number)], 0, seen)
         parts.append(seen.parts()[:, 0])
-        diagonals.append(seen.diagonal[0])
         side = seen.calls[plan.reference].grid
     values = torch.stack(parts, 1)  # (L, images, S_r)
     exact = layers.normalised(values.sum(-1).T)  # (images, L)
     rows = []
     for count in counts:
-        for how, chosen in ways(diagonals, side, count).items():
-            summed = torch.stack([(values[:, i, own] * factors).sum(-1) for i, (own, factors) in enumerate(chosen)], 1)
-            found_weights = layers.normalised(summed.T)
+        for how, chosen in choices(side, count).items():
+            found_weights = layers.normalised(values[..., chosen].sum(-1).T)
             error = (found_weights - exact).abs() * exact.shape[1]  # beside the mean weight 1 / L
             of_means = (found_weights.mean(0) - exact.mean(0)).abs().max() * exact.shape[1]
+            spread = values[..., chosen].std(-1) / values[..., chosen].mean(-1) * (1 / count - 1 / values.shape[-1]) ** 0.5
             rows.append(
                 {
                     "benchmark": "rows", "model": name, "grid": list(side), "rows": count, "choice": how, "images": images,
                     "largest_error": round(float(error.max()), 5), "mean_error": round(float(error.mean()), 5),
                     "error_of_mean_weights": round(float(of_means), 5),
+                    "predicted_relative": round(float(spread.mean()), 5),
                 }
             )  # fmt: skip
     return rows

@@ -25,6 +25,5 @@ def test_the_benchmark_of_rows_finds_no_error_where_all_rows_are_taken():
     with torch.inference_mode():
         few, every = ({row["choice"]: row for row in rows.measure("scenes_unet_tiny", 64, 1, [count])} for count in (16, 256))
     assert set(every) == {"random", "even", "stratified"}
-    assert set(few) == {*every, "importance"}
     assert all(row["largest_error"] < 1e-5 for row in every.values())
     assert all(row["largest_error"] > 1e-3 for row in few.values())

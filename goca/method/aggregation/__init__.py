@@ -25,8 +25,7 @@ class Aggregation:
         feature_size: cells along the model's square of the grid on which maps are added up; other shapes in proportion.
         renormalize: make resized self-attention rows sum to 1, so that low-resolution layers do not weigh more.
         rows: estimate layer weights from this many query rows of the reference, one at random in each of as many cells of the
-            picture; `all` is exact; `auto` is exact up to 1024 rows (32 x 32), and of more it draws 512 for each image by their
-            importance (`layers.rows_by_importance`; methods other than `dot_product` take one in each of 512 cells).
+            picture; `all` is exact; `auto` is exact up to 1024 rows (32 x 32) and takes 512 of more.
     """
 
     heads: str

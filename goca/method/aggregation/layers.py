@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from goca.ops import blocks, resize, resize_adjoint
+from goca.ops import resize, resize_adjoint
 from goca.registry import Registry, dotted_path
 
 
@@ -90,52 +90,8 @@ def reference_affinity(feature: Tensor, rows: Tensor | slice = slice(None)) -> T
     return torch.softmax(queries @ flat, dim=-1)
 
 
-EXACT_UP_TO = 1024  # rows of the reference; 512 of 4096 move weights by 0.4 % on average (docs/performance.md)
+EXACT_UP_TO = 1024  # rows of the reference; 512 of 4096 move weights by 0.7 % on average (docs/performance.md)
 SAMPLED = 512
-
-
-def reference_diagonal(feature: Tensor, max_bytes: int = 2**24) -> Tensor:
-    """R_ii, what each pixel's row of `reference_affinity` gives to the pixel itself: (C, h, w) -> (h * w,) float32."""
-    flat = feature.flatten(1).float()
-    queries = flat.T * flat.shape[0] ** -0.5
-    parts = [(queries[rows] @ flat).logsumexp(-1) for rows in blocks(flat.shape[1], 4 * flat.shape[1], max_bytes)]
-    return ((queries * flat.T).sum(-1) - torch.cat(parts)).exp()
-
-
-def rows_by_importance(own: Tensor, grid: tuple[int, int], count: int) -> tuple[Tensor, Tensor]:
-    """Query rows that a sum over all rows is estimated from, ascending, and how many rows each stands for: (r,) and (r,).
-
-    A row of R that gives much to its own pixel is peaked, and so is its product with attention that is peaked there: a few such
-    rows make up much of sum(R * P). A row's chance is in proportion to 1 + R_ii / mean(R_ii), at most 1, and it counts one over
-    its chance, so that no row is favoured on average (Horvitz and Thompson, JASA 1952). Rows are drawn at even distances of the
-    chances summed up along a Z-order curve, which spreads them over the picture.
-
-    Args:
-        own: R_ii (h * w,).
-        grid: (h, w).
-        count: rows to draw, fewer than h * w.
-    """
-    size = own.double() / own.mean() + 1
-    chance = size * (count / size.sum())
-    for _ in range(8):  # rows that are certain leave their surplus to the others
-        certain = chance >= 1
-        others = torch.where(certain, 0.0, size)
-        chance = torch.where(certain, 1.0, others * ((count - certain.sum()) / others.sum().clamp(min=1e-30)))
-    order = _z_order(grid).to(own.device)
-    ends = chance.clamp(max=1)[order].cumsum(0)
-    ticks = torch.arange(count, dtype=torch.float64, device=own.device) + 0.5
-    rows = order[torch.searchsorted(ends, ticks).clamp(max=len(order) - 1)].sort().values
-    return rows, (1 / chance[rows]).float()
-
-
-@lru_cache(maxsize=16)
-def _z_order(grid: tuple[int, int]) -> Tensor:
-    """Pixels in the order of a Z-order (Morton) curve: (h * w,)."""
-    y, x = torch.arange(grid[0])[:, None], torch.arange(grid[1])[None]
-    code = torch.zeros(grid, dtype=torch.long)
-    for bit in range(max(grid).bit_length()):
-        code |= ((x >> bit & 1) << (2 * bit)) | ((y >> bit & 1) << (2 * bit + 1))
-    return code.flatten().argsort()
 
 
 def sampled_rows(grid: tuple[int, int], rows: int | Literal["all", "auto"]) -> Tensor:

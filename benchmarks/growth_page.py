@@ -1,8 +1,8 @@
 """Draws docs/images/growth.png from the lines of `benchmarks.growth`: `python -m benchmarks.growth_page`.
 
-Log-log, a panel for each setting that varies, and two in which tools that keep all maps stand beside ours; the slope of a
-straight line through the points (least squares) is the power that the cost grows with. Lines of the newest date in
-benchmarks/results.jsonl are taken; a file as argument is read instead.
+Log-log, a panel for each setting that varies, and with lines of `benchmarks.growth --peers` two in which tools that keep all maps
+stand beside ours; the slope of a straight line through the points (least squares) is the power that the cost grows with. Lines
+of the newest date in benchmarks/results.jsonl are taken; a file as argument is read instead.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ PEERS = {  # variant -> colour and style
 }
 
 
-def read(path: Path, benchmark: str = "growth") -> list[dict[str, Any]]:
-    """The lines of a benchmark, of the newest date; raises SystemExit where there are none."""
+def read(path: Path, benchmark: str) -> list[dict[str, Any]]:
+    """The lines of a benchmark, of the newest date."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     found = [line for line in lines if line.get("benchmark") == benchmark]
-    if not found:
-        raise SystemExit(f"{path} has no lines of benchmarks.growth ({benchmark})")
-    newest = max(line["date"] for line in found)
+    newest = max((line["date"] for line in found), default=None)
     return [line for line in found if line["date"] == newest]
 
 
@@ -99,18 +97,19 @@ def _log_log(axes: Axes, values: list[float], names: list[str], x: str, y: str) 
 
 
 def main(path: Path = RESULTS, to: Path = PICTURE) -> None:
-    lines, peers = read(path), read(path, "growth peers")
-    figure = Figure(figsize=(13, 6.5), layout="constrained")
-    panels = figure.subplots(2, 3)
+    lines, peers = read(path, "growth"), read(path, "growth peers")
+    if not lines:
+        raise SystemExit(f"{path} has no lines of benchmarks.growth")
+    figure = Figure(figsize=(13 if peers else 9, 6.5), layout="constrained")
+    panels = figure.subplots(2, 3 if peers else 2)
     for axes, varied in zip(panels[:, :2].flat, UNITS, strict=True):
         panel(axes, lines, varied)
-    beside_peers(panels[0, 2], peers, "beyond_bare", "seconds", 1)
-    beside_peers(panels[1, 2], peers, "peak_bytes", "GB", 1e9)
-    dates = sorted({f"{line['machine']}, {line['date']}" for line in (lines[0], peers[0])})
-    figure.suptitle(
-        f"Stable Diffusion 1.5, float32; GoCA + affinity, right beside tools that keep all maps: {'; '.join(dates)}",
-        fontsize=10,
-    )
+    title = f"Stable Diffusion 1.5, GoCA + affinity, {lines[0]['machine']}, {lines[0]['date']}"
+    if peers:
+        beside_peers(panels[0, 2], peers, "beyond_bare", "seconds", 1)
+        beside_peers(panels[1, 2], peers, "peak_bytes", "GB", 1e9)
+        title += f"; right, beside tools that keep all maps: {peers[0]['machine']}, {peers[0]['date']}"
+    figure.suptitle(title, fontsize=10)
     to.parent.mkdir(parents=True, exist_ok=True)
     render(figure).quantize(64).save(to, optimize=True)
 

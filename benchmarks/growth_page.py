@@ -1,8 +1,8 @@
 """Draws docs/images/growth.png from the lines of `benchmarks.growth`: `python -m benchmarks.growth_page`.
 
-Log-log, a panel for each setting that varies, and with lines of `benchmarks.growth --peers` two in which tools that keep all maps
-stand beside ours; the slope of a straight line through the points (least squares) is the power that the cost grows with. Lines
-of the newest date in benchmarks/results.jsonl are taken; a file as argument is read instead.
+Log-log, a panel for each setting that varies, and with lines of `benchmarks.growth --peers` two in which tools that keep all
+maps stand beside ours; the slope of a straight line through the points (least squares) is the power that the cost grows with.
+Lines of the newest date in benchmarks/results.jsonl are taken; a file as argument is read instead.
 """
 
 from __future__ import annotations

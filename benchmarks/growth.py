@@ -40,18 +40,9 @@ def peers(arguments: list[str]) -> None:
     for size in PEER_SIZES:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "rows.json")
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.paired",
-                "--models",
-                "sd15:1",
-                "--dtype",
-                "float32",
-                "--variants",
-                *PEERS,
-            ]
-            subprocess.run([*command, "--memory", "--out", str(file), *arguments, f"model.size={size}"], check=True)
+            fixed = ["--models", "sd15:1", "--dtype", "float32", "--variants", *PEERS, "--memory", "--out", str(file)]
+            command = [sys.executable, "-m", "benchmarks.paired", *fixed, *arguments, f"model.size={size}"]
+            subprocess.run(command, check=True)
             for row in json.loads(file.read_text()):
                 machine.append(row | {"benchmark": "growth peers"})
 

@@ -76,8 +76,10 @@ def beside_peers(axes: Axes, lines: list[dict[str, Any]], key: str, unit: str, s
     sizes = sorted({line["size"] for line in lines})
     by_name = {(line["variant"], line["size"]): line[key] for line in lines}
     for name, (colour, style) in PEERS.items():
-        added = [(by_name[name, size] - (by_name["bare", size] if key != "beyond_bare" else 0)) / scale for size in sizes]
+        added = [(by_name[name, size] - by_name["bare", size]) / scale for size in sizes]
         shown = [(size**2, value) for size, value in zip(sizes, added, strict=True) if value > 0]
+        if not shown:  # nothing beyond the bare forward, which a logarithm cannot show
+            continue
         power = slope(*map(list, zip(*shown, strict=True))) if len(shown) > 1 else float("nan")
         print(f"{'pixels of the picture':24} {name:24} {unit} beyond the bare forward: {added}, slope {power:.2f}")
         axes.plot(*zip(*shown, strict=True), style, color=colour, label=f"{name}: slope {power:.2f}")

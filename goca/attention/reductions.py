@@ -69,12 +69,7 @@ def head_weights(call: AttentionCall, method: str) -> Tensor:
 def _projected_back(call: AttentionCall) -> Tensor:
     """O W^O, with the O that the model computed where that is cheaper."""
     assert call.output is not None and call.projection is not None
-    projected = call.projected
-    if projected is not None and heads.gram_is_cheaper(call.output, call.projection):
-        projected = None
-    if projected is not None and call.bias is not None:
-        projected = projected - call.bias
-    return heads.projected_back(call.output, call.projection, projected)
+    return heads.projected_back(call.output, call.projection, call.projected, call.bias)
 
 
 def _weights_agree(call: AttentionCall, expected: Tensor) -> bool:

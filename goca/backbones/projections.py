@@ -25,7 +25,7 @@ class OwnProjections:
 
     def __init__(self, modules: Mapping[str, Any]) -> None:
         self._modules = modules
-        self._agreed: dict[str, bool] = {}
+        self._agreed: dict[tuple[str, type], bool] = {}  # by layer and attention processor
 
     def weights(self, statistics: Statistics) -> dict[str, Tensor]:
         """W^O of the layers whose heads are weighed by their share in O, without those with adapters or quantised weights."""
@@ -43,15 +43,16 @@ class OwnProjections:
         """The call with the model's O, where that is W^O of the call's output.
 
         Attention processors may add something in between, as those of image prompts do: one pixel is compared when a layer runs
-        for the first time.
+        with a processor for the first time.
         """
         if call is None or call.output is None or call.projection is None or raw.projected is None:
             return call
         images, _, pixels, _ = call.output.shape
         if raw.projected.shape != (images, pixels, call.projection.shape[0]):
             return call
-        if call.layer not in self._agreed:
+        kind = (call.layer, type(getattr(self._modules[call.layer], "processor", None)))
+        if kind not in self._agreed:
             here, there = call.output[:, :, pixels // 2].flatten(1), raw.projected[:, pixels // 2]
             expected = nn.functional.linear(here, call.projection, call.bias)
-            self._agreed[call.layer] = bool(torch.dist(expected, there) <= _TOLERANCE * expected.norm())
-        return replace(call, projected=raw.projected) if self._agreed[call.layer] else call
+            self._agreed[kind] = bool(torch.dist(expected, there) <= _TOLERANCE * expected.norm())
+        return replace(call, projected=raw.projected) if self._agreed[kind] else call

@@ -112,7 +112,7 @@ def _without_launch_agent() -> Iterator[None]:
     try:
         yield
     finally:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
 
 
 class _NothingStaged:

@@ -46,7 +46,7 @@ def cluster(token_maps: Tensor, clusters: int = 32, rounds: int = 20, dtype: tor
     member = torch.zeros(len(pixels), dtype=torch.long, device=pixels.device)
     for _ in range(rounds):
         before = member
-        alive, member = divergence(centres.to(dtype), values).float().argmin(0).unique(return_inverse=True)
+        alive, member = divergence(centres.to(dtype), values).argmin(0).unique(return_inverse=True)
         if len(alive) == len(centres) and torch.equal(member, before):
             break  # the same clusters have the same centres again
         centres = cluster_means(pixels, member, len(alive))

@@ -82,22 +82,21 @@ def shares(output: Tensor, back: Tensor) -> Tensor:
     return _normalised(_products(output, back))
 
 
-def projected_back(output: Tensor, projection: Tensor, projected: Tensor | None = None) -> Tensor:
+def projected_back(output: Tensor, projection: Tensor, projected: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """O W^O of every pixel: (B, S, H * d), whose part for head h is what z_h is multiplied with to give o_h . O.
 
     Args:
         output, projection: as of the head methods.
-        projected: O (B, S, D) where it is known, which saves one of two products where channels outnumber pixels.
+        projected: O + bias (B, S, D) where it is known, which saves one of two products where channels outnumber pixels.
+        bias: (D,), what is in `projected` beside O.
     """
     flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)
-    if gram_is_cheaper(output, projection):
+    more_pixels_than_channels = flat.shape[0] * flat.shape[1] > projection.shape[1]
+    if more_pixels_than_channels:
         return flat @ (projection.T @ projection)
-    return (flat @ projection.T if projected is None else projected) @ projection
-
-
-def gram_is_cheaper(output: Tensor, projection: Tensor) -> bool:
-    """Whether there are more pixels than channels, so that the weights' own product comes first."""
-    return output.shape[0] * output.shape[2] > projection.shape[1]
+    if projected is None:
+        return (flat @ projection.T) @ projection
+    return (projected if bias is None else projected - bias) @ projection
 
 
 def _dots(output: Tensor, projection: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Draws docs/images/growth.png from the lines of `benchmarks.growth`: `python -m benchmarks.growth_page`.
 
-Log-log, a panel for each setting that varies, and with lines of `benchmarks.growth --peers` two in which tools that keep all
-maps stand beside ours; the slope of a straight line through the points (least squares) is the power that the cost grows with.
+Log-log, a panel for each setting that varies; the slope of a straight line through the points (least squares) is the power that
+the cost grows with. With lines of `benchmarks.growth --peers` there are two more panels, tools that keep all maps beside ours.
 Lines of the newest date in benchmarks/results.jsonl are taken; a file as argument is read instead.
 """
 
@@ -71,20 +71,25 @@ def panel(axes: Axes, lines: list[dict[str, Any]], varied: str) -> None:
     _log_log(axes, values, names, UNITS[varied], "seconds an image")
 
 
-def beside_peers(axes: Axes, lines: list[dict[str, Any]], key: str, unit: str, scale: float) -> None:
-    """What each tool adds to the bare forward, by the size of the picture: `key` of the lines, less that of the bare one."""
+def beside_peers(axes: Axes, lines: list[dict[str, Any]], key: str, what: str) -> None:
+    """What each tool takes beside the bare forward, by the size of the picture; bars: the range over the rounds."""
     sizes = sorted({line["size"] for line in lines})
-    by_name = {(line["variant"], line["size"]): line[key] for line in lines}
-    for name, (colour, style) in PEERS.items():
-        added = [(by_name[name, size] - by_name["bare", size]) / scale for size in sizes]
-        shown = [(size**2, value) for size, value in zip(sizes, added, strict=True) if value > 0]
-        if not shown:  # nothing beyond the bare forward, which a logarithm cannot show
-            continue
-        power = slope(*map(list, zip(*shown, strict=True))) if len(shown) > 1 else float("nan")
-        print(f"{'pixels of the picture':24} {name:24} {unit} beyond the bare forward: {added}, slope {power:.2f}")
-        axes.plot(*zip(*shown, strict=True), style, color=colour, label=f"{name}: slope {power:.2f}")
-    names = [f"{size}²" for size in sizes]
-    _log_log(axes, [size**2 for size in sizes], names, UNITS["size"], f"{unit} beyond the bare forward")
+    by_name = {(line["variant"], line["size"]): line for line in lines}
+    for place, (name, (colour, style)) in enumerate(PEERS.items()):
+        found = [by_name[name, size] for size in sizes]
+        ratios = np.array([line[key] for line in found])
+        print(f"{what:8} {name:24} beside the bare forward: {dict(zip(sizes, ratios.tolist(), strict=True))}")
+        # Side by side, so that bars do not hide one another.
+        places = np.arange(len(sizes)) + 0.06 * (place - 1.5)
+        ranges = np.array([line["ratio_range"] for line in found]).T
+        bars = abs(ranges - ratios) if key == "ratio_time" else None
+        axes.errorbar(places, ratios, bars, fmt=style, color=colour, markersize=5, capsize=3, label=name)
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(sizes)), [f"{size}²" for size in sizes])
+    axes.set_xlabel(UNITS["size"])
+    axes.set_ylabel(f"{what} beside the bare forward")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
 
 
 def _log_log(axes: Axes, values: list[float], names: list[str], x: str, y: str) -> None:
@@ -108,8 +113,8 @@ def main(path: Path = RESULTS, to: Path = PICTURE) -> None:
         panel(axes, lines, varied)
     title = f"Stable Diffusion 1.5, GoCA + affinity, {lines[0]['machine']}, {lines[0]['date']}"
     if peers:
-        beside_peers(panels[0, 2], peers, "beyond_bare", "seconds", 1)
-        beside_peers(panels[1, 2], peers, "peak_bytes", "GB", 1e9)
+        beside_peers(panels[0, 2], peers, "ratio_time", "time")
+        beside_peers(panels[1, 2], peers, "ratio_memory", "memory")
         title += f"; right, beside tools that keep all maps: {peers[0]['machine']}, {peers[0]['date']}"
     figure.suptitle(title, fontsize=10)
     to.parent.mkdir(parents=True, exist_ok=True)

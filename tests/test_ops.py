@@ -31,6 +31,14 @@ def test_the_matrices_are_the_resize(source, target, mode):
     torch.testing.assert_close(resize(maps, target, mode), expected)
 
 
+@settings(deadline=None, max_examples=30)
+@given(grids, grids, st.sampled_from(["nearest", "bilinear", "bicubic"]), st.integers(1, 3), st.integers(1, 5))
+def test_maps_with_their_channels_last_are_resized_alike(source, target, mode, images, tokens):
+    maps = torch.randn(images, source[0] * source[1], tokens).transpose(1, 2).unflatten(2, source)
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(resize(maps, target, mode), resize(maps.contiguous(), target, mode), atol=1e-5, rtol=1e-5)
+
+
 def test_no_maps_can_be_resized_and_blurred():
     assert resize(torch.zeros(0, 4, 4), (8, 6)).shape == (0, 8, 6)
     assert gaussian_blur(torch.zeros(0, 4, 4)).shape == (0, 4, 4)

@@ -31,8 +31,13 @@ try:
 except ImportError:
     from goca.run import evaluate
 jobs, folder = json.load(sys.stdin), Path(sys.argv[1])
+from goca.errors import ModelError
 for name, overrides in jobs.items():
-    evaluate(config.compose(overrides), folder / name)
+    try:
+        evaluate(config.compose(overrides), folder / name)
+    except ModelError as error:  # a method that this backbone has no layers for
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "summary.json").write_text(json.dumps({"refused": str(error)}))
 """
 
 
@@ -73,12 +78,16 @@ def main() -> int:
     different, new = 0, set()
     for name in wanted:
         changed = {key for key in before[name] if key not in NO_NUMBERS and before[name][key] != now[name].get(key)}
+        changed |= {"refused"} & (now[name].keys() - before[name].keys())
         new |= now[name].keys() - before[name].keys()
         different += bool(changed)
         verdict = "DIFFERS" if changed else "same"
-        print(f"{name:<32} {now[name]['images']:>3} images  mIoU {now[name]['miou']:.4f}  {verdict}")
+        if "refused" in now[name]:
+            print(f"{name:<32} refused: {now[name]['refused']}  {verdict}")
+        else:
+            print(f"{name:<32} {now[name]['images']:>3} images  mIoU {now[name]['miou']:.4f}  {verdict}")
         for key in sorted(changed):
-            print(f"    {key}: {before[name][key]} -> {now[name].get(key)}")
+            print(f"    {key}: {before[name].get(key)} -> {now[name].get(key)}")
     print(f"{len(wanted)} jobs, {different} differ; new keys: {', '.join(sorted(new)) or 'none'}")
     return 1 if different else 0
 

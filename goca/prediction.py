@@ -73,4 +73,5 @@ def join(parts: Sequence[ClassMaps], size: Grid) -> ClassMaps:
         supporting=torch.stack([part.supporting for part in parts]).amax(0),
         raw=raw,
         warnings=tuple(warning for part in parts for warning in part.warnings),
+        named=all(part.named for part in parts),
     )

@@ -1,11 +1,17 @@
 """Presets of other papers run on every bundled architecture, or are refused before the first image with the reason."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from goca import config
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError
+from goca.figures.example import Example
 from goca.method.passes import Passes
+from goca.paths import CONF
+from goca.runs.evaluation import evaluate
 from goca.runs.evaluator import Evaluator
 from goca.segmentor import Segmentor
 
@@ -57,6 +63,46 @@ def test_preset(backbones: dict, model: str, preset: str):
         assert prediction.maps.scores.isfinite().all()
         if preset not in ("diffseg", "maskdiffusion"):  # constants that make one segment or class of a small model's picture
             assert len(prediction.labels[0].unique()) > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (CONF / "preset").glob("*.yaml")))
+def test_a_whole_run_ends_with_pictures(preset: str, tmp_path: Path):
+    if (preset, "scenes_unet") in REFUSED:
+        pytest.skip("refused on this backbone, as the test above holds")
+    if preset == "fttm":
+        pytest.importorskip("pydensecrf")
+    few = ["calibration.exponents.timesteps=[100]"] if preset == "elbo" else []
+    _run(tmp_path / "run", f"preset={preset}", *few)
+    assert list((tmp_path / "run" / "figures").glob("attention_*.png"))
+
+
+@pytest.mark.slow
+def test_segments_without_names_are_not_taken_for_classes(tmp_path: Path):
+    """Of a picture of sand, sky and a cross, DiffCut's segments have numbers, which are no class ids."""
+    _run(tmp_path / "nothing asked", "preset=diffcut")
+    _run(tmp_path / "words", "preset=diffcut", "prompts=classes")
+    asked = {}
+    for folder in tmp_path.iterdir():
+        record = json.loads((folder / "records.jsonl").read_text().splitlines()[0])
+        example = Example.load(next((folder / "drawn").glob("*.npz")))
+        assert example.segments == len(example.refined) > 1
+        assert len(example.class_ids) == len(example.raw) == len(example.calibrated)
+        assert record["classes"] == list(example.class_ids)
+        asked[folder.name] = len(example.class_ids)
+    assert asked == {"nothing asked": 0, "words": 3}
+
+
+def test_segments_without_names_go_with_matching_alone():
+    with pytest.raises(ConfigError, match=r"CutFeatures with names=none .* decision=hungarian .* names=attention"):
+        Segmentor.build(config.compose(["preset=diffcut", "decision=offset"]))
+    named = ["preset=diffcut", "decision=offset", "prompts=classes", "refinement.steps.0.names=attention"]
+    assert Segmentor.build(config.compose(named)).method.refinement.without_names is None
+
+
+def _run(folder: Path, *overrides: str) -> None:
+    quiet = ["logger=none", "figures.count=1", "figures.gallery=0", "trainer.enable_progress_bar=false", "limit=1"]
+    evaluate(config.compose([*quiet, *overrides]), folder)
 
 
 def test_several_noise_levels_average_their_attention(backbones: dict):

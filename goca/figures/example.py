@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Example:
         labels: (T, H, W) predicted class ids, one map per threshold.
         class_ids: of the C classes that competed.
         raw, calibrated, refined: (C, h, w) class maps before and after calibration, and after refinement.
+        segments: how many maps `refined` holds where the refinement found segments without names; 0 where it holds classes.
         tokens: of the first prompt's content, with their positions.
         token_maps: (n, h, w) of these tokens.
         head_weights: cross-attention layer -> mean weight of each head.
@@ -44,6 +45,7 @@ class Example:
     tokens: tuple[str, ...]
     token_maps: np.ndarray
     head_weights: Mapping[str, Sequence[float]]
+    segments: int = 0
 
     @classmethod
     def of(cls, sample: Sample, prediction: Prediction) -> Example:
@@ -57,14 +59,20 @@ class Example:
             image=sample.image,
             truth=sample.label,
             labels=_array(prediction.labels),
-            class_ids=tuple(after.ids),
+            class_ids=tuple(after.ids if after.named else before.ids),
             raw=_array(before.raw),
             calibrated=_array(before.scores),
             refined=_array(after.scores),
             tokens=tuple(f"{i}: {prompt.tokens[i]}" for i in content) if prompt is not None else (),
             token_maps=_array(maps) if maps is not None else np.zeros((0, 1, 1), np.float32),
             head_weights=prediction.head_weights,
+            segments=0 if after.named else len(after.ids),
         )
+
+    def names(self, class_name: Callable[[int], str]) -> tuple[list[str], list[str]]:
+        """What the maps of `raw` and `calibrated`, and what those of `refined` show."""
+        classes = [class_name(class_id) for class_id in self.class_ids]
+        return classes, [f"segment {number}" for number in range(1, self.segments + 1)] or classes
 
     def save(self, path: Path) -> None:
         """Write one compressed .npz."""
@@ -73,6 +81,7 @@ class Example:
             "class_ids": self.class_ids,
             "tokens": self.tokens,
             "head_weights": dict(self.head_weights),
+            "segments": self.segments,
         }
         arrays = {name: getattr(self, name) for name in _ARRAYS} | ({} if self.truth is None else {"truth": self.truth})
         with replacing(path) as part, open(part, "wb") as file:

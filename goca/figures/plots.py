@@ -106,22 +106,31 @@ def overview(examples: Sequence[Example], classes: ClassTable, threshold: int = 
 
 @text.figure
 def stages(example: Example, classes: ClassTable) -> Image.Image:
-    """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row."""
-    rows = [("aggregated attention", example.raw), ("calibrated", example.calibrated), ("refined", example.refined)]
+    """A column per class: its aggregated attention, the same after calibration and refinement; one colour scale a row.
+
+    Where the refinement found segments without names, its row shows them under headings of its own.
+    """
+    named, refined = example.names(lambda class_id: _class_name(classes, class_id, 24))
+    rows = [("aggregated attention", example.raw, named), ("calibrated", example.calibrated, [])] if named else []
+    rows.append(("refined", example.refined, refined if example.segments else []))
     side, gap, line, beside = 1.6, 0.1, 0.24, 0.2
     start = gap + side + beside + gap  # of the maps, right of the image and the names of the rows
-    canvas = Canvas(start + len(example.class_ids) * (side + gap) + 0.5, line + len(rows) * (side + gap))
+    columns = max(len(named), len(example.refined))
+    headings = max(1, sum(bool(names) for *_, names in rows))
+    canvas = Canvas(start + columns * (side + gap) + 0.5, headings * line + max(1, len(rows)) * (side + gap))
     canvas.words(text.label(example.image_id, 24), gap + side / 2, line - 0.04)
     canvas.picture(example.image, gap, line, side)
-    for column, class_id in enumerate(example.class_ids):
-        canvas.words(_class_name(classes, class_id, 24), start + column * (side + gap) + side / 2, line - 0.04)
-    for row, (title, values) in enumerate(rows if example.class_ids else ()):
-        top = line + row * (side + gap)
+    top = 0.0
+    for title, values, names in rows if columns else ():
+        top += line * bool(names)
+        for column, name in enumerate(names):
+            canvas.words(name, start + column * (side + gap) + side / 2, top - 0.04)
         limits = (float(values.min(initial=0)), float(values.max(initial=1e-12)))
         canvas.words(title, start - gap, top + side / 2, ha="right", va="center", rotation=90)
         for column, class_map in enumerate(values):
             canvas.picture(class_map, start + column * (side + gap), top, side, limits)
         canvas.scale(start + len(values) * (side + gap), top + 0.1 * side, 0.8 * side, limits)
+        top += side + gap
     return render(canvas.figure)
 
 

@@ -46,6 +46,14 @@ class Method:
     passes: Passes = dataclasses.field(default_factory=Passes)
     sizing: Sizing = dataclasses.field(default_factory=Square)
 
+    def __post_init__(self) -> None:
+        step = self.refinement.without_names
+        if step is not None and not isinstance(self.decision, Hungarian):
+            raise ConfigError(
+                f"refinement: {step} with names=none finds segments without names, which only decision=hungarian can turn into"
+                " classes; set the step's names=attention to have them named by the words"
+            )
+
     @classmethod
     def from_config(cls, cfg: Any) -> Method:
         """The method of a composed configuration; stages for which it has no section keep their default.

@@ -56,6 +56,7 @@ class ClassMaps:
     supporting: Tensor  # (h, w) float32: the background groups' maximum; zeros without such groups
     raw: Tensor  # (C, h', w') float32: grouped, not calibrated, on the grid of the token maps
     warnings: tuple[str, ...] = ()
+    named: bool = True  # False: `ids` number segments that have no class yet
 
     @property
     def size(self) -> tuple[int, int]:

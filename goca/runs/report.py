@@ -129,7 +129,7 @@ def _figures(
         "overview": partial(plots.overview, examples, classes, summary.threshold_index)
     }
     for example in examples:
-        if example.class_ids:
+        if example.class_ids or example.segments:
             figures[file_name(f"attention_{example.image_id}", most=_NAME_BYTES)] = partial(plots.stages, example, classes)
     if "layer_weights" in tables:
         names, means, spreads = zip(*(row[:3] for row in tables["layer_weights"].rows), strict=True)
@@ -155,14 +155,19 @@ def _galleries(examples: Iterable[Example], classes: ClassTable) -> dict[str, Pi
     """The maps of each drawn image through the method, a picture each."""
     galleries: dict[str, Pictures] = {}
     for example in examples:
-        if not example.class_ids:
+        if not (example.class_ids or example.segments):
             continue
         name = file_name(example.image_id, most=_NAME_BYTES)
-        stages = {"before calibration": example.raw, "after calibration": example.calibrated, "refined": example.refined}
+        named, refined = example.names(lambda class_id: classes.names[class_id])
+        stages = {
+            "before calibration": (example.raw, named),
+            "after calibration": (example.calibrated, named),
+            "refined": (example.refined, refined),
+        }
         galleries[f"maps/{name}/classes"] = [
-            (f"{classes.names[class_id]}, {stage}", plots.heat(channel, float(maps.max())))
-            for stage, maps in stages.items()
-            for class_id, channel in zip(example.class_ids, maps, strict=True)
+            (f"{shown}, {stage}", plots.heat(channel, float(maps.max())))
+            for stage, (maps, names) in stages.items()
+            for shown, channel in zip(names, maps, strict=True)
         ]
         galleries[f"maps/{name}/tokens"] = [
             (token, plots.heat(values, float(values.max())))

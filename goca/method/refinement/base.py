@@ -102,6 +102,11 @@ class Refinements:
             needs |= step.needs
         return needs
 
+    @property
+    def without_names(self) -> str | None:
+        """The step that leaves segments without names, if there is one."""
+        return next((type(step).__name__ for step in self.steps if getattr(step, "names", None) == "none"), None)
+
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """Apply every step in order."""
         for step in self.steps:

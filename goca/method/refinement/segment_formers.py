@@ -131,7 +131,8 @@ def concluded(maps: ClassMaps, segments: Tensor, names: Names) -> ClassMaps:
     """Maps (K, h, w) of segments as results, or class maps of 0 and 1 where each segment takes its class."""
     if names == "none":
         nothing = segments.new_zeros(segments.shape[-2:])
-        return replace(maps, ids=tuple(range(1, len(segments) + 1)), scores=segments, supporting=nothing, raw=segments)
+        numbers = tuple(range(1, len(segments) + 1))
+        return replace(maps, ids=numbers, scores=segments, supporting=nothing, raw=segments, named=False)
     stack = resize(maps.stack(with_supporting=bool(maps.supporting.any())), (segments.shape[-2], segments.shape[-1]))
     if not len(stack):
         return maps.with_stack(stack)

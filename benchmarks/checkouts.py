@@ -26,9 +26,6 @@ import torch
 from goca import config
 from goca.runs.evaluation import evaluate
 config.quiet()
-with contextlib.suppress(ImportError):  # a baseline from before it
-    from goca.config.allocator import keep_freed_memory
-    keep_freed_memory()
 cfg = config.compose(["logger=none", "figures.count=0", "dataset.count=2000", "limit=200", "trainer.enable_progress_bar=false",
                       *sys.argv[1:]])
 for number, _ in enumerate(sys.stdin):

@@ -13,14 +13,11 @@ from typing import Any
 
 import torch
 
-from goca.config.allocator import keep_freed_memory
 from goca.runs.provenance import environment
 
 # Not below benchmarks/: a benchmark must not make the checkout differ from its commit, which every later run would write down.
 # Lines worth keeping are copied from here to benchmarks/results.jsonl by hand.
 RESULTS = Path("outputs", "benchmarks", "results.jsonl")
-
-keep_freed_memory()  # what commands do when they start
 
 
 def context(threads: int) -> dict[str, Any]:

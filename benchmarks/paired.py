@@ -39,6 +39,7 @@ from goca.method.plan import plan_layers
 from goca.method.refinement import RefinementContext
 from goca.prompts import sources
 from goca.prompts.prompt import TextSegment
+from goca.runs.machine import keep_freed_memory
 from goca.scenes.tokenizer import small_clip_tokenizer
 
 WORDS = ["circle", "heart", "grass"]
@@ -67,6 +68,7 @@ def backbone_of(model: str, changes: dict[str, Any], dtype: str = "bfloat16", ov
     pipeline = architectures.skeleton(backbone.checkpoint, str(choose_device("auto")), changes)
     torch.set_default_dtype(torch.float32)
     backbone.load(pipeline)
+    keep_freed_memory()  # as a run does
     backbone.__dict__["text_segments"] = (TextSegment(small_clip_tokenizer(max_length=tokens), tokens),)
     text = ", ".join(WORDS)
     blank = backbone.blank_conditioning()

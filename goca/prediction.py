@@ -62,7 +62,7 @@ def join(parts: Sequence[ClassMaps], size: Grid) -> ClassMaps:
     if not parts:
         empty = torch.zeros(0, *size)
         return ClassMaps((), empty, torch.zeros(size), empty)
-    if len(parts) == 1:
+    if len(parts) == 1 or not parts[0].named:  # segments found with one prompt are all of the picture already
         return parts[0]
     every = [class_id for part in parts for class_id in part.ids]
     stacks = (torch.cat([part.scores for part in parts]), torch.cat([part.raw for part in parts]))
@@ -73,5 +73,4 @@ def join(parts: Sequence[ClassMaps], size: Grid) -> ClassMaps:
         supporting=torch.stack([part.supporting for part in parts]).amax(0),
         raw=raw,
         warnings=tuple(warning for part in parts for warning in part.warnings),
-        named=all(part.named for part in parts),
     )

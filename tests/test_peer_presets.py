@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -98,6 +99,27 @@ def test_segments_without_names_go_with_matching_alone():
         Segmentor.build(config.compose(["preset=diffcut", "decision=offset"]))
     named = ["preset=diffcut", "decision=offset", "prompts=classes", "refinement.steps.0.names=attention"]
     assert Segmentor.build(config.compose(named)).method.refinement.without_names is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prompts=concepts"], "goes with aggregation=concepts alone"),
+        (["model=scenes_mmdit", "aggregation=concepts"], "which prompts=concepts gives"),
+        (["prompts=unprompted"], "names no class to look for"),
+        (["preset=diffcut", "views=shifted"], "other segments in every view"),
+    ],
+)
+def test_prompts_and_views_that_a_method_can_do_nothing_with_are_refused(overrides: list[str], message: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=message):
+        _run(tmp_path / "run", *overrides)
+
+
+def test_a_method_of_concepts_refuses_words():
+    segmentor = Segmentor.build(config.compose(["model=scenes_mmdit", "preset=concept_attention"]))
+    segmentor.backbone.load()
+    with pytest.raises(ConfigError, match="which prompts=concepts gives"):
+        segmentor.segment(np.zeros((64, 64, 3), np.uint8), ["cross", "sky"])
 
 
 def _run(folder: Path, *overrides: str) -> None:

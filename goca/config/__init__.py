@@ -26,7 +26,6 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from goca.config.allocator import keep_freed_memory
 from goca.config.arguments import late_help, quote
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
@@ -118,7 +117,6 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     for module in ("hydra.main", "hydra._internal.utils"):
         vars(sys.modules[module])["get_args_parser"] = late_help(get_args_parser)
     quiet()
-    keep_freed_memory()
     failed: list[str] = []
     exit_code = 2
     _failed_jobs.clear()

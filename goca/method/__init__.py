@@ -47,12 +47,18 @@ class Method:
     sizing: Sizing = dataclasses.field(default_factory=Square)
 
     def __post_init__(self) -> None:
+        if len(self.passes) > 1 and isinstance(self.aggregation, Aggregation):
+            raise ConfigError(
+                "passes: several time steps go with a mixture of layers (preset=daam, elbo), not with layer weights"
+            )
         step = self.refinement.without_names
         if step is not None and not isinstance(self.decision, Hungarian):
             raise ConfigError(
                 f"refinement: {step} with names=none finds segments without names, which only decision=hungarian can turn into"
                 " classes; set the step's names=attention to have them named by the words"
             )
+        if step is not None and len(self.views) > 1:
+            raise ConfigError(f"views: {step} with names=none finds other segments in every view: use views=single")
 
     @classmethod
     def from_config(cls, cfg: Any) -> Method:
@@ -64,6 +70,26 @@ class Method:
         stages = [field.name for field in dataclasses.fields(cls)]
         required = ("aggregation", "calibration", "refinement")
         return cls(**{stage: config.build(cfg, stage) for stage in stages if stage in required or stage in cfg})
+
+    def check_prompts(self, concepts: bool, nothing: bool = False) -> None:
+        """Whether the method can do something with prompts of a kind.
+
+        Args:
+            concepts: whether their positions are concepts, and not tokens of their text.
+            nothing: whether they name no class at all.
+
+        Raises:
+            ConfigError: every number would be wrong.
+        """
+        if concepts and not isinstance(self.aggregation, ConceptMaps):
+            raise ConfigError("prompts=concepts goes with aggregation=concepts alone; prompts=classes gives names")
+        if not concepts and isinstance(self.aggregation, ConceptMaps):
+            raise ConfigError("aggregation=concepts reads concepts, which prompts=concepts gives")
+        if nothing and self.refinement.without_names is None and isinstance(self.calibration, Calibration):
+            raise ConfigError(
+                "prompts=unprompted names no class to look for: it goes with a refinement that finds segments and"
+                " decision=hungarian (preset=diffcut, diffseg), or with calibration=files; use prompts=classes"
+            )
 
     def plan(self, backbone: Layered) -> Plan:
         """The layers of a backbone that this method observes; raises ModelError for names the model lacks."""

@@ -19,7 +19,7 @@ from goca.figures.thumbnails import Gallery
 from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly
-from goca.runs.machine import keep_threads
+from goca.runs.machine import keep_freed_memory, keep_threads
 from goca.runs.metrics import SegmentationMetric
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
@@ -79,6 +79,8 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
             keep_threads(choose_device(cfg.model.device), trainer.world_size, begun.get("machine"))
             keep_commits(segmentor.backbone, begun)
             evaluator.prepare(data.readable(trainer.global_rank, trainer.world_size))
+            if segmentor.backbone.torch_device.type == "cpu":
+                keep_freed_memory()
             data.size = segmentor.fit
             if trainer.is_global_zero:
                 output.begin(_facts(cfg, evaluator, data, begun, fixed))

@@ -15,6 +15,7 @@ from goca.data.classes import ClassTable
 from goca.data.datamodule import Unreadable
 from goca.errors import DataError, ModelError
 from goca.prediction import Failure, Prediction
+from goca.prompts import Concepts, Unprompted
 from goca.prompts.sources import Captions, PromptSource
 from goca.runs.metrics import SegmentationMetric, confusion
 from goca.segmentor import Asked, Segmentor
@@ -50,8 +51,9 @@ class Evaluator(pl.LightningModule):
         """Load the model and check the layer names; with `model.text_encoders=first`, encode the prompts of all samples before.
 
         Raises:
-            ModelError: as `Backbone.load` and `Segmentor.plan`.
+            ModelError: as `Backbone.load` and `Segmentor.plan`. ConfigError: prompts that do not fit the method.
         """
+        self.segmentor.method.check_prompts(isinstance(self.prompts, Concepts), isinstance(self.prompts, Unprompted))
         backbone = self.segmentor.backbone
         if backbone.text_encoders == "first":
             backbone.inspect()

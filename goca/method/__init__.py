@@ -48,9 +48,7 @@ class Method:
 
     def __post_init__(self) -> None:
         if len(self.passes) > 1 and isinstance(self.aggregation, Aggregation):
-            raise ConfigError(
-                "passes: several time steps go with a mixture of layers (preset=daam, elbo), not with layer weights"
-            )
+            raise ConfigError("passes: several time steps go with a mixture of layers (preset=daam), not with layer weights")
         step = self.refinement.without_names
         if step is not None and not isinstance(self.decision, Hungarian):
             raise ConfigError(

@@ -234,11 +234,7 @@ class Segmentor:
         return map_grid(picture, self.backbone.size, self.method.aggregation.feature_size)
 
     def rows(self, asked: Sequence[Asked]) -> list[Row]:
-        """The batch of a forward: every view of every image with each of its prompts.
-
-        Raises:
-            ConfigError: prompts that do not fit the method.
-        """
+        """The batch of a forward: every view of every image with each prompt. ConfigError: one that does not fit the method."""
         for prompt in {id(prompt): prompt for _, prompts in asked for prompt in prompts}.values():
             self.method.check_prompts(bool(prompt.concepts))
         entries = [

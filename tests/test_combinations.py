@@ -31,7 +31,7 @@ def combinations(count: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("overrides", combinations(40), ids=" ".join)
+@pytest.mark.parametrize("overrides", combinations(16), ids=" ".join)
 def test_stages_go_together_or_are_refused(overrides: tuple[str, ...], tmp_path: Path) -> None:
     quiet = ["logger=none", "figures.count=1", "figures.gallery=0", "trainer.enable_progress_bar=false", "limit=1"]
     try:

@@ -34,12 +34,14 @@ def faults(before: str, **environment: str) -> int:
 
 
 @glibc
+@pytest.mark.slow
 def test_freed_memory_is_used_again() -> None:
     assert faults("") > 39 * PAGES
     assert faults(KEEP) < 20 * PAGES
 
 
 @glibc
+@pytest.mark.slow
 def test_settings_of_the_user_stay() -> None:
     assert faults(KEEP, MALLOC_MMAP_THRESHOLD_="1000000") > 39 * PAGES
     assert faults(KEEP, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=1000000") > 39 * PAGES

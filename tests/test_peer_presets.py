@@ -19,6 +19,7 @@ PRESETS = [
     *("daam", "ovam", "diffsegmenter", "iseg", "elbo", "faseg", "seg4diff"),
     *("concept_attention", "diffseg", "diffcut", "maskdiffusion", "refam", "nerve", "cliper"),
 ]
+PICTURED = ["cliper", "daam", "diffcut", "diffseg", "faseg", "maskdiffusion", "ovam", "released", "seg4diff"]
 MODELS = ("scenes_unet", "scenes_dit", "scenes_mmdit")
 REFUSED = {
     ("ovam", "scenes_dit"): "down_blocks",

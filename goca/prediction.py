@@ -42,8 +42,13 @@ class Prediction:
     near_ties: tuple[int, ...] = ()
     counts: Tensor | None = None
 
+    @property
+    def class_ids(self) -> tuple[int, ...]:
+        """The classes that competed: channels of `calibrated`, and of `maps` where these are no segments without names."""
+        return self.maps.ids if self.maps.named else self.calibrated.ids
+
     def __repr__(self) -> str:
-        return f"Prediction({self.image_id!r}, labels {tuple(self.labels.shape)}, classes {self.maps.ids})"
+        return f"Prediction({self.image_id!r}, labels {tuple(self.labels.shape)}, classes {self.class_ids})"
 
 
 @dataclass(frozen=True)

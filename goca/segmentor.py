@@ -235,8 +235,9 @@ class Segmentor:
 
     def rows(self, asked: Sequence[Asked]) -> list[Row]:
         """The batch of a forward: every view of every image with each prompt. ConfigError: one that does not fit the method."""
-        for prompt in {id(prompt): prompt for _, prompts in asked for prompt in prompts}.values():
-            self.method.check_prompts(bool(prompt.concepts))
+        for _, prompts in asked:
+            for prompt in prompts:
+                self.method.check_prompts(bool(prompt.concepts))
         entries = [
             (sample, prompt, seen) for sample, prompts in asked for prompt in prompts for seen in self.method.views.of(sample)
         ]

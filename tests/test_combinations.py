@@ -11,9 +11,8 @@ from goca.paths import CONF
 from goca.runs.evaluation import evaluate
 
 STAGES = ("aggregation", "calibration", "refinement", "decision", "views", "passes", "sizing")
-LEFT_OUT = {  # extras, files that are not there, and what needs many forwards an image
-    *("crf", "fttm", "files", "loss_power", "elbo", "none"),
-}
+# Extras, files that are not there, and what needs many forwards an image.
+LEFT_OUT = {"crf", "fttm", "files", "loss_power", "elbo", "none"}
 PROMPTS = ("classes", "sentence", "unprompted", "concepts", "vocabulary")
 
 

@@ -67,9 +67,7 @@ def test_preset(backbones: dict, model: str, preset: str):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "preset", ["cliper", "daam", "diffcut", "diffseg", "faseg", "maskdiffusion", "ovam", "released", "seg4diff"]
-)
+@pytest.mark.parametrize("preset", PICTURED)
 def test_a_whole_run_ends_with_pictures(preset: str, tmp_path: Path):
     _run(tmp_path / "run", f"preset={preset}")
     assert list((tmp_path / "run" / "figures").glob("attention_*.png"))

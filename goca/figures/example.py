@@ -59,7 +59,7 @@ class Example:
             image=sample.image,
             truth=sample.label,
             labels=_array(prediction.labels),
-            class_ids=tuple(after.ids if after.named else before.ids),
+            class_ids=prediction.class_ids,
             raw=_array(before.raw),
             calibrated=_array(before.scores),
             refined=_array(after.scores),

@@ -60,7 +60,7 @@ def _record(result: Prediction | Failure, index: int, seed: int, seconds: Mappin
     return ImageRecord(
         **common,
         prompts=[prompt.text for prompt in result.prompts],
-        classes=list(result.maps.ids if result.maps.named else result.calibrated.ids),
+        classes=list(result.class_ids),
         lost_classes=[i for prompt in result.prompts for i in prompt.lost_classes],
         confusion=None if result.counts is None else compact(result.counts),
         near_ties=list(result.near_ties),

@@ -1,4 +1,4 @@
-"""Small operations on maps that several stages share. A map is (..., h, w), float32; its last two axes are the image plane."""
+"""Small operations that several stages share. A map is (..., h, w), float32; its last two axes are the image plane."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,6 +13,24 @@ Grid = tuple[int, int]  # (rows, columns) of a map, or (height, width) of a pict
 
 # A map whose range is below this part of its largest value is a constant as far as float32 can tell.
 CONSTANT = 1e-6
+
+
+# Number formats of half precision, and the names torch has for the instructions that multiply them on a CPU.
+HALF = (torch.float16, torch.bfloat16)
+_INSTRUCTIONS = {torch.float16: {"avx512_fp16", "amx_fp16"}, torch.bfloat16: {"avx512_bf16", "amx_bf16"}}
+
+
+@lru_cache(maxsize=16)
+def multiplies_half(dtype: torch.dtype, device: str) -> bool:
+    """Whether products of this half-precision format are faster than float32's on a device, `cpu` or `cuda`.
+
+    A CPU without instructions for them takes 5 to 9 times as long (docs/performance.md), and rounds besides. Of processors
+    that nobody has measured, and with a torch that does not name the instructions, the answer is no.
+    """
+    if device != "cpu" or dtype not in HALF:
+        return device == "cuda" and dtype in HALF
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(known.get(name, False) for name in _INSTRUCTIONS[dtype])
 
 
 @lru_cache(maxsize=64)

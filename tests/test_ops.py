@@ -1,4 +1,4 @@
-"""Resizing and its transpose, blur, min-max, blocks."""
+"""Resizing and its transpose, blur, min-max, blocks, and which number formats a processor multiplies."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from goca.ops import blocks, gaussian_blur, is_constant, minmax, resize, resize_adjoint, resize_matrix
+from goca.ops import blocks, gaussian_blur, is_constant, minmax, multiplies_half, resize, resize_adjoint, resize_matrix
 
 sides = st.integers(1, 9)
 grids = st.tuples(sides, sides)
@@ -81,3 +81,25 @@ def test_blocks_cover_everything_once_within_the_budget(total, each, budget):
     parts = list(blocks(total, each, budget))
     assert [i for part in parts for i in range(total)[part]] == list(range(total))
     assert all((part.stop - part.start) * each <= max(budget, each) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("instructions", "bfloat16", "float16"),
+    [
+        ({"avx2": True, "avx512_f": True, "avx512_bf16": False}, False, False),
+        ({"avx512_bf16": True}, True, False),
+        ({"amx_bf16": True, "amx_fp16": False, "avx512_fp16": True}, True, True),
+        (None, False, False),
+    ],
+    ids=["older", "avx512_bf16", "amx", "a torch that does not say"],
+)
+def test_a_cpu_multiplies_half_precision_where_it_has_the_instructions(monkeypatch, instructions, bfloat16, float16):
+    if instructions is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    asked = multiplies_half.__wrapped__  # what is remembered is this machine's answer
+    assert (asked(torch.bfloat16, "cpu"), asked(torch.float16, "cpu")) == (bfloat16, float16)
+    assert not asked(torch.float32, "cpu")
+    assert asked(torch.bfloat16, "cuda")
+    assert asked(torch.float16, "cuda")

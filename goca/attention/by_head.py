@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from goca.attention.call import HALF, AttentionCall
+from goca.attention.call import AttentionCall
+from goca.ops import HALF
 
 # From so many keys on; smaller layers keep the softmax over all heads at once, and so the bits of their results.
 MANY_KEYS = 2048

@@ -13,7 +13,7 @@ import os
 import torch
 from torch import Tensor
 
-from goca.attention.call import HALF
+from goca.ops import HALF
 
 if importlib.util.find_spec("triton") is not None:
     import triton

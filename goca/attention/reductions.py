@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from goca.attention import by_head, fused
-from goca.attention.call import HALF, AttentionCall, blocks, probabilities
+from goca.attention.call import AttentionCall, blocks, probabilities
 from goca.method.aggregation import heads, maps
+from goca.ops import HALF
 
 log = logging.getLogger(__name__)
 

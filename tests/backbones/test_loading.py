@@ -116,6 +116,13 @@ def test_a_type_that_the_device_lacks_is_refused(monkeypatch):
     assert choose_dtype("auto", torch.device("cuda")) == torch.float16
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_processor_without_bfloat16_is_told_of(monkeypatch, caplog, fast):
+    monkeypatch.setattr("goca.backbones.loading.pipelines.multiplies_half", lambda dtype, device: fast)
+    assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
+    assert ("no instructions for bfloat16" in caplog.text) is not fast
+
+
 def test_files_of_a_variant_are_read_and_their_lack_is_named(folder, tmp_path):
     tiny_pipeline("flux_dev").save_pretrained(tmp_path / "fp16", variant="fp16")
     assert next(backbone(tmp_path / "fp16", variant="fp16").load().denoiser.parameters()).dtype == torch.float32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from goca.backbones.loading.lora import Lora, fuse_lora
 from goca.backbones.loading.quantization import Quantization
 from goca.backbones.loading.weight_files import is_network, is_text_encoder, names_component
 from goca.errors import ModelError
+from goca.ops import multiplies_half
+
+log = logging.getLogger(__name__)
 
 
 def choose_device(device: str) -> torch.device:
@@ -46,9 +50,14 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else half
     chosen: torch.dtype = getattr(torch, dtype)
     if device.type == "cpu" and chosen == torch.float16:
-        raise ModelError("model.dtype: float16 is not usable on the cpu; use float32, or bfloat16 for speed")
+        raise ModelError("model.dtype: float16 is not usable on the cpu; use float32, or bfloat16 for half the memory")
     if chosen == torch.bfloat16 and half != torch.bfloat16:
         raise ModelError(f"model.dtype: this {device.type} device has no bfloat16; use float16 or float32")
+    if device.type == "cpu" and chosen == torch.bfloat16 and not multiplies_half(chosen, "cpu"):
+        log.warning(
+            "model.dtype: this processor has no instructions for bfloat16; layers take 5 to 60 times as long as in float32,"
+            " which needs twice the memory"
+        )
     return chosen
 
 

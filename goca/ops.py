@@ -19,6 +19,11 @@ CONSTANT = 1e-6
 HALF = (torch.float16, torch.bfloat16)
 _INSTRUCTIONS = {torch.float16: {"avx512_fp16", "amx_fp16"}, torch.bfloat16: {"avx512_bf16", "amx_bf16"}}
 
+SLOW_HALF = (
+    "this processor has no instructions for bfloat16; layers take 5 to 60 times as long as in float32,"
+    " which needs twice the memory"
+)
+
 
 @lru_cache(maxsize=16)
 def multiplies_half(dtype: torch.dtype, device: str) -> bool:

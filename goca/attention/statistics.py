@@ -140,7 +140,8 @@ class AttentionStatistics:
         max_bytes: largest block of attention probabilities to hold at a time.
         keep_layer_maps: also keep each layer's map, for looking at.
         precision: of the products of queries and keys: the `model`'s own, with sums in float32, or `float32`; `auto` is the
-            model's own. A GPU's tensor cores lose nothing by it, a CPU rounds the products (`goca.attention.by_head`).
+            model's own where the device multiplies it fast (`multiplies_half`). A GPU's tensor cores lose nothing by it, a CPU
+            rounds the products (`goca.attention.by_head`).
         size: grid of the result; None is a square of the aggregation's `feature_size`.
     """
 

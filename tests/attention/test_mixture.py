@@ -154,7 +154,7 @@ def test_another_text_is_read_off_the_queries():
     ],
 )  # fmt: skip
 def test_the_precision_of_products_reaches_refinements(aggregation, precision, dtype, fast, own, monkeypatch):
-    """`auto` is the model's own where the processor multiplies it; what a refinement multiplies later follows the same setting."""
+    """`auto` is the model's own where the processor multiplies it; what a refinement multiplies later follows suit."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": fast}, raising=False)
     monkeypatch.setattr("goca.attention.call.multiplies_half", multiplies_half.__wrapped__)
     plan = Plan({"down.0": "down.0"}, self_attention=("down.0",))

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 
 from goca.errors import ConfigError
+from goca.ops import multiplies_half
 from goca.paths import BUNDLED, CONF
 from goca.runs.provenance import generator_measures
 from goca.scenes.continued import settle
@@ -33,6 +34,8 @@ MODELS = {
 }  # fmt: skip
 FAST = ["scenes=8", "held_out=2", "threads=1", "accelerator=cpu", "backbone.denoiser.steps=1", "backbone.denoiser.batch=2",
         "backbone.vae.steps=1", "backbone.vae.batch=2"]  # fmt: skip
+if not multiplies_half(torch.bfloat16, "cpu"):
+    FAST.append("precision=32")
 
 
 def config(backbone: str, folder, *overrides: str) -> DictConfig:
@@ -145,6 +148,14 @@ def test_devices_that_do_not_divide_a_batch_are_refused(tmp_path):
 def test_float16_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"precision: 16-mixed .* bf16-mixed or 32"):
         train(config("scenes_unet", tmp_path, "precision=16-mixed"))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_processor_without_bfloat16_is_told_of(tmp_path, monkeypatch, caplog, fast):
+    monkeypatch.setattr("goca.scenes.train.multiplies_half", lambda dtype, device: fast)
+    with pytest.raises(ConfigError, match=r"look: nowhere is not one of"):  # looked at next, so that nothing is trained
+        train(config("scenes_unet", tmp_path, "precision=bf16-mixed", "look=nowhere"))
+    assert ("precision: this processor has no instructions for bfloat16" in caplog.text) is not fast
 
 
 # The one of the camouflage look starts from trained weights, which its average may remember.

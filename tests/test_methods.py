@@ -1,6 +1,7 @@
 """The comparison of methods: shared forwards change no count, and what the oracle chooses is what is then run."""
 
 import argparse
+import itertools
 import json
 from pathlib import Path
 
@@ -99,6 +100,26 @@ def test_a_cell_of_the_cross_is_the_run_of_its_parts():
     alone = methods.measure([methods.Row("", segmentor, prompts, cfg)], dataset, range(COUNT), 0)[""]
     # Rows of attention are summed in blocks of another size there, which may move a pixel whose two classes nearly tie.
     assert np.abs(alone - cells["goca | lift | walk + pamr"]).sum() <= 4
+
+
+def test_the_best_cell_is_chosen_on_one_half_and_judged_on_the_other(tmp_path, monkeypatch, capsys):
+    """One cell is a little better everywhere, another only on the scenes that choose."""
+    scenes, classes, size = 40, 3, 100
+    hits = {"goca | goca | affinity": [50, 50], "goca | lift | walk": [60, 60], "goca | lift | pamr": [90, 40]}
+    parts = itertools.product(cross.WEIGHTS, cross.CALIBRATIONS, [(), ("affinity",), ("walk",), ("pamr",)])
+    hits = {cross.cell(*part): [10, 10] for part in parts} | hits
+    for look, model in itertools.product(cross.LOOKS, cross.MODELS):
+        counts = {name: np.full((scenes, 2, classes), size) for name in hits}
+        for name, (even, odd) in hits.items():
+            counts[name][::2, 0], counts[name][1::2, 0] = even, odd
+        (tmp_path / "train" / look).mkdir(parents=True, exist_ok=True)
+        np.savez(tmp_path / "train" / look / f"{model}_0000.npz", **counts)
+    monkeypatch.setattr("sys.argv", ["cross", "--report", "--out", str(tmp_path)])
+    cross.main()
+    printed = capsys.readouterr().out
+    assert "train scenes: [40]" in printed
+    assert "| goca / lift / walk | +10.0 | +10.0 | +10.0 [+10.0, +10.0] |" in printed
+    assert "Chosen on every second scene: goca / lift / pamr (+40.0 at the worst); on the other scenes -10.0, -10.0" in printed
 
 
 def test_greedy_takes_what_helps_and_stops():

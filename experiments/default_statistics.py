@@ -28,6 +28,7 @@ from goca.segmentor import Segmentor
 
 BACKBONES = ("scenes_unet", "scenes_unet_small", "scenes_unet_tiny", "scenes_dit", "scenes_mmdit")
 BATCH = 4
+_MEANS = ("pixels_that_differ", "mean_error", "rms_error", "standard_error", "within_two")
 
 
 class Both:
@@ -51,7 +52,10 @@ class Both:
 
 @torch.inference_mode()
 def batch(segmentor: Segmentor, prompts: Any, dataset: Any, positions: range, classes: int) -> dict[str, Any]:
-    """Confusion counts of both, how many pixels differ, and the errors of layer weights beside the mean weight 1 / L."""
+    """Confusion counts of both, how many pixels differ, and the errors of layer weights beside the mean weight 1 / L.
+
+    Also the standard errors that the default statistics tell of, and how many weights are within two of them.
+    """
     samples: list[Sample] = [dataset[position] for position in positions]
     for sample in samples:
         sample.pixels = segmentor.pixels(sample.image)
@@ -76,6 +80,7 @@ def batch(segmentor: Segmentor, prompts: Any, dataset: Any, positions: range, cl
         )
     weights = [torch.stack([*seen.layer_weights.values()]) for seen in (default, exact)]
     error = (weights[0] - weights[1]).abs() * len(weights[0])
+    told = torch.stack([*default.layer_weight_errors.values()]) * len(weights[0]) if default.layer_weight_errors else error * 0
     differ = [(a != b).float().mean() for a, b in zip(labels["default"], labels["exact"], strict=True)]
     return {
         "images": len(samples),
@@ -83,6 +88,9 @@ def batch(segmentor: Segmentor, prompts: Any, dataset: Any, positions: range, cl
         "pixels_that_differ": float(torch.stack(differ).mean()),
         "largest_error": float(error.max()),
         "mean_error": float(error.mean()),
+        "standard_error": float(told.square().mean().sqrt()),
+        "rms_error": float(error.square().mean().sqrt()),
+        "within_two": float((error <= 2 * told).float().mean()),
         "same_bits": bool(torch.equal(default.token_maps, exact.token_maps) and torch.equal(weights[0], weights[1])),
     }
 
@@ -95,12 +103,14 @@ def table(lines: list[dict[str, Any]]) -> None:
             name: 100 * float(np.nanmax(scores(sum(torch.tensor(line["counts"][name]) for line in own), "skip", False).miou))
             for name in ("default", "exact")
         }
-        mean = {part: np.mean([line[part] for line in own]) for part in ("pixels_that_differ", "mean_error")}
+        mean = {part: np.mean([line[part] for line in own]) for part in _MEANS}
         print(
             f"{key[0]:18} {key[1]:4} px {key[2]:9} seed {key[3]}  {sum(line['images'] for line in own):4} images"
             f"  mIoU {miou['default']:.3f} exact {miou['exact']:.3f} ({miou['default'] - miou['exact']:+.3f})"
             f"  pixels {100 * mean['pixels_that_differ']:.3f} %  weights: mean {100 * mean['mean_error']:.2f} %,"
             f" largest {100 * max(line['largest_error'] for line in own):.2f} %"
+            f", root mean square {100 * mean['rms_error']:.2f} %, told {100 * mean['standard_error']:.2f} %,"
+            f" within two standard errors {100 * mean['within_two']:.1f} %"
             f"{'  the same bits' if all(line['same_bits'] for line in own) else ''}"
         )
 

@@ -206,13 +206,17 @@ def _show_image(segmentor: Segmentor, cfg: DictConfig) -> Shown:
 def _report(segmentor: Segmentor, cfg: DictConfig, shown: Shown) -> Report:
     """What a logger is given: every picture and film that was written, and the tables behind them."""
     view, model = shown.view, segmentor.backbone.name
-    weights = tuple(view.prediction.layer_weights.items())
+    errors = view.prediction.layer_weight_errors
+    weights = tuple((layer, weight, errors.get(layer, 0.0)) for layer, weight in view.prediction.layer_weights.items())
     return Report(
         Path(cfg.output),
         name=f"{model} {view.prompt.text}",
         config=redact(config.plain(cfg)),
         texts={"model": model, "prompt": view.prompt.text},
-        tables={"tokens": Table(TOKEN_COLUMNS, tuple(view.token_rows())), "layer_weights": Table(("layer", "weight"), weights)},
+        tables={
+            "tokens": Table(TOKEN_COLUMNS, tuple(view.token_rows())),
+            "layer_weights": Table(("layer", "weight", "standard error"), weights),
+        },
         figures=shown.figures,
         films=shown.films,
         examples=(view.example,),

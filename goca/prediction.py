@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class Prediction:
         token_maps: (n, h, w) share of each token at each pixel, of the first prompt.
         prompts: one, or several where a vocabulary needed several forwards.
         layer_weights: weight of each cross-attention layer, adding up to 1.
+        layer_weight_errors: their standard errors, where they are estimated from a part of the rows (`aggregation.rows`).
         head_weights: cross-attention layer -> mean weight of each head.
         warnings: what a reader of the results should know about this image.
         near_ties: pixels at each threshold whose label another rounding could change.
@@ -41,6 +42,7 @@ class Prediction:
     warnings: tuple[str, ...]
     near_ties: tuple[int, ...] = ()
     counts: Tensor | None = None
+    layer_weight_errors: dict[str, float] = field(default_factory=dict)
 
     @property
     def class_ids(self) -> tuple[int, ...]:

@@ -333,6 +333,7 @@ class Segmentor:
             token_maps=shown.token_maps[first] if shown else None,
             prompts=tuple(prompts),
             layer_weights={name: float(weight[first]) for name, weight in shown.layer_weights.items()} if shown else {},
+            layer_weight_errors={name: float(e[first]) for name, e in shown.layer_weight_errors.items()} if shown else {},
             head_weights={name: weight[first].tolist() for name, weight in shown.head_weights.items()} if shown else {},
             warnings=tuple(dict.fromkeys(warnings)),
         )

@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from goca import config
 from goca.errors import ConfigError, DataError, ModelError
 from goca.runs.evaluation import evaluate
 from goca.runs.folder import RunFolder
+from goca.runs.records import ImageRecord, Summary
 from goca.runs.summary import compact, expand, total_counts
+from goca.runs.tables import run_tables
 
 KEYS = {
     "dataset", "model", "protocol", "images", "miou", "miou_by_threshold", "iou_by_class", "pixel_accuracy",
@@ -34,6 +37,22 @@ def test_a_run_leaves_config_records_summary_and_figures(compose, tmp_path):
     assert total_counts(records, 15).sum() == 3 * 64 * 64
     assert summary["images"] == 3
     assert 0 <= summary["miou"] <= 100
+    assert summary["layer_weight_errors"] == records[0]["layer_weight_errors"] == {}  # all rows count
+
+
+def test_weights_from_a_part_of_the_rows_come_with_their_standard_errors(compose, tmp_path):
+    """The record of each image has them, the summary their means, and the table a column."""
+    summary = evaluate(compose("aggregation.rows=6"), tmp_path / "run")
+    records = RunFolder(tmp_path / "run").records()
+    for record in records:
+        assert record["layer_weight_errors"].keys() == record["layer_weights"].keys()
+        assert all(0 < error < 0.5 for error in record["layer_weight_errors"].values())
+    for layer, error in summary["layer_weight_errors"].items():
+        assert error == pytest.approx(np.mean([record["layer_weight_errors"][layer] for record in records]), abs=1e-5)
+    found = [ImageRecord.from_json(record) for record in records]
+    table = run_tables(Summary.from_json(summary), found)["layer_weights"]
+    assert table.columns[-1] == "standard error"
+    assert [row[-1] for row in table.rows] == pytest.approx(list(summary["layer_weight_errors"].values()), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -6,36 +6,19 @@ Of a cross-attention layer there remains one S x n map until its weight is known
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from goca.attention.call import AttentionCall, Precision, blocks, probabilities, with_precision
+from goca.attention.call import AttentionCall, Precision, with_precision
 from goca.attention.features import dense_feature
-from goca.attention.reductions import (
-    blocks_of_rows,
-    head_mean_values,
-    head_weights,
-    inner_product,
-    mean_rows,
-    weighted_map,
-)
+from goca.attention.reductions import head_mean_values, head_weights, mean_rows, weighted_map
+from goca.attention.reference import KnownRows, Reference
 from goca.method.aggregation import Aggregation, layers, maps
 from goca.method.plan import Plan
 from goca.ops import Grid
-
-_KEPT_SHARE = 8  # part of the byte budget that the kept rows of one layer may take
-
-
-@dataclass(frozen=True)
-class KnownRows:
-    """Head-mean self-attention that layer weights needed, kept for a refinement: `values` (B, q, S) of the `queries` (q,)."""
-
-    queries: Tensor
-    values: Tensor
 
 
 class SelfAttention:
@@ -113,6 +96,8 @@ class Observation:
 
     token_maps: Tensor  # (B, n, h, w), shares that add up to 1 over tokens at each pixel
     layer_weights: Mapping[str, Tensor]  # cross-attention layer -> (B,), adding up to 1 over layers
+    # Standard errors of these (B,), where they are estimated from some rows of the reference; empty where all rows count.
+    layer_weight_errors: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
     head_weights: Mapping[str, Tensor]  # cross-attention layer -> (B, H), the mean over pixels
     layer_maps: Mapping[str, Tensor] = field(default_factory=dict)  # (B, n, h, w), only if asked for
     features: Mapping[str, Tensor] = field(default_factory=dict)  # layer -> (B, C, h, w)
@@ -159,11 +144,12 @@ class AttentionStatistics:
         self._cross_of: dict[str, list[str]] = {}
         for cross, paired in plan.cross.items():
             self._cross_of.setdefault(paired, []).append(cross)
-        self._reference: _Reference | None = None
+        self._reference: Reference | None = None
         # Self-attention that ran before the reference feature, with head weights where it attends to text as well.
         self._waiting: list[tuple[AttentionCall, Tensor | None]] = []
         self._maps: dict[str, tuple[Tensor, tuple[int, int]]] = {}  # (B, S, n) and its grid, until the layer's weight is known
         self._weights: dict[str, Tensor] = {}
+        self._weights_by_row: dict[str, Tensor] = {}  # (B, r), what each row of the reference adds, where it is sampled
         self.head_weights: dict[str, Tensor] = {}  # layer -> (B, H), the mean over pixels
         self.layer_maps: dict[str, Tensor] = {}  # (B, n, h, w), where they are kept
         self._totals: dict[tuple[int, int], Tensor] = {}  # grid -> (B, S, n): weighted maps of that grid's layers, added up
@@ -175,7 +161,7 @@ class AttentionStatistics:
         """Reduce one call to the statistics that the plan asks for."""
         call = with_precision(call, self.precision)
         if call.layer == self.plan.reference:
-            self._reference = _Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
+            self._reference = Reference(self._reference_feature(call), self.max_bytes, self.aggregation.rows)
         gives_map = call.layer in self.plan.cross and call.text is not None
         gives_weight = call.layer in self._cross_of and call.image is not None and self.aggregation.weighs_layers
         shares = self._weigh_heads(call) if gives_map else None
@@ -208,6 +194,7 @@ class AttentionStatistics:
         return Observation(
             token_maps=maps.share_out(total),
             layer_weights=dict(zip(self.plan.cross, weights.unbind(-1), strict=True)),
+            layer_weight_errors=self._errors(),
             head_weights={name: self.head_weights[name] for name in self.plan.cross},
             layer_maps=self.layer_maps,
             features=self._features,
@@ -221,15 +208,25 @@ class AttentionStatistics:
         if gives_weight:
             assert self._reference is not None
             keep = self._known_rows if call.layer in self.plan.self_attention else None
-            weight = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize, keep)
+            found = self._reference.agreement(self.aggregation.layers, call, self.aggregation.renormalize, keep)
             for cross in self._cross_of[call.layer]:
-                self._weights[cross] = weight.clamp(min=0)
+                self._weights[cross] = found.weight.clamp(min=0)
+                if found.by_row is not None:
+                    self._weights_by_row[cross] = found.by_row
                 self._settle(cross)
         if shares is not None:
             self._maps[call.layer] = (weighted_map(call, shares, self.max_bytes), call.grid)
             if not self.aggregation.weighs_layers:
                 self._weights[call.layer] = torch.ones(call.query.shape[0], device=call.query.device)
             self._settle(call.layer)
+
+    def _errors(self) -> dict[str, Tensor]:
+        """Standard errors of the weights by layer; none where a layer's is not known."""
+        rows = self._weights_by_row
+        if self._reference is None or set(rows) != set(self.plan.cross):
+            return {}
+        found = layers.standard_errors(torch.stack([rows[name] for name in self.plan.cross], 1), self._reference.pixels)
+        return dict(zip(self.plan.cross, found.unbind(-1), strict=True))
 
     def _weigh_heads(self, call: AttentionCall) -> Tensor:
         """The weight of each head at each pixel: (B, H, S)."""
@@ -254,95 +251,3 @@ class AttentionStatistics:
             self.layer_maps[layer] = layer_map.transpose(1, 2).unflatten(2, grid)
         weighted = layer_map.mul_(weight[:, None, None]) if not self.keep_layer_maps else layer_map * weight[:, None, None]
         self._totals[grid] = self._totals[grid].add_(weighted) if grid in self._totals else weighted
-
-
-class _Reference:
-    """The reference affinity R of a batch: kept whole while it fits the byte budget, else recomputed block by block."""
-
-    def __init__(self, feature: Tensor, max_bytes: int, rows: int | Literal["all", "auto"]) -> None:
-        self.feature, self.max_bytes = feature, max_bytes
-        self.grid = (feature.shape[2], feature.shape[3])
-        pixels = self.grid[0] * self.grid[1]
-        self.rows = layers.sampled_rows(self.grid, rows)
-        count = len(self.rows)
-        whole = 4 * feature.shape[0] * count * pixels <= max_bytes
-        self._affinity = layers.reference_affinity(feature, self.rows.to(feature.device)) if whole else None
-        self._on_grid: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # R on layers' grids, and the query rows it meets
-
-    def agreement(
-        self, method: str, call: AttentionCall, renormalize: bool, keep: dict[str, KnownRows] | None = None
-    ) -> Tensor:
-        """The layer's weight before normalisation, one per image: (B,). Attention rows that it took go to `keep`."""
-        chosen = layers.METHODS.find(method)
-        partial, weight = chosen.partial, chosen.weight
-        if method == "dot_product" and self._affinity is not None and not renormalize:
-            fused = self._fused(call, keep)
-            if fused is not None:
-                return fused
-        fits = 4 * call.query.shape[0] * len(self.rows) * call.grid[0] * call.grid[1] <= self.max_bytes
-        if chosen.linear and self._affinity is not None and fits and not renormalize:
-            parts = self._on_the_layers_grid(call, partial, self._affinity, keep)
-        else:
-            parts = self._on_the_reference_grid(call, partial, renormalize)
-        statistics: dict[int, Tensor] = {}
-        for batch, values in parts:
-            for image, value in zip(range(batch.start, batch.stop), values, strict=True):
-                statistics[image] = statistics[image] + value if image in statistics else value
-        return weight(torch.stack([statistics[image] for image in sorted(statistics)]))
-
-    def _on_the_reference_grid(
-        self, call: AttentionCall, partial: Callable[[Tensor, Tensor], Tensor], renormalize: bool
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Statistics of blocks of R's rows, the layer's attention being resized to them."""
-        assert call.image is not None
-        device = call.query.device
-        sources = layers.nearest_rows(call.grid, self.grid)[self.rows]
-        for batch, rows in blocks(call, call.image, len(self.rows), self.max_bytes):
-            # Neighbouring rows of the reference grid share a source row of a coarser layer: compute each once.
-            source, inverse = sources[rows].unique(return_inverse=True)
-            attention = probabilities(call, call.image, batch, source.to(device)).mean(1)
-            attention = layers.resize_keys(attention, call.grid, self.grid)[:, inverse.to(device)]
-            if renormalize:
-                attention = attention / attention.sum(-1, keepdim=True)
-            yield batch, partial(self._affinity_rows(batch, rows), attention)
-
-    def _on_the_layers_grid(
-        self,
-        call: AttentionCall,
-        partial: Callable[[Tensor, Tensor], Tensor],
-        affinity: Tensor,
-        keep: dict[str, KnownRows] | None,
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """The same sum for a linear method: R is brought to the layer's grid, once per grid, instead of every layer to R's."""
-        assert call.image is not None
-        moved, queries = self._moved(call.grid, affinity)
-        if keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE:
-            keep[call.layer] = KnownRows(queries, torch.empty_like(moved))
-        for batch, rows, attention in blocks_of_rows(call, queries, self.max_bytes):
-            if keep is not None and call.layer in keep:
-                keep[call.layer].values[batch, rows] = attention
-            yield batch, partial(moved[batch, rows], attention)
-
-    def _moved(self, grid: tuple[int, int], affinity: Tensor) -> tuple[Tensor, Tensor]:
-        """R on a layer's grid and the query rows it meets there, computed once per grid."""
-        if grid not in self._on_grid:
-            self._on_grid[grid] = layers.on_layer_grid(affinity, self.rows, self.grid, grid)
-        return self._on_grid[grid]
-
-    def _fused(self, call: AttentionCall, keep: dict[str, KnownRows] | None) -> Tensor | None:
-        """sum(R * P) for every image by one fused kernel; None where it does not fit. Rows it took go to `keep`."""
-        assert self._affinity is not None
-        moved, queries = self._moved(call.grid, self._affinity)
-        kept = keep is not None and 4 * moved.numel() <= self.max_bytes // _KEPT_SHARE
-        found = inner_product(call, queries, moved, kept)
-        if found is None:
-            return None
-        product, values = found
-        if keep is not None and values is not None:
-            keep[call.layer] = KnownRows(queries, values)
-        return product.sum(1)
-
-    def _affinity_rows(self, batch: slice, rows: slice) -> Tensor:
-        if self._affinity is not None:
-            return self._affinity[batch, rows]
-        return layers.reference_affinity(self.feature[batch], self.rows[rows].to(self.feature.device))

@@ -148,6 +148,10 @@ def stitched(parts: Sequence[Observation], windows: Sequence[Window], picture: G
     return StitchedObservation(
         token_maps=average([part.token_maps for part in parts], windows, picture, grid),
         layer_weights={name: mean([part.layer_weights[name] for part in parts]) for name in first.layer_weights},
+        # Windows are not independent of each other: their mean's error is at most the mean of theirs.
+        layer_weight_errors={
+            name: mean([part.layer_weight_errors[name] for part in parts]) for name in first.layer_weight_errors
+        },
         head_weights={name: mean([part.head_weights[name] for part in parts]) for name in first.head_weights},
         layer_maps={name: whole([part.layer_maps[name] for part in parts]) for name in first.layer_maps},
         features={name: whole([part.features[name] for part in parts]) for name in first.features},

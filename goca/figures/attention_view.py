@@ -151,7 +151,10 @@ class AttentionView:
         if layers:
             pictures["layers"] = plots.map_grid(layers, names)
         weights = self.prediction.layer_weights
-        pictures["layer_weights"] = plots.bars(list(weights), list(weights.values()), axis="weight of the layer")
+        known = self.prediction.layer_weight_errors
+        errors = [known[layer] for layer in weights] if known else None
+        axis = "weight of the layer" + (", with its standard error" if errors else "")
+        pictures["layer_weights"] = plots.bars(list(weights), list(weights.values()), errors, axis)
         for layer, maps in self.head_maps.items():
             heads = self.prediction.head_weights[layer]
             rows = [(f"head {h}\nweight {heads[h]:.3f}", maps[h].numpy()) for h in range(len(maps))]

@@ -65,6 +65,7 @@ def _record(result: Prediction | Failure, index: int, seed: int, seconds: Mappin
         confusion=None if result.counts is None else compact(result.counts),
         near_ties=list(result.near_ties),
         layer_weights={name: round(weight, 6) for name, weight in result.layer_weights.items()},
+        layer_weight_errors={name: round(error, 6) for name, error in result.layer_weight_errors.items()},
         warnings=list(result.warnings),
     )
 

@@ -58,6 +58,7 @@ class ImageRecord(Keyed):
         confusion: per threshold truth, prediction, count, truth, prediction, count ...; None without ground truth.
         near_ties: per threshold the pixels whose label another rounding could change; None where it was not counted.
         layer_weights: weight of each cross-attention layer.
+        layer_weight_errors: their standard errors, where they are estimated from a part of the reference's rows.
         warnings: what a reader should know about this image.
         seconds: by stage; the image's share of its batch.
         peak_memory_bytes: of the process until then.
@@ -73,6 +74,7 @@ class ImageRecord(Keyed):
     confusion: Sequence[Sequence[int]] | None = None
     near_ties: Sequence[int] | None = None
     layer_weights: Mapping[str, float] = field(default_factory=dict)
+    layer_weight_errors: Mapping[str, float] = field(default_factory=dict)
     warnings: Sequence[str] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_bytes: int = 0
@@ -154,7 +156,7 @@ class Summary(Facts):
         seconds_by_stage, seconds_per_image: means over images.
         lost_classes: classes without a token, over all images.
         warnings: text -> number of images.
-        layer_weights: means over images.
+        layer_weights, layer_weight_errors: means over images.
         miou: at `threshold`, in per cent; None without ground truth.
         threshold: of the background, that the numbers and pictures stand for; None where there is none.
         threshold_choice: how it was chosen.
@@ -178,6 +180,7 @@ class Summary(Facts):
     lost_classes: int = 0
     warnings: Mapping[str, int] = field(default_factory=dict)
     layer_weights: Mapping[str, float] = field(default_factory=dict)
+    layer_weight_errors: Mapping[str, float] = field(default_factory=dict)
     near_ties: int | None = None
     threshold: float | None = None
     threshold_choice: str | None = None

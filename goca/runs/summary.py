@@ -78,6 +78,7 @@ def summarize(facts: Facts, records: Sequence[ImageRecord]) -> Summary:
         "lost_classes": sum(len(record.lost_classes) for record in records),
         "warnings": warnings,
         "layer_weights": _mean_of([record.layer_weights for record in records if record.layer_weights]),
+        "layer_weight_errors": _mean_of([record.layer_weight_errors for record in records if record.layer_weight_errors]),
     }
     given = names_given(records, len(facts.classes), facts.has_background)
     numbers |= {"names_precision": given.precision, "names_recall": given.recall, "miou_bound": given.bound}

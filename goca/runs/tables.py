@@ -36,13 +36,15 @@ def run_tables(
 
 
 def _layer_weights(records: Sequence[ImageRecord]) -> Table:
-    """Mean weight of each layer and its spread over images."""
+    """Mean weight of each layer and its spread over images, and the mean standard error where there are any."""
+    errors = [record.layer_weight_errors for record in records if record.layer_weight_errors]
     weights = [record.layer_weights for record in records if record.layer_weights]
     rows: list[tuple[str | float, ...]] = []
     for layer in weights[0] if weights else ():
         values = np.array([weight[layer] for weight in weights if layer in weight])
-        rows.append((layer, *(round(float(f(values)), 6) for f in (np.mean, np.std, np.min, np.max))))
-    return Table(("layer", "mean", "std", "min", "max"), tuple(rows))
+        error = (round(float(np.mean([found[layer] for found in errors])), 6),) if errors else ()
+        rows.append((layer, *(round(float(f(values)), 6) for f in (np.mean, np.std, np.min, np.max)), *error))
+    return Table(("layer", "mean", "std", "min", "max", *(("standard error",) if errors else ())), tuple(rows))
 
 
 def _head_weights(images: Sequence[Mapping[str, Sequence[float]]]) -> Table:

@@ -9,6 +9,7 @@ from goca.attention.statistics import AttentionStatistics
 from goca.attention.tap import AttentionTap
 from goca.method import plan_layers
 from goca.method.aggregation import Aggregation
+from goca.method.aggregation.layers import nearest_rows, sampled_rows, standard_errors
 from tests.helpers import oracle
 from tests.helpers.tiny_unet import tiny_sd, tiny_sdxl, tiny_unet_backbone
 
@@ -179,3 +180,52 @@ def test_self_attention_for_refinements_is_that_of_the_model(recorded, max_bytes
             expected = oracle.attention_maps(calls[name]).mean(1)[image]
             for index in (torch.arange(len(expected)), torch.tensor([3, 0, 2])):
                 torch.testing.assert_close(attention.rows(index), expected[index], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("max_bytes", [2**28, 1500])
+@pytest.mark.parametrize("reference", ["up_blocks.0*blocks.0.attn2", "down_blocks.1*blocks.0.attn2"])
+def test_standard_errors_of_sampled_weights_are_those_of_the_rows(recorded, reference, max_bytes):
+    """From every layer's whole attention: how far the rows of the sample are from adding the same shares of their sum."""
+    backbone, pixels, calls = recorded
+    aggregation = _aggregation(rows=12, reference=reference)
+    plan = plan_layers(backbone, aggregation)
+    seen = backbone.observe(pixels, TEXTS, ["a", "b"], 0, AttentionStatistics(aggregation, plan, max_bytes))
+    query, grid = calls[plan.reference].query, calls[plan.reference].grid
+    rows = sampled_rows(grid, 12)
+    flat = query.transpose(2, 3).flatten(1, 2)
+    affinity = torch.softmax(flat.transpose(1, 2) @ flat / flat.shape[1] ** 0.5, -1)[:, rows]
+    added = []
+    for own in plan.cross.values():
+        attention = oracle.attention_maps(calls[own])[..., calls[own].image].mean(1)
+        found = (affinity * oracle.resized_self_attention(attention, calls[own].grid, grid)[:, rows]).sum(-1)
+        if max_bytes > 1500:  # rows that meet in a row of a coarser layer are taken together, and count alike
+            sources = nearest_rows(calls[own].grid, grid)[rows]
+            found = torch.stack([found[:, sources == source].mean(1) for source in sources], 1)
+        added.append(found)
+    shares = torch.stack(added).double()  # (L, B, r)
+    for place, name in enumerate(plan.cross):
+        for image in range(2):
+            total = shares[:, image].sum()
+            weight = shares[place, image].sum() / total
+            residuals = (shares[place, image] - weight * shares[:, image].sum(0)) / total
+            error = (12 * residuals.var(correction=1) * (1 - 12 / (grid[0] * grid[1]))).sqrt()
+            assert float(seen.layer_weight_errors[name][image]) == pytest.approx(float(error), rel=1e-3)
+
+
+def test_all_rows_have_no_error_and_other_methods_none_that_is_known(recorded):
+    backbone, pixels, _ = recorded
+    for options in ({"rows": "all"}, {"rows": 10_000}, {"layers": "iou", "rows": 12}, {"layers": "average", "reference": None}):
+        aggregation = _aggregation(**options)
+        statistics = AttentionStatistics(aggregation, plan_layers(backbone, aggregation))
+        assert backbone.observe(pixels, TEXTS, ["a", "b"], 0, statistics).layer_weight_errors == {}
+
+
+def test_the_standard_error_is_how_far_samples_are_from_all_rows():
+    """Rows of which a few weigh much, as attention has them, and much of it in all layers at once: 4,000 samples drawn."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(3, 600, generator=generator) + 4 * torch.rand(600, generator=generator) ** 8
+    samples = torch.stack([rows[:, torch.randperm(600, generator=generator)[:90]] for _ in range(4000)])
+    errors = samples.sum(-1) / samples.sum((1, 2))[:, None] - rows.sum(-1) / rows.sum()
+    told = standard_errors(samples, 600)
+    torch.testing.assert_close(told.square().mean(0).sqrt(), errors.square().mean(0).sqrt(), rtol=0.05, atol=0)
+    assert float((errors.abs() < 2 * told).float().mean()) > 0.93

@@ -162,3 +162,21 @@ def normalised(weights: Tensor) -> Tensor:
     weights = weights.clamp(min=0)
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, weights / total, torch.full_like(weights, 1.0 / weights.shape[-1]))
+
+
+def standard_errors(by_row: Tensor, pixels: int) -> Tensor:
+    """Standard errors of `normalised` weights that are estimated from a sample of the reference's rows: (B, L).
+
+    The error of the ratio sum_r x_l / sum_r,l x_l to first order, as of a sample drawn without replacement. One row of each
+    cell of the picture (`sampled_rows`) is as good a sample or better, so that this is a bound rather than the error itself.
+
+    Args:
+        by_row: (B, L, r) what each row of the sample adds to the weight of each layer.
+        pixels: how many rows the reference has.
+    """
+    count = by_row.shape[-1]
+    by_row = by_row.double()
+    total = by_row.sum((1, 2), keepdim=True)
+    residuals = by_row - by_row.sum(-1, keepdim=True) / total * by_row.sum(1, keepdim=True)
+    variance = residuals.square().sum(-1) * count / max(1, count - 1) * (1 - count / pixels)
+    return (variance.sqrt() / total[..., 0]).nan_to_num(0.0).float()

@@ -324,6 +324,7 @@ class Segmentor:
             warnings.append("no prompt: there is no class to look for in this image")
         first = rows[0].index if rows else None
         shown = observation if first is not None else None
+        weights, errors = shown.weights_of(first) if shown and first is not None else ({}, {})
         return Prediction(
             image_id=sample.image_id,
             labels=decided.labels,
@@ -332,8 +333,8 @@ class Segmentor:
             calibrated=before,
             token_maps=shown.token_maps[first] if shown else None,
             prompts=tuple(prompts),
-            layer_weights={name: float(weight[first]) for name, weight in shown.layer_weights.items()} if shown else {},
-            layer_weight_errors={name: float(e[first]) for name, e in shown.layer_weight_errors.items()} if shown else {},
+            layer_weights=weights,
+            layer_weight_errors=errors,
             head_weights={name: weight[first].tolist() for name, weight in shown.head_weights.items()} if shown else {},
             warnings=tuple(dict.fromkeys(warnings)),
         )

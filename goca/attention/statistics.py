@@ -107,6 +107,10 @@ class Observation:
     further_calls: Mapping[str, tuple[AttentionCall, ...]] = field(default_factory=dict)  # of further forwards, to be averaged
     level_maps: tuple[tuple[Tensor, float], ...] = ()  # (B, n, h, w) of each resolution, and its weight
 
+    def weights_of(self, image: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Weights of the layers for one image of the batch, and their standard errors where there are any."""
+        return _numbers(self.layer_weights, image), _numbers(self.layer_weight_errors, image)
+
     def self_attention(self, image: int) -> dict[str, SelfAttention]:
         """Self-attention of one image of the batch, by layer."""
         found = {}
@@ -114,6 +118,11 @@ class Observation:
             further = [other.image_at(image) for other in self.further_calls.get(name, ())]
             found[name] = SelfAttention(call.image_at(image), self.max_bytes, self.known_rows.get(name), image, further)
         return found
+
+
+def _numbers(by_layer: Mapping[str, Tensor], image: int) -> dict[str, float]:
+    """One image's number of each layer, brought from the device together."""
+    return dict(zip(by_layer, torch.stack([*by_layer.values()])[:, image].tolist(), strict=True)) if by_layer else {}
 
 
 class AttentionStatistics:

@@ -115,8 +115,9 @@ def _read_preset(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any]:
             chosen |= {str(group).removeprefix("override /"): str(option) for group, option in entry.items()}
     sections = {}
     for stage in STAGES:
-        merged = OmegaConf.merge(_option(stage, chosen[stage]), preset.get(stage) or {})
-        sections[stage] = OmegaConf.to_container(merged, resolve=False)
+        option, own = _option(stage, chosen[stage]), preset.get(stage)
+        # Most stages of a preset are an option as it is: merging that with nothing would take most of the time.
+        sections[stage] = OmegaConf.to_container(OmegaConf.merge(option, own), resolve=False) if own else option
     return sections
 
 
@@ -142,9 +143,10 @@ def _read_option(group: str, name: str, folders: tuple[Path, ...]) -> dict[str, 
 
 
 def _read(group: str, name: str, folders: tuple[Path, ...]) -> Any:
-    own: Any = OmegaConf.load(_find(folders, group, name))
+    own: Any = _loaded(_find(folders, group, name)).copy()
     parents = [str(entry).partition("@")[0] for entry in own.pop("defaults", []) if isinstance(entry, str)]
-    return OmegaConf.merge(*(_read(group, parent, folders) for parent in parents if parent != "_self_"), own)
+    inherited = [_read(group, parent, folders) for parent in parents if parent != "_self_"]
+    return OmegaConf.merge(*inherited, own) if inherited else own
 
 
 def _find(folders: tuple[Path, ...], group: str, name: str) -> Path:

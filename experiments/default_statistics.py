@@ -103,7 +103,7 @@ def table(lines: list[dict[str, Any]]) -> None:
             name: 100 * float(np.nanmax(scores(sum(torch.tensor(line["counts"][name]) for line in own), "skip", False).miou))
             for name in ("default", "exact")
         }
-        mean = {part: np.mean([line[part] for line in own]) for part in _MEANS}
+        mean = {part: np.mean([line.get(part, np.nan) for line in own]) for part in _MEANS}
         print(
             f"{key[0]:18} {key[1]:4} px {key[2]:9} seed {key[3]}  {sum(line['images'] for line in own):4} images"
             f"  mIoU {miou['default']:.3f} exact {miou['exact']:.3f} ({miou['default'] - miou['exact']:+.3f})"

@@ -206,8 +206,9 @@ def _show_image(segmentor: Segmentor, cfg: DictConfig) -> Shown:
 def _report(segmentor: Segmentor, cfg: DictConfig, shown: Shown) -> Report:
     """What a logger is given: every picture and film that was written, and the tables behind them."""
     view, model = shown.view, segmentor.backbone.name
-    errors = view.prediction.layer_weight_errors
-    weights = tuple((layer, weight, errors.get(layer, 0.0)) for layer, weight in view.prediction.layer_weights.items())
+    weights, errors = view.prediction.layer_weights, view.prediction.layer_weight_errors
+    rows = tuple((layer, weight, *((errors[layer],) if errors else ())) for layer, weight in weights.items())
+    columns = ("layer", "weight", *(("standard error",) if errors else ()))
     return Report(
         Path(cfg.output),
         name=f"{model} {view.prompt.text}",
@@ -215,7 +216,7 @@ def _report(segmentor: Segmentor, cfg: DictConfig, shown: Shown) -> Report:
         texts={"model": model, "prompt": view.prompt.text},
         tables={
             "tokens": Table(TOKEN_COLUMNS, tuple(view.token_rows())),
-            "layer_weights": Table(("layer", "weight", "standard error"), weights),
+            "layer_weights": Table(columns, rows),
         },
         figures=shown.figures,
         films=shown.films,

@@ -57,7 +57,7 @@ class Reference:
         """The layer's weight before normalisation. Attention rows that it took go to `keep`."""
         chosen = layers.METHODS.find(method)
         adds_up = method == "dot_product"
-        sampled = adds_up and len(self.rows) < self.pixels
+        sampled = adds_up and 1 < len(self.rows) < self.pixels  # one row does not say how far it may be off
         if adds_up and self._affinity is not None and not renormalize:
             product = self._fused(call, keep)
             if product is not None:
@@ -105,10 +105,7 @@ class Reference:
         """R on a layer's grid, computed once per grid."""
         if grid not in self._on_grid:
             assert self._affinity is not None
-            moved, queries = layers.on_layer_grid(self._affinity, self.rows, self.grid, grid)
-            sources = layers.nearest_rows(grid, self.grid)[self.rows]
-            _, inverse, counts = sources.unique(return_inverse=True, return_counts=True)
-            self._on_grid[grid] = _OnGrid(moved, queries, inverse.to(moved.device), counts.to(moved.device))
+            self._on_grid[grid] = _OnGrid(*layers.on_layer_grid(self._affinity, self.rows, self.grid, grid))
         return self._on_grid[grid]
 
     def _fused(self, call: AttentionCall, keep: dict[str, KnownRows] | None) -> Tensor | None:
@@ -131,14 +128,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class _OnGrid:
-    """R brought to a layer's grid.
-
-    Args:
-        affinity: R' (B, q, S_p) of `goca.method.aggregation.layers.on_layer_grid`.
-        queries: (q,) the layer's query rows.
-        inverse: (r,) which of the queries each of R's rows meets.
-        counts: (q,) how many of R's rows meet a query.
-    """
+    """R brought to a layer's grid: what `goca.method.aggregation.layers.on_layer_grid` returns."""
 
     affinity: Tensor
     queries: Tensor

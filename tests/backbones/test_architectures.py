@@ -1,5 +1,7 @@
 """Every model config names layers that exist in the full-size model, built on the meta device from published values."""
 
+import time
+
 import pytest
 import transformers
 from packaging.version import Version
@@ -74,6 +76,14 @@ def test_every_layer_name_resolves_in_the_full_size_model(model):
     assert set(seen) == set(backbone.attention_modules)
     assert {seen[name].tokens for name in plan.cross} == {tokens}
     assert all(seen[paired].grid for paired in plan.cross.values())
+
+
+@pytest.mark.machine("seconds of CPU on the cores of today")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_full_size_model_is_looked_at_within_ten_seconds(model):
+    began = time.process_time()
+    test_every_layer_name_resolves_in_the_full_size_model(model)
+    assert time.process_time() - began < 10  # of one core, whatever else runs
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,11 @@ def test_a_command_shows_progress_and_no_secret_and_ends_with_one_message(hub, s
     assert refused.returncode == 2
     assert refused.stderr.count("error: model.checkpoint: small/gated is gated: accept its terms") == 1
     assert "Traceback" not in refused.stderr + refused.stdout
+    granted = _command(hub, tmp_path, "model.checkpoint=small/gated", HF_TOKEN="granted")
+    assert granted.returncode == 0, granted.stderr
+    assert set(hub.tokens) == {None, "granted"}
     address = hub.url.replace("http://", "http://me:hunter2secret@")
+    (tmp_path / "run").rename(tmp_path / "gated")
     done = _command(hub, tmp_path, HF_ENDPOINT=address)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr + (tmp_path / "run" / "run.log").read_text()

@@ -136,7 +136,9 @@ def resize_keys(rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) ->
     return resize(rows.unflatten(-1, grid), target).flatten(-2)
 
 
-def on_layer_grid(reference: Tensor, rows: Tensor, grid: tuple[int, int], target: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def on_layer_grid(
+    reference: Tensor, rows: Tensor, grid: tuple[int, int], target: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """R on the grid of a layer: R' and query rows such that sum(R * resize(P)[rows]) = sum(R' * P[queries]) for any P there.
 
     The transpose of bringing P to R's grid: sums over queries that share a nearest row, adjoint bilinear along keys.
@@ -147,14 +149,15 @@ def on_layer_grid(reference: Tensor, rows: Tensor, grid: tuple[int, int], target
         target: grid of the layer, of S_p pixels.
 
     Returns:
-        R' (B, q, S_p) and the layer's query rows (q,) that count.
+        R' (B, q, S_p), the layer's query rows (q,) that count, which of these each of R's rows meets (r,), and how many of R's
+        rows meet each (q,).
     """
     moved = resize_adjoint(reference.unflatten(-1, grid), target).flatten(-2)  # (B, r, S_p)
-    queries, inverse = nearest_rows(target, grid)[rows].unique(return_inverse=True)
-    queries, inverse = queries.to(moved.device), inverse.to(moved.device)
-    if len(queries) == len(rows):
-        return moved, queries
-    return moved.new_zeros(len(moved), len(queries), moved.shape[-1]).index_add_(1, inverse, moved), queries
+    found = nearest_rows(target, grid)[rows].unique(return_inverse=True, return_counts=True)
+    queries, inverse, counts = (part.to(moved.device) for part in found)
+    if len(queries) < len(rows):
+        moved = moved.new_zeros(len(moved), len(queries), moved.shape[-1]).index_add_(1, inverse, moved)
+    return moved, queries, inverse, counts
 
 
 def normalised(weights: Tensor) -> Tensor:
@@ -171,12 +174,12 @@ def standard_errors(by_row: Tensor, pixels: int) -> Tensor:
     cell of the picture (`sampled_rows`) is as good a sample or better, so that this is a bound rather than the error itself.
 
     Args:
-        by_row: (B, L, r) what each row of the sample adds to the weight of each layer.
+        by_row: (B, L, r) what each row of the sample, of two rows or more, adds to the weight of each layer.
         pixels: how many rows the reference has.
     """
     count = by_row.shape[-1]
     by_row = by_row.double()
     total = by_row.sum((1, 2), keepdim=True)
     residuals = by_row - by_row.sum(-1, keepdim=True) / total * by_row.sum(1, keepdim=True)
-    variance = residuals.square().sum(-1) * count / max(1, count - 1) * (1 - count / pixels)
+    variance = residuals.square().sum(-1) * count / (count - 1) * (1 - count / pixels)
     return (variance.sqrt() / total[..., 0]).nan_to_num(0.0).float()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def report(options: argparse.Namespace) -> None:
     """The best chains, what each part adds, and the best cells of all."""
     counts = {(look, model): read(options.out / options.split / look, model) for look in LOOKS for model in options.models}
     counts = {key: cells for key, cells in counts.items() if cells}
-    miou = {key: {name: found.miou()[0] for name, found in cells.items()} for key, cells in counts.items()}
+    miou = {key: scored(cells) for key, cells in counts.items()}
     sizes = {len(next(iter(cells.values())).hits) for cells in counts.values()}
     print(f"{options.split} scenes: {sorted(sizes)}\n")
     for look in LOOKS:
@@ -215,7 +215,7 @@ def report(options: argparse.Namespace) -> None:
         ]
         table(["weights, calibration", *singles], rows)
     base = "goca | goca | affinity"
-    gains = gains_over(counts.values(), base)
+    gains = gains_of(list(miou.values()), base)
     order = sorted(gains, key=lambda name: -min(gains[name]))[: options.best]
     print(f"### Gain over {base.replace('|', '/')} on the worst of {len(miou)} (look, architecture)\n")
     rows = [
@@ -228,7 +228,9 @@ def report(options: argparse.Namespace) -> None:
         for name in order
     ]
     table(["cell", "worst", "mean", *(f"{model}, {look}" for look, model in miou)], rows)
-    chosen_on, judged_on = (gains_over(counts.values(), base, slice(start, None, 2)) for start in (0, 1))
+    chosen_on, judged_on = (
+        gains_of([scored(cells, slice(start, None, 2)) for cells in counts.values()], base) for start in (0, 1)
+    )
     best = max(chosen_on, key=lambda name: min(chosen_on[name]))
     rank = sorted(judged_on, key=lambda name: -min(judged_on[name])).index(best) + 1
     print(
@@ -237,16 +239,16 @@ def report(options: argparse.Namespace) -> None:
     )
 
 
-def gains_over(counts: Iterable[dict[str, ImageCounts]], base: str, part: slice = slice(None)) -> dict[str, list[float]]:
-    """mIoU of each cell less that of `base`, one number for each of the counts, over a part of the scenes."""
+def scored(cells: dict[str, ImageCounts], part: slice = slice(None)) -> dict[str, float]:
+    """mIoU of each cell over a part of the scenes."""
+    parts = {name: ImageCounts(found.hits[part], found.unions[part], has_background=False) for name, found in cells.items()}
+    return {name: float(found.miou()[0]) for name, found in parts.items()}
 
-    def miou(found: ImageCounts) -> float:
-        return float(ImageCounts(found.hits[part], found.unions[part], has_background=False).miou()[0])
 
-    counts = list(counts)
-    names = set.intersection(*(set(cells) for cells in counts))
-    bases = [miou(cells[base]) for cells in counts]
-    return {name: [miou(cells[name]) - own for cells, own in zip(counts, bases, strict=True)] for name in sorted(names)}
+def gains_of(miou: Sequence[dict[str, float]], base: str) -> dict[str, list[float]]:
+    """mIoU of each cell less that of `base`, one number for each look and architecture."""
+    names = set.intersection(*(set(cells) for cells in miou))
+    return {name: [cells[name] - cells[base] for cells in miou] for name in sorted(names)}
 
 
 def main() -> None:

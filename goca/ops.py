@@ -38,6 +38,11 @@ def multiplies_half(dtype: torch.dtype, device: str) -> bool:
     return any(known.get(name, False) for name in _INSTRUCTIONS[dtype])
 
 
+def slow_half(dtype: torch.dtype, device: str) -> bool:
+    """Whether this is half precision on a CPU that has no instructions for it, where float32 is the faster one."""
+    return device == "cpu" and dtype in HALF and not multiplies_half(dtype, device)
+
+
 @lru_cache(maxsize=64)
 def resize_matrix(source: int, target: int, mode: Interpolation, device: torch.device | str = "cpu") -> Tensor:
     """The (target, source) matrix that resizes one axis: half-pixel centres, no antialiasing; nearest rounds down.

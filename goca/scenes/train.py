@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader
 
 from goca import config
 from goca.errors import ConfigError
-from goca.ops import SLOW_HALF, multiplies_half
+from goca.ops import SLOW_HALF, slow_half
 from goca.scenes.architectures import denoiser_of, text_encoders_of
 from goca.scenes.continued import settle
 from goca.scenes.datasets import CachedLatents, Look, ScenePixels, encode_latents
@@ -177,7 +177,7 @@ def train(cfg: DictConfig) -> Path:
     if str(cfg.precision).startswith("16"):
         raise ConfigError(f"precision: {cfg.precision} scales gradients, which are clipped unscaled here; bf16-mixed or 32")
     on_cpu = cfg.accelerator == "cpu" or not torch.accelerator.is_available()
-    if str(cfg.precision).startswith("bf16") and on_cpu and not multiplies_half(torch.bfloat16, "cpu"):
+    if str(cfg.precision).startswith("bf16") and on_cpu and slow_half(torch.bfloat16, "cpu"):
         log.warning("precision: %s: precision=32", SLOW_HALF)
     if cfg.look not in get_args(Look):
         raise ConfigError(f"look: {cfg.look} is not one of {', '.join(get_args(Look))}")

@@ -96,7 +96,7 @@ def test_heads_weigh_the_same_with_it(pixels, dtype, method):
 @pytest.mark.parametrize("pixels", [5, 60])  # fewer and more than channels
 def test_a_processor_without_half_precision_weighs_heads_in_float32(monkeypatch, pixels):
     """There bfloat16 takes longer and is rounded: the weights are those of the same numbers in float32."""
-    monkeypatch.setattr("goca.method.aggregation.heads.multiplies_half", lambda dtype, device: False)
+    monkeypatch.setattr("goca.ops.multiplies_half", lambda dtype, device: False)
     generator = torch.Generator().manual_seed(0)
     output, projection, projected = (
         torch.randn(shape, generator=generator).to(torch.bfloat16) for shape in ((1, 3, pixels, 8), (24, 24), (1, pixels, 24))

@@ -118,7 +118,7 @@ def test_a_type_that_the_device_lacks_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_processor_without_bfloat16_is_told_of(monkeypatch, caplog, fast):
-    monkeypatch.setattr("goca.backbones.loading.pipelines.multiplies_half", lambda dtype, device: fast)
+    monkeypatch.setattr("goca.ops.multiplies_half", lambda dtype, device: fast)
     assert choose_dtype("bfloat16", torch.device("cpu")) == torch.bfloat16
     assert ("no instructions for bfloat16" in caplog.text) is not fast
 

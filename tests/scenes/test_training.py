@@ -152,7 +152,7 @@ def test_float16_is_refused(tmp_path):
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_processor_without_bfloat16_is_told_of(tmp_path, monkeypatch, caplog, fast):
-    monkeypatch.setattr("goca.scenes.train.multiplies_half", lambda dtype, device: fast)
+    monkeypatch.setattr("goca.ops.multiplies_half", lambda dtype, device: fast)
     with pytest.raises(ConfigError, match=r"look: nowhere is not one of"):  # looked at next, so that nothing is trained
         train(config("scenes_unet", tmp_path, "precision=bf16-mixed", "look=nowhere"))
     assert ("precision: this processor has no instructions for bfloat16" in caplog.text) is not fast

@@ -18,7 +18,7 @@ from goca.backbones.loading.lora import Lora, fuse_lora
 from goca.backbones.loading.quantization import Quantization
 from goca.backbones.loading.weight_files import is_network, is_text_encoder, names_component
 from goca.errors import ModelError
-from goca.ops import SLOW_HALF, multiplies_half
+from goca.ops import SLOW_HALF, slow_half
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise ModelError("model.dtype: float16 is not usable on the cpu; use float32, or bfloat16 for half the memory")
     if chosen == torch.bfloat16 and half != torch.bfloat16:
         raise ModelError(f"model.dtype: this {device.type} device has no bfloat16; use float16 or float32")
-    if device.type == "cpu" and chosen == torch.bfloat16 and not multiplies_half(chosen, "cpu"):
+    if slow_half(chosen, device.type):
         log.warning("model.dtype: %s", SLOW_HALF)
     return chosen
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from goca.ops import HALF, multiplies_half
+from goca.ops import slow_half
 from goca.registry import Registry, dotted_path
 
 HeadMethod = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -91,7 +91,7 @@ def projected_back(output: Tensor, projection: Tensor, projected: Tensor | None 
         projected: O + bias (B, S, D) where it is known, which saves one of two products where channels outnumber pixels.
         bias: (D,), what is in `projected` beside O.
     """
-    if output.dtype in HALF and output.device.type == "cpu" and not multiplies_half(output.dtype, "cpu"):
+    if slow_half(output.dtype, output.device.type):
         output, projection = output.float(), projection.float()
         projected = None if projected is None else projected.float()
     flat = output.transpose(1, 2).flatten(2)  # (B, S, H * d)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field
 from fnmatch import fnmatchcase
 
 from pydantic import ConfigDict
@@ -22,6 +23,7 @@ class LayerNames:
         reference: layer of the dense feature that gives the reference affinity.
         affinity: self-attention (or joint) layers that the affinity refinement averages.
         feature: what a layer's dense feature is: its image `query`, or its attention `output`.
+        peers: preset of another paper -> the layers that its authors chose by hand on this model.
     """
 
     cross: tuple[str, ...]
@@ -29,6 +31,7 @@ class LayerNames:
     reference: str
     affinity: tuple[str, ...]
     feature: str = "query"
+    peers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def resolve(patterns: Sequence[str], available: Iterable[str], what: str) -> tuple[str, ...]:

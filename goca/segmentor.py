@@ -200,9 +200,11 @@ class Segmentor:
         Args:
             asked: images with pixels, and their prompts; class ids are those of the prompts.
             num_classes: of the class table, background included.
-            has_background: whether class 0 competes.
+            has_background: whether class 0 competes; ConfigError where the method's thresholds mean nothing.
             background: one threshold in place of the decision's sweep.
         """
+        if has_background:
+            self.method.check_background()
         shapes = [None if sample.pixels is None else sample.pixels.shape for sample, _ in asked]
         found: dict[int, Prediction] = {}
         for shape in dict.fromkeys(shapes):
@@ -235,9 +237,8 @@ class Segmentor:
 
     def rows(self, asked: Sequence[Asked]) -> list[Row]:
         """The batch of a forward: every view of every image with each prompt. ConfigError: one that does not fit the method."""
-        for _, prompts in asked:
-            for prompt in prompts:
-                self.method.check_prompts(bool(prompt.concepts))
+        for prompt in (prompt for _, prompts in asked for prompt in prompts):
+            self.method.check_prompts(bool(prompt.concepts))
         entries = [
             (sample, prompt, seen) for sample, prompts in asked for prompt in prompts for seen in self.method.views.of(sample)
         ]
@@ -318,13 +319,12 @@ class Segmentor:
         before, after = join(calibrated, size), join(refined, size)
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
-            decided = method.decision.decide(after, sample.image.shape[:2], num_classes, has_background, label)
+            decided = method.decision.decide(after, sample.image.shape[:2], num_classes, has_background, label, before)
         warnings = [*sample.notes, *(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
         if not prompts:
             warnings.append("no prompt: there is no class to look for in this image")
-        first = rows[0].index if rows else None
-        shown = observation if first is not None else None
-        weights, errors = shown.weights_of(first) if shown and first is not None else ({}, {})
+        first, shown = (rows[0].index, observation) if rows else (0, None)
+        weights, errors = shown.weights_of(first) if shown else ({}, {})
         return Prediction(
             image_id=sample.image_id,
             labels=decided.labels,

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from goca.errors import ModelError
-from goca.prompts.emphasis import class_positions
 from goca.prompts.prompt import Prompt
 
 Encode = Callable[[Sequence[str]], Mapping[str, Tensor]]
@@ -24,7 +23,7 @@ def read_text(prompts: Sequence[Prompt], encode: Encode) -> Tensor | None:
 
 
 def emphasised(conditioning: Mapping[str, Tensor], prompts: Sequence[Prompt], encode: Encode) -> Mapping[str, Tensor]:
-    """The conditioning with class tokens louder or quieter, as prompts ask.
+    """The conditioning with words louder or quieter, as prompts ask.
 
     Raises:
         ModelError: the family's text does not lie in one tensor of embeddings.
@@ -37,5 +36,5 @@ def emphasised(conditioning: Mapping[str, Tensor], prompts: Sequence[Prompt], en
     empty = encode([""])[_EMBEDDINGS]
     for row, prompt in enumerate(prompts):
         if prompt.emphasis:
-            embeddings[row] = prompt.emphasis(embeddings[row], class_positions(prompt.class_tokens), empty)
+            embeddings[row] = prompt.emphasis(embeddings[row], prompt.emphasised, empty)
     return {**conditioning, _EMBEDDINGS: torch.cat(embeddings)}

@@ -12,7 +12,7 @@ FREE = (
     "run", "output", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "hydra",
     "attention.max_bytes", "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers",
     "data.keep_unreadable", "dataset.root", "model.checkpoint", "model.device", "model.placement", "model.prompt_cache",
-    "model.text_encoders", "model.allow_pickle",
+    "model.text_encoders", "model.allow_pickle", "model.layers.peers",
 )  # fmt: skip
 # The same where no checkpoint has been read, so that it is known by its name alone.
 FREE_UNREAD = tuple(name for name in FREE if name != "model.checkpoint")
@@ -20,6 +20,7 @@ SHARD = ("data.shard",)
 # Settings that were added later, and what runs begun before did: such a run and one with this value are the same. A new
 # setting whose default is not null belongs here; positions in lists are left out of the names.
 ADDED: Mapping[str, Any] = {
+    "aggregation.leave_out": [],
     "aggregation.rows": "auto",
     "attention.precision": "auto",
     "dataset.annotation": "auto",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from goca import config
-from goca.data.sizes import Sizing, Square
+from goca.data.sizes import Sizing, Square, Windows
 from goca.errors import ConfigError
 from goca.method.aggregation import Aggregation
 from goca.method.aggregation.concepts import ConceptMaps
@@ -19,7 +19,7 @@ from goca.method.passes import Passes
 from goca.method.plan import Layered, Plan, plan_layers
 from goca.method.refinement import Refinements
 from goca.method.scored import Scored
-from goca.method.views import Views
+from goca.method.views import View, Views
 
 __all__ = ["Method", "Plan", "calibration_of", "plan_layers", "weighed_layers"]
 
@@ -49,6 +49,16 @@ class Method:
     def __post_init__(self) -> None:
         if len(self.passes) > 1 and isinstance(self.aggregation, Aggregation):
             raise ConfigError("passes: several time steps go with a mixture of layers (preset=daam), not with layer weights")
+        if isinstance(self.calibration, MapFiles) and any(view != View() for view in self.views.views):
+            raise ConfigError(
+                "calibration=files: maps of a file are of the picture as it stands, and views moves it: use views=single"
+            )
+        windows = isinstance(self.sizing, Windows) and self.sizing.merge == "token_maps"
+        if windows and isinstance(self.aggregation, Mixture) and self.aggregation.normalise == "spatial_sum":
+            raise ConfigError(
+                "sizing: aggregation.normalise=spatial_sum divides each window's maps by their own sum, so that a window"
+                " without the object would count as much as one with it: use sizing=square or keep_aspect, or merge=class_maps"
+            )
         step = self.refinement.without_names
         if step is not None and not isinstance(self.decision, Hungarian):
             raise ConfigError(
@@ -87,6 +97,25 @@ class Method:
             raise ConfigError(
                 "prompts=unprompted names no class to look for: it goes with a refinement that finds segments and"
                 " decision=hungarian (preset=diffcut, diffseg), or with calibration=files; use prompts=classes"
+            )
+
+    def check_background(self) -> None:
+        """Whether the background's thresholds mean something: but for an offset of 0, they are of maps between 0 and 1.
+
+        Raises:
+            ConfigError: class 0 would win or lose everywhere.
+        """
+        calibration, decision = self.calibration, self.decision
+        if not isinstance(decision, Decision) or decision.stretch or decision.rule in ("exact", "offset"):
+            return
+        raw = isinstance(calibration, Calibration) and (not calibration.steps or calibration.steps[-1] == "times_raw")
+        match self.aggregation:
+            case Mixture(normalise="minmax") | ConceptMaps(softmax=True):
+                raw = False
+        if not self.refinement.bounded(not raw):
+            raise ConfigError(
+                f"decision.rule={decision.rule}: thresholds are of maps between 0 and 1, and those of this method have another"
+                " scale: use data without background (dataset=voc20, context59, ade20k) or decision=stretched"
             )
 
     def plan(self, backbone: Layered) -> Plan:

@@ -35,6 +35,8 @@ class TokenGroups(Protocol):
     def content(self) -> tuple[int, ...]: ...
     @property
     def alternatives(self) -> Mapping[int, tuple[tuple[int, ...], ...]]: ...
+    @property
+    def lost_classes(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class PlainGroups:
     content: tuple[int, ...]
     background_groups: tuple[tuple[int, ...], ...] = ()
     alternatives: Mapping[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    lost_classes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,6 +217,7 @@ class Calibration:
         for token_step in self.token_steps:
             token_maps = TOKEN_STEPS[token_step](token_maps)
         kept = {class_id: tokens for class_id, tokens in prompt.class_tokens.items() if tokens or self.parity}
+        kept |= dict.fromkeys(prompt.lost_classes if self.parity else (), ())
         lost = sorted(prompt.class_tokens.keys() - kept)
         warnings = [f"class {class_id} has no token in the prompt and is left out" for class_id in lost]
         # A class that is asked for by several words has a group for each, and the maximum of their maps in the end.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol
 
 from goca.errors import ModelError
@@ -90,6 +91,10 @@ def plan_layers(
     if aggregation.weighs_layers and aggregation.reference is not None:
         (reference,) = resolve([aggregation.reference], names, "aggregation.reference")[:1]
     cross = resolve(aggregation.cross_layers, text, "aggregation.cross_layers")
+    if isinstance(aggregation, Mixture):
+        cross = tuple(name for name in cross if not any(fnmatchcase(name, pattern) for pattern in aggregation.leave_out))
+        if not cross:
+            raise ModelError(f"aggregation.leave_out: {', '.join(aggregation.leave_out)} leaves no layer of this model")
     return Plan(
         cross={name: backbone.paired_self_attention(name) for name in cross},
         reference=reference,

@@ -18,10 +18,12 @@ class Emphasis:
         factor: 1 leaves them.
         way: `scale` multiplies them (iSeg); `away_from_empty` moves them away from the empty prompt's embeddings at the same
             positions, as prompt weights like `dog++` do (compel; DiffSegmenter).
+        words: of a class's name, `all` its words or the `last` one alone.
     """
 
     factor: PositiveFloat
     way: Literal["scale", "away_from_empty"] = "scale"
+    words: Literal["all", "last"] = "all"
 
     def __call__(self, embeddings: Tensor, positions: tuple[int, ...], empty: Tensor | None = None) -> Tensor:
         """Embeddings (1, n, C) with other values at the positions; `empty` are those of the empty prompt."""

@@ -47,7 +47,8 @@ class Prompt:
         lost_classes: classes the prompt names whose tokens all lie beyond the token limit, or that no token covers.
         warnings: what a reader of the results should know about this prompt.
         entities: the parts the text is made of.
-        emphasis: how class tokens' embeddings change before the denoiser sees them.
+        emphasis: how embeddings change before the denoiser sees them, at the positions `emphasised`.
+        emphasised: positions on the axis of `text`.
         reads: a text whose tokens are read in place of the prompt's; positions are then those of this text.
         across: how the prompt stands to others of the same image: `each` is calibrated by itself; `joint`, `sink` and `anchor`
             share the rescaling of every pixel (`goca.method.across`).
@@ -64,6 +65,7 @@ class Prompt:
     warnings: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = ()
     emphasis: Emphasis | None = None
+    emphasised: tuple[int, ...] = ()
     reads: str | None = None
     concepts: tuple[str, ...] = ()
     across: Across = "each"

@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 from goca.data.base import Sample, SegmentationDataset
 from goca.data.classes import ClassTable
 from goca.prompts.align import align, fits
-from goca.prompts.emphasis import Emphasis
+from goca.prompts.emphasis import Emphasis, class_positions
 from goca.prompts.filters import present_classes
 from goca.prompts.prompt import Entity, Prompt, TextSegment
 
@@ -41,6 +41,10 @@ class Template:
     emphasis: Emphasis | None = None
     reads: Literal["prompt", "names"] = "prompt"
 
+    def __post_init__(self) -> None:
+        if self.emphasis and self.reads == "names":
+            raise ValueError("emphasis changes words of the text that the model sees, and reads=names reads those of another")
+
     def setup(self, dataset: SegmentationDataset, image_ids: Sequence[str] | None = None) -> None:
         """Nothing to read."""
 
@@ -60,7 +64,11 @@ class Template:
         else:
             bare, listed = replace(self, before="", between=", ", after="")._worded(ids, table)
             prompt = replace(align(listed, segments, bare), text=text, reads=bare)
-        return replace(prompt, emphasis=self.emphasis)
+        if self.emphasis is None:
+            return prompt
+        louder = [_last_word(entity) for entity in entities] if self.emphasis.words == "last" else entities
+        positions = class_positions(align(louder, segments, text).class_tokens)
+        return replace(prompt, emphasis=self.emphasis, emphasised=positions)
 
     def _worded(self, ids: Sequence[int], table: ClassTable) -> tuple[str, tuple[Entity, ...]]:
         """The text, and the names' places in it."""
@@ -80,6 +88,11 @@ class Template:
             else:
                 chunks.append((i,))
         return chunks
+
+
+def _last_word(entity: Entity) -> Entity:
+    word = entity.text.split()[-1]
+    return Entity(word, entity.class_id, entity.end - len(word))
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)

@@ -16,6 +16,7 @@ from goca.config.redact import redact
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
+from goca.method.outside import MapFiles
 from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly
@@ -127,13 +128,14 @@ def _facts(
     """What was evaluated, with what: all that the summary says besides numbers."""
     dataset, backbone = data.dataset, evaluator.segmentor.backbone
     assert evaluator.metric is not None
+    maps = {"maps": "files"} if isinstance(evaluator.segmentor.method.calibration, MapFiles) else {}
     return Facts(
         dataset=dataset.name,
         split=dataset.split,
         model=backbone.name,
         method=method_name(cfg),
         protocol=dataset.protocol.name,
-        prompts=redact(evaluator.prompts.describe()),
+        prompts=redact({**evaluator.prompts.describe(), **maps}),
         classes=list(dataset.classes.names),
         thresholds=list(evaluator.metric.thresholds),
         fixed_threshold=fixed,

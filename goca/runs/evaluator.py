@@ -51,9 +51,11 @@ class Evaluator(pl.LightningModule):
         """Load the model and check the layer names; with `model.text_encoders=first`, encode the prompts of all samples before.
 
         Raises:
-            ModelError: as `Backbone.load` and `Segmentor.plan`. ConfigError: prompts that do not fit the method.
+            ModelError: as `Backbone.load` and `Segmentor.plan`. ConfigError: prompts or data that do not fit the method.
         """
         self.segmentor.method.check_prompts(isinstance(self.prompts, Concepts), isinstance(self.prompts, Unprompted))
+        if self.has_background:
+            self.segmentor.method.check_background()
         backbone = self.segmentor.backbone
         if backbone.text_encoders == "first":
             backbone.inspect()

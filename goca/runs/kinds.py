@@ -26,15 +26,19 @@ def regime(prompts: Mapping[str, Any]) -> Regime:
     """What a run's prompts tell the method about an image.
 
     Args:
-        prompts: as a source of prompts describes itself, in the summary.
+        prompts: as a source of prompts describes itself, in the summary; `maps` says that class maps came from files.
 
     >>> regime({"source": "classes", "ground_truth": True}), regime({"source": "vocabulary", "words": None})
     ('ground-truth names', 'all names')
     >>> regime({"source": "vlm", "ground_truth": False, "on_missing": "classes"})
     'ground-truth names'
+    >>> regime({"source": "unprompted"}), regime({"source": "unprompted", "maps": "files"})
+    ('no names', 'predicted names')
     """
     if prompts.get("ground_truth") or prompts.get("add_missing") or prompts.get("on_missing") == "classes":
         return "ground-truth names"
+    if prompts.get("maps"):
+        return "predicted names"
     match prompts.get("source"):
         case "classes":
             return "ground-truth names"
@@ -83,7 +87,7 @@ class Kind:
             dataset=summary.dataset,
             split=summary.split,
             protocol=summary.protocol,
-            prompts=f"{source}{oracle}",
+            prompts=f"{source}{oracle}{', class maps from files' if summary.prompts.get('maps') else ''}",
             classes=tuple(summary.classes),
             has_background=summary.has_background,
             images=known if image_ids is None else len(image_ids),

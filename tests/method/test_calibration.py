@@ -22,6 +22,7 @@ class Groups:
     class_tokens: dict[int, tuple[int, ...]]
     background_groups: tuple[tuple[int, ...], ...] = ()
     alternatives: dict[int, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    lost_classes: tuple[int, ...] = ()
 
     @property
     def content(self) -> tuple[int, ...]:

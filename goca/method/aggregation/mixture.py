@@ -27,11 +27,13 @@ class Mixture:
 
     Args:
         cross_layers: names or globs of the layers whose text attention is used.
+        leave_out: of these not those, names or globs; a model without such layers leaves none out.
         weigh: what the weights are of: every (layer, head) `pair` counts once; every `layer` counts once; a `level` is the mean
             of all heads of its layers and has its weight; a `stage` is a run of layers on one grid along the forward, and each
             of its layers has its weight; `depth`: a Gaussian around the middle of the network.
         weights: factor -> weight, of levels, or of the layers of a level with `pair` and `layer` (levels not named have none).
             A model with one level only gives it weight 1.
+        coarsest: only so many levels, the coarsest; null takes all.
         stage_weights: one number per stage, in the order of the forward.
         sigma: standard deviation of the Gaussian, in layers.
         heads: `mean`, `max`, or factor -> indices of the heads that count, numbered through the layers of that level.
@@ -46,8 +48,10 @@ class Mixture:
     """
 
     cross_layers: tuple[str, ...]
+    leave_out: tuple[str, ...] = ()
     weigh: Literal["pair", "layer", "level", "stage", "depth"] = "layer"
     weights: dict[PositiveInt, float] | None = None
+    coarsest: PositiveInt | None = None
     stage_weights: tuple[float, ...] | None = None
     sigma: PositiveFloat | None = None
     heads: Literal["mean", "max"] | dict[PositiveInt, tuple[int, ...]] = "mean"
@@ -68,6 +72,12 @@ class Mixture:
             raise ValueError(f"normalise={self.normalise} is of a level's map; set weigh=level")
         if self.clamp and self.weigh not in ("pair", "layer"):
             raise ValueError("clamp resizes every head by itself, which goes with weigh=pair or layer")
+        if self.clamp and (self.heads != "mean" or self.score == "text"):
+            raise ValueError(
+                "clamp averages all heads over the whole softmax: heads=mean and a score other than text go with it"
+            )
+        if self.coarsest is not None and self.weigh in ("stage", "depth"):
+            raise ValueError(f"coarsest counts levels, and weigh={self.weigh} does not weigh levels")
 
     # What the rest of the program asks an aggregation for.
     @property
@@ -85,22 +95,31 @@ class Mixture:
         Raises:
             ModelError: none of the levels that the method weighs exists in this model.
         """
-        return level_weights(self.weights, grids)
+        return level_weights(self.weights, grids, self.coarsest)
 
 
-def level_weights(weights: dict[int, float] | None, grids: Sequence[Grid]) -> dict[Grid, float]:
+def level_weights(weights: dict[int, float] | None, grids: Sequence[Grid], coarsest: int | None = None) -> dict[Grid, float]:
     """Weight of each grid from weights by factor; a factor that is not named has weight 0, and a single grid weight 1.
+
+    `coarsest` takes all but so many of the coarsest grids the weight that they have.
 
     >>> level_weights({1: 0.1, 2: 0.9}, [(64, 64), (32, 32), (16, 16)])
     {(64, 64): 0.1, (32, 32): 0.9, (16, 16): 0.0}
+    >>> level_weights(None, [(64, 64), (32, 32), (16, 16)], coarsest=2)
+    {(64, 64): 0.0, (32, 32): 1.0, (16, 16): 1.0}
     """
     distinct = list(dict.fromkeys(grids))
     if weights is None or len(distinct) == 1:
-        return dict.fromkeys(distinct, 1.0)
-    found = {grid: float(weights.get(factor(grid, distinct), 0.0)) for grid in distinct}
+        found = dict.fromkeys(distinct, 1.0)
+    else:
+        found = {grid: float(weights.get(factor(grid, distinct), 0.0)) for grid in distinct}
+    for grid in sorted(distinct, key=max, reverse=True)[: -coarsest if coarsest else 0]:
+        found[grid] = 0.0
     if not any(found.values()):
         known = ", ".join(f"{grid[0]} x {grid[1]}" for grid in distinct)
-        raise ModelError(f"this method weighs levels {sorted(weights)} of a UNet, and none of them is in this model ({known})")
+        raise ModelError(
+            f"this method weighs levels {sorted(weights or ())} of a UNet, and none of them is in this model ({known})"
+        )
     return found
 
 

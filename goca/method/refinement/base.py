@@ -80,7 +80,11 @@ class RefinementContext:
 
 @runtime_checkable
 class Refinement(Protocol):
-    """One step from class maps to better class maps, perhaps of another size."""
+    """One step from class maps to better class maps, perhaps of another size.
+
+    A class attribute `scale` says it of steps whose results do not lie between 0 and 1 by themselves: "kept" where they lie as
+    the maps that came in, "other" where thresholds of 0 ... 1 mean nothing to them.
+    """
 
     @property
     def needs(self) -> Needs: ...
@@ -106,6 +110,13 @@ class Refinements:
     def without_names(self) -> str | None:
         """The step that leaves segments without names, if there is one."""
         return next((type(step).__name__ for step in self.steps if getattr(step, "names", None) == "none"), None)
+
+    def bounded(self, before: bool) -> bool:
+        """Whether the result lies between 0 and 1, given whether the maps that go in do."""
+        for step in self.steps:
+            scale = getattr(step, "scale", "unit")
+            before = scale == "unit" or (scale == "kept" and before)
+        return before
 
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """Apply every step in order."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -25,8 +25,7 @@ class EntropyAffinity:
         iterations: how often T is applied.
         layers: self-attention layers of one grid, names or globs.
         heads: which heads of a layer are averaged, from 0; null takes all, as do layers that lack one of them.
-        factors, part: see `goca.method.refinement.levels.choose`.
-        last: take the last of the chosen layers alone.
+        factors, part, places: see `goca.method.refinement.levels.choose`.
     """
 
     entropy: NonNegativeFloat
@@ -35,7 +34,9 @@ class EntropyAffinity:
     heads: tuple[NonNegativeInt, ...] | None = None
     factors: tuple[PositiveInt, ...] | None = (1,)
     part: Part = "decoder"
-    last: bool = False
+    places: tuple[int, ...] | None = None
+
+    scale: ClassVar[str] = "other"
 
     @property
     def needs(self) -> Needs:
@@ -44,8 +45,7 @@ class EntropyAffinity:
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """Maps on the layers' grid, each with minimum 0 and sum 1."""
         what = "refinement: self-attention layers of the sharpened affinity"
-        layers = choose(context, self.layers, what, self.factors, self.part)
-        layers = layers[-1:] if self.last else layers
+        layers = choose(context, self.layers, what, self.factors, self.part, self.places)
         grid = layers[0].grid
         if any(layer.grid != grid for layer in layers):
             raise ModelError(f"{what} must share one grid, and they have {', '.join(str(layer.grid) for layer in layers)}")

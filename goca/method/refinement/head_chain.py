@@ -1,7 +1,7 @@
 """Refinement by the heads' own self-attention, cleaned and applied one after the other (CLIPer, Sun et al., ICCV 2025)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -26,8 +26,7 @@ class HeadChain:
         layers: self-attention layers of one grid, names or globs; the last one's heads stand leftmost.
         combine: `chain` is the product, `mean` the mean of all heads, `select` one of them.
         head: which one `select` takes, counted through the layers.
-        factors, part: see `goca.method.refinement.levels.choose`.
-        last: only so many of the chosen layers, from the end; null takes all.
+        factors, part, places: see `goca.method.refinement.levels.choose`.
     """
 
     threshold: Annotated[float, Field(ge=0, lt=1)]
@@ -36,7 +35,9 @@ class HeadChain:
     head: NonNegativeInt = 0
     factors: tuple[PositiveInt, ...] | None = (1,)
     part: Part = "decoder"
-    last: PositiveInt | None = None
+    places: tuple[int, ...] | None = None
+
+    scale: ClassVar[str] = "kept"
 
     @property
     def needs(self) -> Needs:
@@ -45,8 +46,7 @@ class HeadChain:
     def refine(self, maps: ClassMaps, context: RefinementContext) -> ClassMaps:
         """Maps on the layers' grid, on the scale that the products leave them."""
         what = "refinement: self-attention layers of the chain"
-        layers = choose(context, self.layers, what, self.factors, self.part)
-        layers = layers if self.last is None else layers[-self.last :]
+        layers = choose(context, self.layers, what, self.factors, self.part, self.places)
         grid = layers[0].grid
         if any(layer.grid != grid for layer in layers):
             raise ModelError(f"{what} must share one grid, and they have {', '.join(str(layer.grid) for layer in layers)}")

@@ -14,7 +14,12 @@ Part = Literal["all", "decoder"]
 
 
 def choose(
-    context: RefinementContext, layers: Sequence[str], what: str, factors: Sequence[int] | None = None, part: Part = "all"
+    context: RefinementContext,
+    layers: Sequence[str],
+    what: str,
+    factors: Sequence[int] | None = None,
+    part: Part = "all",
+    places: Sequence[int] | None = None,
 ) -> list[SelfAttention]:
     """Self-attention of the layers that match, in the model's order.
 
@@ -24,6 +29,7 @@ def choose(
         factors: only grids whose side fits so many times into the finest one's; a model with one grid has factor 1 alone, and
             then all its layers are taken.
         part: `decoder` keeps the layers of a UNet's `up_blocks`; models without such layers keep all.
+        places: of what is left only these, -1 being the last, in the model's order; those that a model lacks are left out.
 
     Raises:
         ModelError: nothing is left.
@@ -34,6 +40,11 @@ def choose(
         names = tuple(name for name, grid in zip(names, grids, strict=True) if factor(grid, grids) in factors)
     if part == "decoder" and any(name.startswith("up") for name in names):
         names = tuple(name for name in names if name.startswith("up"))
+    if places is not None and names:
+        wanted = {place % len(names) for place in places if -len(names) <= place < len(names)}
+        if not wanted:
+            raise ModelError(f"{what}: there is no layer number {' or '.join(map(str, places))} among {', '.join(names)}")
+        names = tuple(name for place, name in enumerate(names) if place in wanted)
     if not names:
         known = ", ".join(sorted({f"{height} x {width}" for height, width in grids}))
         raise ModelError(

@@ -1,7 +1,7 @@
 """Pixel-adaptive mask refinement (Araslanov and Roth, CVPR 2020, section 3.3)."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ class PAMR:
 
     iterations: NonNegativeInt = 10
     dilations: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 4, 8)
+
+    scale: ClassVar[str] = "kept"
 
     @property
     def needs(self) -> Needs:

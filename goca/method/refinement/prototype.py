@@ -1,6 +1,7 @@
 """Refinement by class prototypes in feature space."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +73,8 @@ class FeaturePrototypes:
 
     layers: tuple[str, ...]
     size: tuple[PositiveInt, PositiveInt] | None = None
+
+    scale: ClassVar[str] = "other"
 
     @property
     def needs(self) -> Needs:

@@ -1,6 +1,6 @@
 """Refinement by products with self-attention, nothing normalised in between (DiffSegmenter, ELBO-T2IAlign)."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
@@ -30,6 +30,8 @@ class Rounds:
     """
 
     rounds: Annotated[tuple[Round, ...], Field(min_length=1)]
+
+    scale: ClassVar[str] = "kept"
 
     @property
     def needs(self) -> Needs:

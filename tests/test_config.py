@@ -81,6 +81,23 @@ def test_every_data_set_with_every_protocol(dataset, protocol):
     config.build(config.compose(_overrides(f"dataset={dataset}", f"protocol={protocol}")), "data")
 
 
+def test_a_group_of_the_command_line_beats_what_the_preset_says_key_by_key(caplog):
+    """`preset=cliper refinement=pamr` ran CLIPer's own steps, and called itself refinement=pamr."""
+    pamr = config.compose(["refinement=pamr"])
+    assert config.compose(["preset=cliper", "refinement=pamr"]).refinement == pamr.refinement
+    assert "refinement is as chosen on the command line" in caplog.text
+    assert not config.compose(["preset=cliper", "refinement=none"]).refinement.steps
+    assert config.compose(["preset=seg4diff", "passes=ten"]).passes == config.compose(["passes=ten"]).passes
+    both = config.compose(["preset=daam", "decision=offset", "decision.ties=class", "aggregation.clamp=false"])
+    usual = config.compose(["decision=offset"]).decision
+    assert both.decision == {**usual, "ties": "class"}
+    assert both.aggregation.weigh == "pair" and not both.aggregation.clamp  # the preset's, but for one key
+    caplog.clear()
+    assert config.compose(["preset=cliper", "refinement.steps.0.threshold=0.2"]).refinement.steps[0].threshold == 0.2
+    assert config.compose(["preset=goca", "refinement=pamr"]).refinement == pamr.refinement
+    assert not caplog.text
+
+
 def test_a_command_line_choice_beats_the_preset():
     cfg = config.compose(["preset=vanilla", "aggregation=goca"])
     assert cfg.aggregation.heads == "dot_product"

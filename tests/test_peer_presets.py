@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from goca import config
+from goca.data.base import Sample
 from goca.errors import ConfigError, ModelError
 from goca.figures.example import Example
 from goca.method.passes import Passes
 from goca.runs.evaluation import evaluate
 from goca.runs.evaluator import Evaluator
+from goca.runs.folder import RunFolder
+from goca.runs.kinds import Kind, regime
 from goca.segmentor import Segmentor
 
 PRESETS = [
@@ -103,11 +107,64 @@ def test_segments_without_names_go_with_matching_alone():
         (["model=scenes_mmdit", "aggregation=concepts"], "which prompts=concepts gives"),
         (["prompts=unprompted"], "names no class to look for"),
         (["preset=diffcut", "views=shifted"], "other segments in every view"),
+        (["calibration=files", "calibration.path=maps", "views=mirrored"], "as it stands, and views moves it"),
+        (["preset=iseg", "sizing=window"], "divides each window's maps by their own sum"),
+        (["preset=daam", "aggregation.heads=max"], "clamp averages all heads"),
+        (["preset=elbo", "aggregation.coarsest=2"], "weigh=depth does not weigh levels"),
     ],
 )
 def test_prompts_and_views_that_a_method_can_do_nothing_with_are_refused(overrides: list[str], message: str, tmp_path: Path):
     with pytest.raises(ConfigError, match=message):
         _run(tmp_path / "run", *overrides)
+
+
+@pytest.mark.parametrize("preset", ["goca", "vanilla", "manual", "refam", "nerve", *PRESETS])
+def test_thresholds_are_of_maps_on_their_scale(preset: str):
+    """Raw attention reaches 0.2 and products of features 0.6: a sweep from 0.3 to 0.8 would say background, or chance."""
+    method = Segmentor.build(config.compose([f"preset={preset}"])).method
+    if preset not in ("seg4diff", "maskdiffusion"):
+        method.check_background()
+        return
+    with pytest.raises(ConfigError, match=r"thresholds are of maps between 0 and 1.* decision=stretched"):
+        method.check_background()
+    Segmentor.build(config.compose([f"preset={preset}", "decision=stretched"])).method.check_background()
+
+
+def test_data_with_background_are_refused_before_the_model_is_loaded():
+    cfg = config.compose(["preset=seg4diff", "model.checkpoint=nowhere"])
+    segmentor = Segmentor.build(cfg)
+    dataset = config.build(cfg, "data").dataset
+    with pytest.raises(ConfigError, match="use data without background"):
+        Evaluator(segmentor, config.build(cfg, "prompts"), dataset.classes, has_background=True).prepare(())
+    sample, prompts = Sample("cat", np.zeros((64, 64, 3), np.uint8), None, ()), ()
+    with pytest.raises(ConfigError, match="use data without background"):
+        segmentor.predict([(sample, prompts)], 3, has_background=True)
+
+
+@pytest.mark.slow
+def test_maps_from_files_with_an_empty_prompt_are_another_regime_than_no_names(tmp_path: Path):
+    """CLIPer as in its paper: the maps know the names, the model is told nothing."""
+    dataset = config.build(config.compose(["dataset.count=1"]), "dataset")
+    dataset.setup()
+    sample = dataset[0]
+    ids = torch.from_numpy(np.unique(sample.label)).long()
+    ids = ids[(ids > 0) & (ids < 255)]
+    label = torch.from_numpy(sample.label)
+    scores = torch.stack([(label == i).float() for i in ids])
+    save_file({"ids": ids, "scores": scores}, tmp_path / f"{sample.image_id}.safetensors")
+    files = ["calibration=files", f"calibration.path={tmp_path}", "prompts=unprompted"]
+    _run(tmp_path / "run", "preset=cliper", "refinement=none", "dataset.count=1", *files)
+    summary = RunFolder(tmp_path / "run").summary()
+    assert regime(summary.prompts) == "predicted names"
+    assert "class maps from files" in Kind.of(summary).prompts
+    assert summary.miou > 95  # the maps are the truth
+
+
+def test_no_layer_left_is_said():
+    segmentor = Segmentor.build(config.compose(["preset=daam", "aggregation.leave_out=['*']"]))
+    segmentor.backbone.load()
+    with pytest.raises(ModelError, match="leaves no layer of this model"):
+        segmentor.plan()
 
 
 def test_a_method_of_concepts_refuses_words():

@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from goca.config.arguments import late_help, quote
+from goca.config.chosen import prefer_chosen
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
 from goca.config.redact import redact
@@ -64,6 +65,7 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", folder: 
         raise ConfigError(explain(error, config_name, overrides)) from error
     finally:
         GlobalHydra.instance().hydra = running
+    prefer_chosen(cfg, overrides, lambda chosen: compose(chosen, config_name, folder))
     check(cfg, config_name)
     return cfg
 
@@ -206,6 +208,7 @@ def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     hydra_config = HydraConfig.get()
     quiet()
     try:
+        prefer_chosen(cfg, hydra_config.overrides.task, lambda chosen: compose(chosen, config_name))
         check(cfg, config_name, complete=True)
         yield
     except GocaError as error:

@@ -34,6 +34,22 @@ def test_a_prompt_for_every_class():
     assert all(prompt.emphasis == emphasis for prompt in prompts)
 
 
+def test_the_last_word_of_a_name_is_emphasised_alone():
+    """`dining table++` makes "table" louder; the class keeps the tokens of both words."""
+    table = ClassTable.from_names(["grass circle", "square"])
+    emphasis = Emphasis(1.21, "away_from_empty", words="last")
+    (prompt,) = Template(names="all", before="a ", emphasis=emphasis)(None, table, _segments())
+    assert _words(prompt, 1) == "grasscircle"
+    assert "".join(prompt.tokens[position] for position in prompt.emphasised) == "circlesquare"
+    (prompt,) = Template(names="all", before="a ", emphasis=Emphasis(1.6))(None, table, _segments())
+    assert "".join(prompt.tokens[position] for position in prompt.emphasised) == "grasscirclesquare"
+
+
+def test_emphasis_of_a_text_that_is_not_the_one_read_is_refused():
+    with pytest.raises(ValueError, match="reads=names reads those of another"):
+        Template(reads="names", emphasis=Emphasis(1.6))
+
+
 def test_another_text_is_read():
     (prompt,) = Template(names="all", before="a picture of ", reads="names")(None, TABLE, _segments())
     assert (prompt.text, prompt.reads) == ("a picture of circle, square, grass", "circle, square, grass")

@@ -122,6 +122,14 @@ def test_a_class_without_tokens_is_left_out_and_named():
     assert kept.scores[1].isnan().all()
 
 
+def test_a_class_that_the_prompt_lost_is_nan_in_the_released_arithmetic_alone():
+    cut_off = Groups({7: (1,), 3: (4,)}, lost_classes=(5,))
+    assert Calibration()(token_maps(), cut_off).ids == (7, 3)
+    kept = Calibration(parity=True)(token_maps(), cut_off)
+    assert kept.ids == (7, 3, 5)
+    assert kept.scores[2].isnan().all() and not kept.scores[:2].isnan().any()
+
+
 @pytest.mark.parametrize("steps", [(), ("max",), ("minmax",), ("per_pixel", "minmax", "times_raw", "minmax")])
 def test_a_constant_map_becomes_zeros_with_a_warning(steps):
     maps = torch.full((4, 8, 8), 0.25)

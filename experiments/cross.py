@@ -50,12 +50,12 @@ PIXELS = ("pamr", "crf")  # these look at pixels
 
 
 def steps_of(model: str) -> dict[str, Refinements]:
-    """Refinements by name; those that the repository has only within a preset have that preset's constants."""
+    """Refinements by name; those that the repository has only within a preset have its constants, on the last finest layers."""
     named = {"affinity": "affinity", "walk": "random_walk", "pamr": "pamr", **({"crf": "crf"} if available() else {})}
     found = {name: build(model, [f"refinement={option}"], "present")[1].method.refinement for name, option in named.items()}
-    found["entropy"] = Refinements((EntropyAffinity(entropy=0.2, iterations=10, last=True),))
+    found["entropy"] = Refinements((EntropyAffinity(entropy=0.2, iterations=10, places=(-1,)),))
     found["power"] = Refinements((LevelPowers(weights={1: 0.3, 2: 0.5, 4: 0.1, 8: 0.1}),))
-    found["cliper"] = Refinements((HeadChain(threshold=0.1, last=2),))
+    found["cliper"] = Refinements((HeadChain(threshold=0.1, places=(-1, -2)),))
     return found
 
 

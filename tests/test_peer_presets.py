@@ -160,6 +160,19 @@ def test_maps_from_files_with_an_empty_prompt_are_another_regime_than_no_names(t
     assert summary.miou > 95  # the maps are the truth
 
 
+def test_cliper_finds_classes_where_there_is_a_background(backbones: dict):
+    """Scores are of the maps that go into the chain; of raw attention, which reaches 0.2, no class would pass min_score."""
+    cfg = config.compose(["preset=cliper", "dataset.count=2"])
+    segmentor, data = Segmentor.build(cfg), config.build(cfg, "data")
+    segmentor.backbone = backbones.setdefault("scenes_unet", segmentor.backbone)
+    segmentor.backbone.load()
+    data.setup()
+    data.size = segmentor.backbone.size
+    evaluator = Evaluator(segmentor, config.build(cfg, "prompts"), data.dataset.classes, has_background=True)
+    for prediction in evaluator.predict_step(next(iter(data.predict_dataloader()))):
+        assert len(prediction.labels[0].unique()) > 2
+
+
 def test_no_layer_left_is_said():
     segmentor = Segmentor.build(config.compose(["preset=daam", "aggregation.leave_out=['*']"]))
     segmentor.backbone.load()

@@ -130,6 +130,25 @@ def test_thresholds_are_of_maps_on_their_scale(preset: str):
     Segmentor.build(config.compose([f"preset={preset}", "decision=stretched"])).method.check_background()
 
 
+@pytest.mark.parametrize(
+    ("decision", "refused"),
+    [
+        (["decision=offset"], False),  # 0 is in the sweep: class against background, on any scale
+        (["decision=offset", "decision.thresholds=[0.3]"], True),
+        (["decision=scored"], True),
+        (["decision=exact"], False),
+        (["decision=constant", "refinement=affinity"], False),  # which brings its maps between 0 and 1
+    ],
+)
+def test_thresholds_of_raw_attention(decision: list[str], refused: bool):
+    method = Segmentor.build(config.compose(["calibration=raw", "refinement=none", *decision])).method
+    if refused:
+        with pytest.raises(ConfigError, match="have another scale"):
+            method.check_background()
+    else:
+        method.check_background()
+
+
 def test_data_with_background_are_refused_before_the_model_is_loaded():
     cfg = config.compose(["preset=seg4diff", "model.checkpoint=nowhere"])
     segmentor = Segmentor.build(cfg)

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -191,6 +191,11 @@ class SegmentationDataset(Dataset[Sample]):
     def table_name(self) -> str:
         """Name of the class table."""
         return self.table or self.name
+
+    @property
+    def label_rules(self) -> Mapping[str, Any]:
+        """Settings by which labels or pictures are not those usual under a protocol, though names and image ids are."""
+        return {}
 
     @property
     def archives(self) -> str:

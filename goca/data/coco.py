@@ -109,6 +109,11 @@ or as the converters of the field lay it out
         return self.annotation == "panoptic"
 
     @property
+    def label_rules(self) -> Mapping[str, Any]:
+        usual = self.panoptic == (self.protocol.name != "ovss")
+        return {} if usual else {"annotation": self.annotation}
+
+    @property
     def archives(self) -> str:
         return "coco_object_panoptic" if self.panoptic else "coco_stuff"
 
@@ -210,6 +215,10 @@ with image_list curated also
     def merged(self) -> bool:
         """Whether 15 and 16 are counted as 3 and 4."""
         return self.protocol.name == "upstream" if self.merge is None else self.merge
+
+    @property
+    def label_rules(self) -> Mapping[str, Any]:
+        return {"shift": True} if self.shift else {}
 
     @property
     def table_name(self) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -41,6 +42,11 @@ class Scenes(SegmentationDataset):
             # Other pictures: their numbers are not ranked with those of the plain ones.
             self.name, self.table = f"scenes_{self.look}", self.table or "scenes"
         super().__post_init__()
+
+    @property
+    def label_rules(self) -> Mapping[str, Any]:
+        usual = {"size": 64, "colours": "typical"}
+        return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
     def list_ids(self) -> list[str]:
         return [str(seed) for seed in (TEST_SEEDS if self.split == "test" else TRAIN_SEEDS)[: self.count]]

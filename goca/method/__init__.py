@@ -100,13 +100,16 @@ class Method:
             )
 
     def check_background(self) -> None:
-        """Whether the background's thresholds mean something: but for an offset of 0, they are of maps between 0 and 1.
+        """Whether the background's thresholds mean something: but for an offset of 0, all are of maps between 0 and 1.
 
         Raises:
             ConfigError: class 0 would win or lose everywhere.
         """
         calibration, decision = self.calibration, self.decision
-        if not isinstance(decision, Decision) or decision.stretch or decision.rule in ("exact", "offset"):
+        if isinstance(decision, Hungarian) or (isinstance(decision, Decision) and decision.stretch):
+            return
+        rule = decision.rule if isinstance(decision, Decision) else "scored"
+        if rule == "exact" or (rule == "offset" and 0 in decision.thresholds):
             return
         raw = isinstance(calibration, Calibration) and (not calibration.steps or calibration.steps[-1] == "times_raw")
         match self.aggregation:
@@ -114,7 +117,7 @@ class Method:
                 raw = False
         if not self.refinement.bounded(not raw):
             raise ConfigError(
-                f"decision.rule={decision.rule}: thresholds are of maps between 0 and 1, and those of this method have another"
+                f"decision={rule}: thresholds are of maps between 0 and 1, and those of this method have another"
                 " scale: use data without background (dataset=voc20, context59, ade20k) or decision=stretched"
             )
 

@@ -26,7 +26,7 @@ from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
 from goca.runs.records import Facts, Summary
 from goca.runs.report import Logger, segmentation_report
-from goca.runs.rules import fixed_threshold, rules_hash
+from goca.runs.rules import fixed_threshold, rules_hash, threshold_name
 from goca.runs.signals import StopOnSignal
 from goca.runs.summary import total_counts
 from goca.runs.terminal import print_continued, print_summary
@@ -133,7 +133,7 @@ def _facts(
         dataset=dataset.name,
         split=dataset.split,
         model=backbone.name,
-        method=method_name(cfg),
+        method=", ".join(filter(None, [method_name(cfg), threshold_name(dataset, evaluator.segmentor.method.decision, fixed)])),
         protocol=dataset.protocol.name,
         prompts=redact({**evaluator.prompts.describe(), **maps}),
         classes=list(dataset.classes.names),

@@ -7,10 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from goca.data.base import SegmentationDataset
+from goca.data.protocol import Protocol
 from goca.errors import ConfigError
 from goca.method.decision import Decision, Hungarian
 from goca.method.scored import Scored
+from goca.paths import CONF
 from goca.prompts.filters import Filters
 from goca.prompts.sources import Captions, PromptSource
 
@@ -39,8 +43,25 @@ def fixed_threshold(dataset: SegmentationDataset, decision: Decision | Hungarian
     return dataset.threshold[decision.scale]
 
 
+def threshold_name(dataset: SegmentationDataset, decision: Decision | Hungarian | Scored, fixed: float | None) -> str:
+    """`dataset.threshold.offset=0.3` where the data set fixed another threshold than its option has; else empty."""
+    if fixed is None or isinstance(decision, Hungarian) or len(decision.thresholds) == 1:
+        return ""
+    file = CONF / "dataset" / f"{dataset.table_name}.yaml"
+    if not file.is_file():  # a data set of one's own
+        return ""
+    usual = yaml.safe_load(file.read_text(encoding="utf-8")).get("threshold", {})
+    return "" if usual.get(decision.scale) == fixed else f"dataset.threshold.{decision.scale}={fixed:g}"
+
+
+def _unusual(protocol: Protocol) -> dict[str, Any]:
+    """Rules of a protocol that were set by hand; its name promises others."""
+    usual = yaml.safe_load((CONF / "protocol" / f"{protocol.name}.yaml").read_text(encoding="utf-8"))
+    return {key: getattr(protocol, key) for key in ("void", "unseen_classes") if getattr(protocol, key) != usual[key]}
+
+
 def rules_hash(dataset: SegmentationDataset, prompts: PromptSource) -> str:
-    """Twelve hexadecimal digits that are equal where class names, words and the way prompts are made of them are.
+    """Twelve hexadecimal digits that are equal where class names, words, the way prompts are made of them and what counts are.
 
     Captions count by their text and the filters on them; where they lie, and how they were asked for, does not.
     """
@@ -52,4 +73,6 @@ def rules_hash(dataset: SegmentationDataset, prompts: PromptSource) -> str:
     asked = [table.words(class_id) for class_id in range(len(table))]
     background = [dataset.has_background, table.background_words]
     content = {"names": table.names, "words": table.synonyms, "asked": asked, "background": background, "prompts": options}
+    # What is as usual under the protocol is left out, so that such runs keep the digits that they always had.
+    content |= {key: value for key, value in (("labels", dataset.label_rules), ("rules", _unusual(dataset.protocol))) if value}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

@@ -1,5 +1,6 @@
 """Thresholds that are fixed beforehand, and the hash of what the words are."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from goca.method.decision import Decision, Hungarian
 from goca.method.scored import Scored
 from goca.prompts.sources import Classes, Published, Vocabulary
 from goca.runs.records import Facts, ImageRecord
-from goca.runs.rules import fixed_threshold, rules_hash
+from goca.runs.rules import fixed_threshold, rules_hash, threshold_name
 from goca.runs.summary import compact, summarize
 from tests.data.conftest import build_dataset
 
@@ -68,6 +69,32 @@ def test_the_number_is_that_of_the_fixed_threshold_and_not_of_the_best() -> None
     assert found.accuracy_by_class == {"background": 50.0, "cat": 50.0}
     unseen = summarize(facts, [ImageRecord(image_id="a", near_ties=(3, 0))])
     assert (unseen.miou, unseen.threshold, unseen.threshold_choice) == (None, 0.0, "fixed beforehand")
+
+
+def test_the_hash_tells_labels_and_rules_apart() -> None:
+    """Under the same name of the protocol: other labels, other pictures, or a rule that was set by hand."""
+    usual = {
+        name: rules_hash(build_dataset(name, protocol="ovss"), Vocabulary()) for name in ("voc21", "coco_object", "coco_stuff")
+    }
+    by_hand = build_dataset("voc21", protocol="ovss")
+    by_hand.protocol = dataclasses.replace(by_hand.protocol, void="background", unseen_classes="zero")
+    assert rules_hash(by_hand, Vocabulary()) != usual["voc21"]
+    panoptic = build_dataset("coco_object", protocol="ovss", annotation="panoptic")
+    assert rules_hash(panoptic, Vocabulary()) != usual["coco_object"]
+    same = build_dataset("coco_object", protocol="ovss", annotation="stuffthingmaps")
+    assert rules_hash(same, Vocabulary()) == usual["coco_object"]
+    shifted = build_dataset("coco_stuff", protocol="ovss", shift=True)
+    assert rules_hash(shifted, Vocabulary()) != usual["coco_stuff"]
+    scenes = [build_dataset("scenes"), build_dataset("scenes", colours="random"), build_dataset("scenes", size=128)]
+    assert len({rules_hash(dataset, Classes()) for dataset in scenes}) == 3
+
+
+def test_a_threshold_of_the_data_set_that_was_changed_is_part_of_the_method() -> None:
+    usual, changed = (build_dataset("voc21", protocol="ovss", threshold={"offset": tau, "scored": 0.4}) for tau in (0.0, 0.3))
+    assert threshold_name(usual, Decision(), 0.0) == threshold_name(usual, Decision(), None) == ""
+    assert threshold_name(changed, Decision(), 0.3) == "dataset.threshold.offset=0.3"
+    assert threshold_name(changed, Decision(thresholds=(0.3,)), 0.3) == ""  # the method's own name says it
+    assert threshold_name(changed, Scored(thresholds=(0.3, 0.5)), 0.4) == ""
 
 
 def test_the_hash_tells_names_words_and_prompts_apart(tmp_path: Path) -> None:

@@ -260,5 +260,6 @@ def family_overrides(family: str, checkpoint: Any) -> list[str]:
     lists = {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(layers).items()}
     values = {"checkpoint": checkpoint, "size": 32, "feature_size": 16, "variant": "null", "device": "cpu", **settings}
     changed = [f"{'+' if model == 'auto' and key in settings else ''}model.{key}={value}" for key, value in values.items()]
+    lists.pop("peers")  # these belong to full-size models
     changed += [f"model.layers.{key}={str(value).replace(' ', '')}" for key, value in lists.items()]
     return [f"model={model}", *changed, "logger=none", "limit=2", "data.batch_size=2"]

@@ -92,6 +92,8 @@ def test_a_group_of_the_command_line_beats_what_the_preset_says_key_by_key(caplo
     usual = config.compose(["decision=offset"]).decision
     assert both.decision == {**usual, "ties": "class"}
     assert both.aggregation.weigh == "pair" and not both.aggregation.clamp  # the preset's, but for one key
+    with pytest.raises(ConfigError, match=r"model.timestep: this method has noise levels of its own, \[101\]"):
+        config.compose(["preset=cliper", "model.timestep=50"])
     caplog.clear()
     assert config.compose(["preset=cliper", "refinement.steps.0.threshold=0.2"]).refinement.steps[0].threshold == 0.2
     assert config.compose(["preset=goca", "refinement=pamr"]).refinement == pamr.refinement

@@ -111,6 +111,11 @@ def test_segments_without_names_go_with_matching_alone():
         (["preset=iseg", "sizing=window"], "divides each window's maps by their own sum"),
         (["preset=daam", "aggregation.heads=max"], "clamp averages all heads"),
         (["preset=elbo", "aggregation.coarsest=2"], "weigh=depth does not weigh levels"),
+        (["preset=elbo", "aggregation.weights={1:1.0}"], "weights goes with weigh=level; weigh=depth does not read it"),
+        (["preset=daam", "aggregation.sigma=3"], "sigma goes with weigh=depth"),
+        (["preset=diffsegmenter", "aggregation.share_out=true"], "of which share_out knows nothing"),
+        (["preset=diffsegmenter", "calibration=clustered"], "takes each level's"),
+        (["preset=daam", "decision.stretch=false", "decision.eight_bits=true"], "set stretch=true as well"),
     ],
 )
 def test_prompts_and_views_that_a_method_can_do_nothing_with_are_refused(overrides: list[str], message: str, tmp_path: Path):

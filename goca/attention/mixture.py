@@ -80,6 +80,7 @@ class MixtureStatistics:
             raise RuntimeError(f"these layers were planned but gave no attention in this forward: {missing}")
         for layer, (grid, heads) in self._per_head.items():
             self._put(self._key(layer), grid, self._clamped(heads / self.passes, grid), self._weight_of(heads.shape[1]))
+        self._check_heads()
         weighed = [(found, weight) for found, weight in self._weighed() if weight]
         levels = [(self._maps(found), weight) for found, weight in weighed]
         total = mixture.mix(levels, self.size, self._token_normalisation, self.aggregation.resize)
@@ -180,6 +181,25 @@ class MixtureStatistics:
             mean = self.layer_map(call, chosen)
         count = len(chosen) if chosen is not None else call.query.shape[1]
         self._put(self._key(call.layer), call.grid, mean, self._weight_of(count))
+
+    def _check_heads(self) -> None:
+        """Heads are chosen while the forward runs; now that all levels are known, they have to be those that were meant."""
+        if isinstance(self.aggregation.heads, str):
+            return
+        grids = list(self._grids.values())
+        for number, (name, grid) in enumerate(self._grids.items(), start=1):
+            if mixture.factor(grid, grids[:number]) != mixture.factor(grid, grids):
+                raise ModelError(
+                    f"aggregation.heads: {name} runs before the finest layer, so that its level was not known: observe"
+                    " a finest layer before it (aggregation.cross_layers)"
+                )
+        for level, wanted in self.aggregation.heads.items():
+            same = [name for name, grid in self._grids.items() if mixture.factor(grid, grids) == level]
+            count = sum(self._head_counts[name] for name in same)
+            if not wanted or max(wanted) >= count:
+                raise ModelError(
+                    f"aggregation.heads: level {level} has {count} heads, 0 to {count - 1}; asked for {list(wanted)}"
+                )
 
     def _chosen_heads(self, call: AttentionCall) -> list[int] | None:
         """Of this layer's heads those that are listed; None where all count."""

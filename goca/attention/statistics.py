@@ -244,7 +244,7 @@ class AttentionStatistics:
         return weights
 
     def _reference_feature(self, call: AttentionCall) -> Tensor:
-        feature = dense_feature(call, self.plan.feature_kind)
+        feature = dense_feature(call, self.plan.reference_kind or self.plan.feature_kind)
         return feature[:, :1] if self.aggregation.reference_channels == "first" else feature
 
     def _settle(self, layer: str) -> None:

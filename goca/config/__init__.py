@@ -59,13 +59,14 @@ def compose(overrides: Sequence[str] = (), config_name: str = "config", folder: 
             use_folders(wanted)
             cfg = hydra.compose(config_name, overrides=list(overrides), return_hydra_config=True)
             remember_folders(cfg.hydra)
+            choices = dict(cfg.hydra.runtime.choices)
             with open_dict(cfg):
                 del cfg["hydra"]
     except (HydraException, OmegaConfBaseException, *_STRAY) as error:
         raise ConfigError(explain(error, config_name, overrides)) from error
     finally:
         GlobalHydra.instance().hydra = running
-    prefer_chosen(cfg, overrides, lambda chosen: compose(chosen, config_name, folder))
+    prefer_chosen(cfg, overrides, choices, lambda chosen: compose(chosen, config_name, folder))
     check(cfg, config_name)
     return cfg
 
@@ -208,7 +209,7 @@ def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     hydra_config = HydraConfig.get()
     quiet()
     try:
-        prefer_chosen(cfg, hydra_config.overrides.task, lambda chosen: compose(chosen, config_name))
+        prefer_chosen(cfg, hydra_config.overrides.task, hydra_config.runtime.choices, lambda own: compose(own, config_name))
         check(cfg, config_name, complete=True)
         yield
     except GocaError as error:
@@ -272,7 +273,9 @@ def explain(error: BaseException, config_name: str = "config", overrides: Sequen
         return f"there is no key '{unknown.group(1)}' any more: {_RENAMED[unknown.group(1)]}"
     if unknown:
         groups = [override for override in overrides if re.fullmatch(r"[\w/@]+=[\w/]+", override)]
-        return _unknown_key(unknown.group(1), config_name, [group for group in groups if (CONF / group.split("=")[0]).is_dir()])
+        groups = [group for group in groups if (CONF / group.split("=")[0]).is_dir()]
+        # Where there are only groups, one of them does not fit, and they cannot be composed to see what does.
+        return _unknown_key(unknown.group(1), config_name, [] if groups == list(overrides) else groups)
     lines = [
         line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("full_key", "object_type"))
     ]

@@ -7,9 +7,11 @@ option chosen on the command line would change nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from goca.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -17,19 +19,29 @@ log = logging.getLogger(__name__)
 GROUPS = ("prompts", "aggregation", "calibration", "refinement", "decision", "views", "passes", "sizing")
 
 
-def prefer_chosen(cfg: DictConfig, overrides: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> None:
+def prefer_chosen(
+    cfg: DictConfig, overrides: Sequence[str], choices: Mapping[str, str | None], compose: Callable[[list[str]], DictConfig]
+) -> None:
     """Make sections whose option was chosen on the command line what they are without a preset or an experiment.
 
     Args:
         cfg: as composed; changed in place.
         overrides: of the command line.
+        choices: group -> option of everything that was composed.
         compose: composes the same primary configuration with other overrides.
+
+    Raises:
+        ConfigError: a noise level of the model where the method has levels of its own.
     """
     names = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    if "model.timestep" in names and OmegaConf.select(cfg, "passes.timesteps"):
+        own = list(cfg.passes.timesteps)
+        raise ConfigError(f"model.timestep: this method has noise levels of its own, {own}; set passes.timesteps=[...] instead")
     groups = [name for name in GROUPS if name in names and name in cfg]
-    if not groups or not {"preset", "experiment"}.intersection(names):
+    if not groups or (choices.get("preset") in (None, "none") and "experiment" not in names):
         return
-    alone = compose([o for o, name in zip(overrides, names, strict=True) if name.partition(".")[0] in groups])
+    own_sections = [o for o, name in zip(overrides, names, strict=True) if name.partition(".")[0] in groups]
+    alone = compose([*own_sections, *(["preset=none"] if "preset" in choices else [])])
     for group in groups:
         before, now = (OmegaConf.to_container(part[group], resolve=False) for part in (cfg, alone))
         if before != now:

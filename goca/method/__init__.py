@@ -53,6 +53,12 @@ class Method:
             raise ConfigError(
                 "calibration=files: maps of a file are of the picture as it stands, and views moves it: use views=single"
             )
+        stretched = isinstance(self.aggregation, Mixture) and self.aggregation.normalise == "minmax"
+        if stretched and isinstance(self.calibration, Calibration) and self.calibration.token_steps:
+            raise ConfigError(
+                "calibration.token_steps change the maps of all levels together, and aggregation.normalise=minmax takes each"
+                " level's: use one of them"
+            )
         windows = isinstance(self.sizing, Windows) and self.sizing.merge == "token_maps"
         if windows and isinstance(self.aggregation, Mixture) and self.aggregation.normalise == "spatial_sum":
             raise ConfigError(

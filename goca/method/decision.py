@@ -107,6 +107,10 @@ class Decision:
         RULES.find(rule)
         return rule
 
+    def __post_init__(self) -> None:
+        if self.eight_bits and not self.stretch:
+            raise ValueError("eight_bits rounds stretched scores: set stretch=true as well")
+
     @property
     def scale(self) -> str:
         """What thresholds are compared with, by which data sets fix theirs: the rule, or `stretched` maps with `constant`."""

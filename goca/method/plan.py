@@ -25,6 +25,7 @@ class Plan:
         features: layers whose dense feature a refinement uses.
         feature_kind: `query` (the layer's image queries) or `output` (its attention output before the
             projection) or `projected` (after it).
+        reference_kind: the same of the reference; None: as of the other features.
     """
 
     cross: Mapping[str, str]
@@ -32,6 +33,7 @@ class Plan:
     self_attention: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     feature_kind: str = "query"
+    reference_kind: str | None = None
 
     @property
     def observed(self) -> tuple[str, ...]:
@@ -101,4 +103,5 @@ def plan_layers(
         self_attention=resolve(self_attention, image, "self-attention layers of the refinement"),
         features=resolve(features, names, "feature layers of the refinement"),
         feature_kind=feature_kind or backbone.layers.feature,
+        reference_kind=backbone.layers.feature,
     )

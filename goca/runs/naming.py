@@ -17,7 +17,9 @@ from goca.paths import CONF
 STAGES = ("aggregation", "calibration", "refinement", "decision", "views", "passes", "sizing")
 _FIRST = ("goca", "vanilla", "manual")  # named in preference to others that are as near
 _MODEL = ("size", "timestep", "heads", "affinity_order", "feature_size", "layers")  # settings of a model that are the method's
+_PROMPTING = ("emphasis", "each", "reads")  # settings of prompts that are the method's
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_ASKED_FOR = ("heads", "affinity_order")  # of these, what the method refers to
 Values = Mapping[str, Any]  # dotted key -> value
 
 
@@ -45,7 +47,19 @@ def method_name(cfg: DictConfig) -> str:
     for stage, values in given.items():
         if values != presets[nearest][stage]:
             parts += _stage_name(cfg, stage, values, presets[nearest][stage])
-    return ", ".join([*parts, *_model_name(cfg)])
+    return ", ".join([*parts, *_prompting_name(cfg, nearest), *_model_name(cfg)])
+
+
+def _prompting_name(cfg: DictConfig, preset: str) -> list[str]:
+    """What a preset does with words beyond wording them, where a run does otherwise; the wording is no part of the method."""
+    own = _resolved(cfg, _read_prompts(preset, config.folders()) or {})
+    used = _flat(OmegaConf.to_container(cfg.prompts, resolve=True)) if "prompts" in cfg else own
+
+    def of(values: Values) -> dict[str, Any]:
+        kept = {key: value for key, value in values.items() if key.split(".")[0] in _PROMPTING and "_target_" not in key}
+        return {key: value for key, value in kept.items() if value not in (None, False, "prompt")}
+
+    return [f"prompts.{key}={_short(value)}" for key, value in _changed(of(own), of(used)).items()]
 
 
 def _wording(cfg: DictConfig, preset: str) -> int:
@@ -84,7 +98,9 @@ def _model_name(cfg: DictConfig) -> list[str]:
         return []
     usual, given = _option("model", name), OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(given, dict)
-    kept = [_flat({key: section[key] for key in _MODEL if key in section}) for section in (usual, given)]
+    asked = str([OmegaConf.to_container(cfg[stage], resolve=False) for stage in STAGES if stage in cfg])
+    read = [key for key in _MODEL if key not in _ASKED_FOR or f"model.{key}}}" in asked]
+    kept = [_flat({key: section[key] for key in read if key in section}) for section in (usual, given)]
     return [f"model.{key}={_short(value)}" for key, value in _changed(*kept).items()]
 
 

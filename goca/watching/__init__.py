@@ -71,6 +71,8 @@ def watch(
         raise ConfigError(f'give settings as on the command line, such as goca.watch(pipe, "preset=goca"); got {wrong[0]!r}')
     if not hasattr(pipeline, "components"):
         raise ConfigError(f"goca.watch takes a diffusers pipeline; got {type(pipeline).__name__}")
+    if unused := [override for override in overrides if override.partition("=")[0].partition(".")[0] in ("views", "passes")]:
+        raise ConfigError(f"{unused[0]}: the drawing itself says at which noise levels its picture is seen, and how")
     chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
     segmentor = _proposed(pipeline, (*chosen, *overrides))
     method = segmentor.method

@@ -162,3 +162,25 @@ def test_the_precision_of_products_reaches_refinements(aggregation, precision, d
     (call, *_) = _calls(0, joint=True)
     statistics.observe(replace(call, query=call.query.to(dtype), key=call.key.to(dtype)))
     assert [kept.half_products for kept in statistics._self_attention["down.0"]] == [own]
+
+
+def test_heads_of_a_level_that_was_not_known_yet_are_refused():
+    """Heads are chosen while the forward runs: a coarse layer in front would pass for the finest."""
+    calls = list(reversed(_calls(0)[:2]))  # 4 x 4, then 8 x 8
+    statistics = MixtureStatistics(
+        _mixture(weigh="level", weights={1: 1.0}, heads={2: (0,)}), Plan(dict.fromkeys(("down.1", "down.0"), ""))
+    )
+    for call in calls:
+        statistics.observe(call)
+    with pytest.raises(ModelError, match=r"down\.1 runs before the finest layer"):
+        statistics.finish()
+
+
+def test_heads_that_a_level_lacks_are_refused():
+    with pytest.raises(ModelError, match=r"level 1 has 4 heads, 0 to 3; asked for \[1, 4\]"):
+        _run(_mixture(weigh="level", weights={1: 1.0}, heads={1: (1, 4)}), [_calls(0)])
+
+
+def test_the_coarsest_levels():
+    expected = _run(_mixture(weigh="pair", weights={2: 1.0, 4: 1.0}), [_calls(3)])
+    torch.testing.assert_close(_run(_mixture(weigh="pair", coarsest=2), [_calls(3)]), expected, rtol=0, atol=0)

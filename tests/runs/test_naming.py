@@ -27,6 +27,21 @@ def test_a_method_has_one_name_however_it_was_chosen(name: str, ways: list[list[
     assert {method_name(compose(overrides)) for overrides in ways} == {name}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["preset=iseg", "prompts.emphasis=null"], "iseg, prompts.emphasis.factor=null, prompts.emphasis.way=null"),
+        (["preset=ovam", "prompts.reads=prompt"], "ovam, prompts.reads=null"),
+        (["preset=diffsegmenter", "prompts.each=false"], "diffsegmenter, prompts.each=null"),
+        (["preset=vanilla", "model.heads=l2_norm"], "vanilla"),  # whose heads are averaged
+        (["preset=nerve", "model.affinity_order=5"], "nerve"),  # which has no affinity
+        (["model.affinity_order=5"], "goca, model.affinity_order=5"),
+    ],
+)
+def test_the_name_says_what_was_done_and_nothing_else(overrides: list[str], name: str) -> None:
+    assert method_name(compose(overrides)) == name
+
+
 def test_different_methods_have_different_names() -> None:
     settings = (["preset=goca", "preset=vanilla"], ["views=single", "views=mirrored"], ["decision=offset", "decision=max"])
     names = [method_name(compose(overrides)) for overrides in itertools.product(*settings)]

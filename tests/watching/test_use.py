@@ -180,6 +180,19 @@ def test_arguments_that_cannot_be(pipeline):
         goca.watch(pipeline, ["preset=goca"])
 
 
+@pytest.mark.parametrize("override", ["views=noises", "passes.timesteps=[5]"])
+def test_what_the_drawing_decides_is_not_taken(pipeline, override):
+    with pytest.raises(ConfigError, match="the drawing itself says at which noise levels"):
+        goca.watch(pipeline, override)
+
+
+def test_a_pipeline_in_memory_takes_no_weights(pipeline):
+    with pytest.raises(ModelError, match=r"model.lora: a pipeline in memory is taken as it is"):
+        goca.Segmentor.from_pipeline(pipeline, "model.lora=nowhere")
+    with pytest.raises(ModelError, match=r"model.file: a pipeline in memory is taken as it is"):
+        goca.watch(pipeline, "model.file=nowhere.safetensors")
+
+
 def test_a_pipeline_of_somebodys_own(pipeline):
     """It stands for the one it extends; one with another loop is refused."""
 

@@ -89,6 +89,8 @@ class Pretrained(ABC):
     def load(self, pipeline: DiffusionPipeline | None = None) -> Self:
         """Read the weights, or take a pipeline in memory, onto the chosen device and dtype; raises as `inspect` does."""
         self._choose()
+        if pipeline is not None:
+            self._refuse_changes()
         without_encoders = pipeline is None and self.text_encoders == "first"
         if pipeline is None:
             self.inspect()  # configuration errors are raised before weights are read
@@ -119,11 +121,18 @@ class Pretrained(ABC):
 
     def borrow(self, pipeline: Any) -> Self:
         """Look at a pipeline in memory as it is: nothing of it is changed, moved or freed."""
+        self._refuse_changes()
         self.pipeline = pipeline
         self._encoders_left_out = False
         denoiser = getattr(pipeline, self.denoiser_name)
         self.torch_device, self.torch_dtype = denoiser.device, denoiser.dtype
         return self
+
+    def _refuse_changes(self) -> None:
+        """Raises ModelError for settings that say what to load, which a pipeline in memory has behind it."""
+        for name in ("lora", "file", "quantization"):
+            if getattr(self, name):
+                raise ModelError(f"model.{name}: a pipeline in memory is taken as it is; load this into it before")
 
     def _choose(self) -> None:
         self.torch_device = pipelines.choose_device(self.device)

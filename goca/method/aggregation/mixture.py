@@ -68,6 +68,16 @@ class Mixture:
         for kind, name in (("level", "weights"), ("stage", "stage_weights"), ("depth", "sigma")):
             if self.weigh == kind and getattr(self, name) is None:
                 raise ValueError(f"weigh={kind} needs {name}")
+            if (
+                self.weigh != kind
+                and getattr(self, name) is not None
+                and not (name == "weights" and self.weigh in ("pair", "layer"))
+            ):
+                raise ValueError(f"{name} goes with weigh={kind}; weigh={self.weigh} does not read it")
+        if self.normalise == "minmax" and self.share_out:
+            raise ValueError(
+                "normalise=minmax makes class maps of each level, of which share_out knows nothing: use one of them"
+            )
         if self.normalise != "none" and self.weigh != "level":
             raise ValueError(f"normalise={self.normalise} is of a level's map; set weigh=level")
         if self.clamp and self.weigh not in ("pair", "layer"):

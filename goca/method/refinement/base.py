@@ -10,6 +10,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass as config_dataclass
 from torch import Tensor
 
+from goca.errors import ConfigError
 from goca.method.calibration import ClassMaps
 
 CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -25,6 +26,10 @@ class Needs:
     feature_kind: str | None = None  # of the features, where it is not the model's: `query`, `output` or `projected`
 
     def __or__(self, other: Needs) -> Needs:
+        """Both together. ConfigError: features of two kinds, of which one forward keeps one."""
+        if self.features and other.features and self.feature_kind != other.feature_kind:
+            kinds = " and ".join(kind or "the model's own" for kind in (self.feature_kind, other.feature_kind))
+            raise ConfigError(f"refinement: two steps want features of different kinds ({kinds}); use one of them")
         return Needs(
             tuple(dict.fromkeys((*self.self_attention, *other.self_attention))),
             tuple(dict.fromkeys((*self.features, *other.features))),

@@ -25,7 +25,7 @@ class HeadChain:
         threshold: entries below it, relative to the largest of their key's column, become 0.
         layers: self-attention layers of one grid, names or globs; the last one's heads stand leftmost.
         combine: `chain` is the product, `mean` the mean of all heads, `select` one of them.
-        head: which one `select` takes, counted through the layers.
+        head: which one `select` takes, counted through the layers from the last one on.
         factors, part, places: see `goca.method.refinement.levels.choose`.
     """
 

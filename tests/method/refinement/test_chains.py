@@ -3,15 +3,18 @@
 import pytest
 import torch
 
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError
 from goca.method.calibration import ClassMaps
 from goca.method.refinement import (
+    CutFeatures,
     EntropyAffinity,
     GlobalWalk,
     HeadChain,
     LevelPowers,
     MergedAttention,
+    Prototype,
     RefinementContext,
+    Refinements,
     Round,
     Rounds,
 )
@@ -112,3 +115,24 @@ def test_segments_of_two_halves():
     assert torch.equal(segments.scores.argmax(0).flatten(), half.long())
     named = MergedAttention((0.5, 0.5, 0.5), points=4, names="attention").refine(maps, context)
     assert torch.equal(named.scores, scores)
+
+
+def test_layers_by_place():
+    """Of the chosen layers, counted from the end; what a model lacks is left out, and nothing left is an error."""
+    layers = {name: random_heads(2, 6, number) for number, name in enumerate(("down.0", "up.0", "up.1", "up.2"))}
+    context, maps = _context(layers, 6), _maps(6)
+
+    def refined(places: tuple[int, ...] | None, *names: str) -> torch.Tensor:
+        return HeadChain(0.3, layers=names or ("*",), places=places).refine(maps, context).scores
+
+    torch.testing.assert_close(refined((-2, -3)), refined(None, "up.0", "up.1"), rtol=0, atol=0)
+    torch.testing.assert_close(refined((-2, -9)), refined(None, "up.1"), rtol=0, atol=0)
+    with pytest.raises(ModelError, match=r"no layer number 7 among up\.0, up\.1, up\.2"):
+        refined((7,))
+
+
+def test_features_of_two_kinds_are_refused():
+    steps = Refinements((CutFeatures("mid"), Prototype("mid")))
+    with pytest.raises(ConfigError, match=r"features of different kinds \(projected and the model's own\)"):
+        _ = steps.needs
+    assert Refinements((Prototype("mid"), Prototype("up"))).needs.features == ("mid", "up")

@@ -133,6 +133,10 @@ def test_views_and_clusters_on_pictures_that_are_not_square(rule):
 def test_presets_on_pictures_that_are_not_square(model, preset):
     prompts, sample = config.build(_cfg(f"model={model}", f"preset={preset}"), "prompts"), _wide(2)
     for rule in ("shorter", "window"):
+        if (preset, rule) == ("iseg", "window"):  # its maps are divided by their sum over the picture
+            with pytest.raises(ConfigError, match="merge=class_maps"):
+                _segmentor(model, rule, f"preset={preset}")
+            continue
         segmentor = _segmentor(model, rule, f"preset={preset}")
         sample.pixels = segmentor.pixels(sample.image)
         asked = prompts(sample, _table(), segmentor.backbone.text_segments)

@@ -209,7 +209,8 @@ def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     hydra_config = HydraConfig.get()
     quiet()
     try:
-        prefer_chosen(cfg, hydra_config.overrides.task, hydra_config.runtime.choices, lambda own: compose(own, config_name))
+        given: Any = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)  # as typed, ${...} included
+        prefer_chosen(cfg, given, hydra_config.runtime.choices, lambda own: compose(own, config_name))
         check(cfg, config_name, complete=True)
         yield
     except GocaError as error:
@@ -307,8 +308,7 @@ def _unknown_key(key: str, config_name: str, groups: Sequence[str]) -> str:
     if not isinstance(section, DictConfig):
         return f"there is no key '{key}': '{parent}' is a single value"
     choices = sorted(str(choice) for choice in section if not str(choice).startswith("_"))
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    hint = "".join(f" (did you mean '{near}'?)" for near in difflib.get_close_matches(name, choices, n=1))
     return f"there is no key '{key}'{hint}; {parent or 'the configuration'} has {', '.join(choices)}"
 
 

@@ -76,6 +76,8 @@ def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[st
     # Null stands for all rows. Up to this image size `auto`, the default since, takes all of them as well.
     if flat.get("aggregation.rows", "auto") is None and flat.get("model.size", 0) > _EXACT_SIZE:
         flat["aggregation.rows"] = "all"
+    elif flat.get("aggregation.rows") == "all" and flat.get("model.size", 0) <= _EXACT_SIZE:
+        flat["aggregation.rows"] = "auto"
     if flat.get("protocol.name") != "ovss":  # the only one that reads the data set's thresholds
         flat = {key: value for key, value in flat.items() if not key.startswith("dataset.threshold.")}
     return {

@@ -49,4 +49,9 @@ def resolve(patterns: Sequence[str], available: Iterable[str], what: str) -> tup
             near = difflib.get_close_matches(pattern, names, n=4, cutoff=0.3) or names[:4]
             known = ", ".join(near) or "none at all"
             raise ModelError(f"{what}: no layer of this model matches '{pattern}'; near it are {known}")
-    return tuple(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return tuple(name for name in names if matches(name, patterns))
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is, or a glob covers it."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

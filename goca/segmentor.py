@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import numpy as np
@@ -314,12 +314,12 @@ class Segmentor:
                 parts.append(mapper(sample.image_id, each[0].seen.pixels, observation, asked))
             calibrated.append(method.views.merge([part for part, _ in parts], sample))
             refined.append(method.views.merge([part for _, part in parts], sample))
-        side = method.aggregation.feature_size
-        size = (side, side) if sample.pixels is None else self.map_grid(sample.pixels)
+        size = (method.aggregation.feature_size,) * 2 if sample.pixels is None else self.map_grid(sample.pixels)
         before, after = join(calibrated, size), join(refined, size)
         with self.timer("decide"):
             label = None if sample.label is None else torch.from_numpy(sample.label)
-            decided = method.decision.decide(after, sample.image.shape[:2], num_classes, has_background, label, before)
+            compared = replace(after, raw=before.scores)  # which `Scored` looks at
+            decided = method.decision.decide(compared, sample.image.shape[:2], num_classes, has_background, label)
         warnings = [*sample.notes, *(warning for prompt in prompts for warning in prompt.warnings), *after.warnings]
         if not prompts:
             warnings.append("no prompt: there is no class to look for in this image")

@@ -197,9 +197,8 @@ class MixtureStatistics:
             same = [name for name, grid in self._grids.items() if mixture.factor(grid, grids) == level]
             count = sum(self._head_counts[name] for name in same)
             if not wanted or max(wanted) >= count:
-                raise ModelError(
-                    f"aggregation.heads: level {level} has {count} heads, 0 to {count - 1}; asked for {list(wanted)}"
-                )
+                there = f"{count} heads, 0 to {count - 1}" if count else "no heads in this model"
+                raise ModelError(f"aggregation.heads: level {level} has {there}; asked for {list(wanted)}")
 
     def _chosen_heads(self, call: AttentionCall) -> list[int] | None:
         """Of this layer's heads those that are listed; None where all count."""

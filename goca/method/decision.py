@@ -127,17 +127,11 @@ class Decision:
         return self.decide(maps, size, num_classes, has_background, label).labels
 
     def decide(
-        self,
-        maps: ClassMaps,
-        size: tuple[int, int],
-        num_classes: int,
-        has_background: bool = True,
-        label: Tensor | None = None,
-        unrefined: ClassMaps | None = None,
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
     ) -> Decided:
         """Label maps (T, H, W) of class ids at the label's size, uint8 (int16 from 256 classes on); ties go to the lowest id.
 
-        Maps are upsampled a band of rows at a time. `label` and `unrefined` are not used; `Hungarian` and `Scored` take them.
+        Maps are upsampled a band of rows at a time. `label` is not used; `Hungarian` takes it.
         """
         order = sorted(range(len(maps.ids)), key=maps.ids.__getitem__)  # ascending ids: the first maximum is the lowest id
         ids = torch.tensor([0, *(maps.ids[i] for i in order)], device=maps.supporting.device)
@@ -235,13 +229,7 @@ class Hungarian:
         return self.decide(maps, size, num_classes, has_background, label).labels
 
     def decide(
-        self,
-        maps: ClassMaps,
-        size: tuple[int, int],
-        num_classes: int,
-        has_background: bool = True,
-        label: Tensor | None = None,
-        unrefined: ClassMaps | None = None,
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
     ) -> Decided:
         """Label map (1, H, W): arg-max over the maps (also the supporting map unless all zero), then `match_clusters`."""
         if label is None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol
 
 from goca.errors import ModelError
-from goca.layer_names import LayerNames, resolve
+from goca.layer_names import LayerNames, matches, resolve
 from goca.method.aggregation import Aggregation
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.method.aggregation.mixture import Mixture
@@ -94,7 +93,7 @@ def plan_layers(
         (reference,) = resolve([aggregation.reference], names, "aggregation.reference")[:1]
     cross = resolve(aggregation.cross_layers, text, "aggregation.cross_layers")
     if isinstance(aggregation, Mixture):
-        cross = tuple(name for name in cross if not any(fnmatchcase(name, pattern) for pattern in aggregation.leave_out))
+        cross = tuple(name for name in cross if not matches(name, aggregation.leave_out))
         if not cross:
             raise ModelError(f"aggregation.leave_out: {', '.join(aggregation.leave_out)} leaves no layer of this model")
     return Plan(

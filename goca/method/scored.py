@@ -19,6 +19,8 @@ _EPSILON = 1e-5
 class Scored:
     """A class's score is the mean of the maxima of its map after and before refinement; its map is scaled to have that maximum.
 
+    As `raw` the maps that went into the refinement are handed over: calibrated ones, or those from files.
+
     Args:
         min_score: classes whose score is not above it are left out.
         thresholds: values below which a map counts as 0, each giving a result of its own; where all are 0 is background. At a
@@ -48,40 +50,29 @@ class Scored:
         return self.decide(maps, size, num_classes, has_background, label).labels
 
     def decide(
-        self,
-        maps: ClassMaps,
-        size: tuple[int, int],
-        num_classes: int,
-        has_background: bool = True,
-        label: Tensor | None = None,
-        unrefined: ClassMaps | None = None,
+        self, maps: ClassMaps, size: tuple[int, int], num_classes: int, has_background: bool = True, label: Tensor | None = None
     ) -> Decided:
-        """Label maps (T, H, W) of class ids, and how many pixels two classes nearly share.
-
-        `unrefined` are the maps that went into the refinement; without them `maps.raw` is taken for those.
-        """
-        scores = class_scores(maps, unrefined)
+        """Label maps (T, H, W) of class ids, and how many pixels two classes nearly share."""
+        scores = class_scores(maps)
         ids = torch.tensor(maps.ids, device=maps.scores.device, dtype=torch.long)
         present = scores > self.min_score if has_background else torch.ones_like(scores, dtype=torch.bool)
         dtype = torch.uint8 if num_classes <= IGNORE else torch.int16
         labels = torch.zeros(len(self.taus(has_background)), *size, dtype=dtype, device=maps.scores.device)
         near = 0
-        for rows, band in self.score_bands(maps, size, unrefined) if len(ids) else ():
+        for rows, band in self.score_bands(maps, size) if len(ids) else ():
             band = band * present[:, None, None]
             near += int(near_best(band, band.amax(0)).sum())
             for t, tau in enumerate(self.taus(has_background)):
                 labels[t, rows] = _decide(band, ids, tau).to(dtype)
         return Decided(labels, (near,) * len(labels))
 
-    def score_bands(
-        self, maps: ClassMaps, size: tuple[int, int], unrefined: ClassMaps | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
+    def score_bands(self, maps: ClassMaps, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
         """The maps that are compared, (C, rows, W), a band of rows at a time."""
         high = maps.scores.new_full((len(maps.ids),), -torch.inf)
         low = -high
         for _, band in upsampled_bands(maps.scores, size, self.max_bytes):
             low, high = torch.minimum(low, band.amin((1, 2))), torch.maximum(high, band.amax((1, 2)))
-        factor = class_scores(maps, unrefined) / (high + _EPSILON)
+        factor = class_scores(maps) / (high + _EPSILON)
         bottom, top = low * factor, high * factor
         for rows, band in upsampled_bands(maps.scores, size, self.max_bytes):
             scaled = band * factor[:, None, None]
@@ -90,12 +81,11 @@ class Scored:
             yield rows, scaled
 
 
-def class_scores(maps: ClassMaps, unrefined: ClassMaps | None = None) -> Tensor:
-    """(C,): half the refined map's maximum plus half that of the map that went into the refinement."""
+def class_scores(maps: ClassMaps) -> Tensor:
+    """(C,): half the refined map's maximum plus half that of the map that went into the refinement, `raw`."""
     if not len(maps.ids):
         return maps.scores.new_zeros(0)
-    before = maps.raw if unrefined is None else unrefined.scores
-    return 0.5 * maps.scores.amax((-2, -1)) + 0.5 * before.amax((-2, -1)).to(maps.scores)
+    return 0.5 * maps.scores.amax((-2, -1)) + 0.5 * maps.raw.amax((-2, -1)).to(maps.scores)
 
 
 def _decide(scores: Tensor, ids: Tensor, tau: float | None) -> Tensor:

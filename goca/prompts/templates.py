@@ -66,9 +66,9 @@ class Template:
             prompt = replace(align(listed, segments, bare), text=text, reads=bare)
         if self.emphasis is None:
             return prompt
-        louder = [_last_word(entity) for entity in entities] if self.emphasis.words == "last" else entities
-        positions = class_positions(align(louder, segments, text).class_tokens)
-        return replace(prompt, emphasis=self.emphasis, emphasised=positions)
+        last = self.emphasis.words == "last"
+        louder = align([_last_word(entity) for entity in entities], segments, text) if last else prompt
+        return replace(prompt, emphasis=self.emphasis, emphasised=class_positions(louder.class_tokens))
 
     def _worded(self, ids: Sequence[int], table: ClassTable) -> tuple[str, tuple[Entity, ...]]:
         """The text, and the names' places in it."""

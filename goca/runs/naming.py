@@ -79,13 +79,13 @@ def _read_prompts(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any] | N
     chosen = [entry["override /prompts"] for entry in preset.get("defaults", []) if "override /prompts" in entry]
     if not chosen:
         return None
-    merged = OmegaConf.merge(_option("prompts", chosen[0]), preset.get("prompts") or {})
+    merged = OmegaConf.merge(option_of("prompts", chosen[0]), preset.get("prompts") or {})
     return dict(OmegaConf.to_container(merged, resolve=False))  # type: ignore[arg-type]
 
 
 def _stage_name(cfg: DictConfig, stage: str, values: Values, usual: Values) -> list[str]:
     """`stage=option` where the values are an option's, else also the keys that differ from the nearest one."""
-    options = {name: _resolved(cfg, _option(stage, name)) for name in config.options(stage)}
+    options = {name: _resolved(cfg, option_of(stage, name)) for name in config.options(stage)}
     nearest = min(options, key=lambda name: (len(_changed(options[name], values)), options[name] != usual))
     chosen = [] if options[nearest] == usual else [f"{stage}={nearest}"]
     return [*chosen, *(f"{stage}.{key}={_short(value)}" for key, value in _changed(options[nearest], values).items())]
@@ -96,7 +96,7 @@ def _model_name(cfg: DictConfig) -> list[str]:
     name = str(cfg.model.get("name"))
     if name not in config.options("model"):
         return []
-    usual, given = _option("model", name), OmegaConf.to_container(cfg.model, resolve=True)
+    usual, given = option_of("model", name), OmegaConf.to_container(cfg.model, resolve=True)
     assert isinstance(given, dict)
     asked = str([OmegaConf.to_container(cfg[stage], resolve=False) for stage in STAGES if stage in cfg])
     read = [key for key in _MODEL if key not in _ASKED_FOR or f"model.{key}}}" in asked]
@@ -131,7 +131,7 @@ def _read_preset(name: str, folders: tuple[Path, ...]) -> Mapping[str, Any]:
             chosen |= {str(group).removeprefix("override /"): str(option) for group, option in entry.items()}
     sections = {}
     for stage in STAGES:
-        option, own = _option(stage, chosen[stage]), preset.get(stage)
+        option, own = option_of(stage, chosen[stage]), preset.get(stage)
         # Most stages of a preset are an option as it is: merging that with nothing would take most of the time.
         sections[stage] = OmegaConf.to_container(OmegaConf.merge(option, own), resolve=False) if own else option
     return sections
@@ -148,7 +148,7 @@ def _loaded(path: Path) -> DictConfig:
     return cast(DictConfig, loaded)
 
 
-def _option(group: str, name: str) -> dict[str, Any]:
+def option_of(group: str, name: str) -> dict[str, Any]:
     """One option of a group with those it inherits from, references unresolved."""
     return _read_option(group, name, config.folders())
 

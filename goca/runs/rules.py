@@ -7,16 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from goca import config
 from goca.data.base import SegmentationDataset
 from goca.data.protocol import Protocol
 from goca.errors import ConfigError
 from goca.method.decision import Decision, Hungarian
 from goca.method.scored import Scored
-from goca.paths import CONF
 from goca.prompts.filters import Filters
 from goca.prompts.sources import Captions, PromptSource
+from goca.runs.naming import option_of
 
 _DIGITS = 12
 
@@ -47,16 +46,15 @@ def threshold_name(dataset: SegmentationDataset, decision: Decision | Hungarian 
     """`dataset.threshold.offset=0.3` where the data set fixed another threshold than its option has; else empty."""
     if fixed is None or isinstance(decision, Hungarian) or len(decision.thresholds) == 1:
         return ""
-    file = CONF / "dataset" / f"{dataset.table_name}.yaml"
-    if not file.is_file():  # a data set of one's own
+    if dataset.name not in config.options("dataset"):
         return ""
-    usual = yaml.safe_load(file.read_text(encoding="utf-8")).get("threshold", {})
+    usual = option_of("dataset", dataset.name).get("threshold", {})
     return "" if usual.get(decision.scale) == fixed else f"dataset.threshold.{decision.scale}={fixed:g}"
 
 
 def _unusual(protocol: Protocol) -> dict[str, Any]:
     """Rules of a protocol that were set by hand; its name promises others."""
-    usual = yaml.safe_load((CONF / "protocol" / f"{protocol.name}.yaml").read_text(encoding="utf-8"))
+    usual = option_of("protocol", protocol.name)
     return {key: getattr(protocol, key) for key in ("void", "unseen_classes") if getattr(protocol, key) != usual[key]}
 
 

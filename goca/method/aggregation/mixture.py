@@ -65,14 +65,12 @@ class Mixture:
     def __post_init__(self) -> None:
         if not self.cross_layers:
             raise ValueError("a mixture needs at least one cross-attention layer; cross_layers is empty")
-        for kind, name in (("level", "weights"), ("stage", "stage_weights"), ("depth", "sigma")):
-            if self.weigh == kind and getattr(self, name) is None:
+        ways = (("weights", "level", ("pair", "layer")), ("stage_weights", "stage", ()), ("sigma", "depth", ()))
+        for name, kind, others in ways:
+            given = getattr(self, name) is not None
+            if self.weigh == kind and not given:
                 raise ValueError(f"weigh={kind} needs {name}")
-            if (
-                self.weigh != kind
-                and getattr(self, name) is not None
-                and not (name == "weights" and self.weigh in ("pair", "layer"))
-            ):
+            if given and self.weigh not in (kind, *others):
                 raise ValueError(f"{name} goes with weigh={kind}; weigh={self.weigh} does not read it")
         if self.normalise == "minmax" and self.share_out:
             raise ValueError(

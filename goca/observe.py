@@ -45,6 +45,7 @@ from goca.prompts import Prompt, TextSegment, from_text
 from goca.prompts.sentence import check_text, from_sentence, is_caption
 from goca.runs.report import Logger, Report
 from goca.runs.table import Table
+from goca.segmentation import Threshold, background_of
 from goca.segmentor import Segmentor
 from goca.watching.film import film_kind
 from goca.watching.show import Shown, save_figures, show_drawing
@@ -93,7 +94,7 @@ def observe(
     image: ImageSource,
     prompt: str,
     words: Sequence[str] = (),
-    background: float | None = None,
+    background: Threshold = None,
     heads: Sequence[str] = (),
 ) -> AttentionView:
     """One forward with everything kept that can be looked at.
@@ -103,15 +104,17 @@ def observe(
         image: a path, `scenes:N` for a bundled scene, the bytes of a file, a PIL image or an (H, W, 3) uint8 array.
         prompt: a sentence, or a caption in the form "(person, clothes), dog, grass".
         words: words of the prompt to segment by; none takes every noun of a caption, or every content word of a sentence.
-        background: threshold of the background rule; None lets every pixel belong to a word.
+        background: as of `Segmentor.segment`: how high a word has to score; None lets every pixel belong to a word.
         heads: layers (globs) whose heads are shown; none shows those of the reference layer.
 
     Raises:
-        ConfigError: an empty prompt, or a word it does not contain. DataError: an unreadable image. ModelError: unknown layers.
+        ConfigError: an empty prompt, a word it does not contain, or a background that the method cannot have. DataError: an
+            unreadable image. ModelError: unknown layers.
     """
     picture = read_image(image)
     array = picture.pixels
     table, aligned = read_prompt(prompt, words, segmentor.backbone.text_segments)
+    competes, tau = background_of(background, len(table) - 1, segmentor.method)
     sample = Sample("image", array, None, (), pixels=segmentor.pixels(array), notes=picture.notes)
     looked: list[HeadStatistics] = []  # one for every window
 
@@ -122,7 +125,7 @@ def observe(
     with torch.inference_mode():
         rows = segmentor.rows([(sample, (aligned,))])
         seen = segmentor.observe(rows, statistics)
-        prediction = segmentor.finish(sample, (aligned,), rows, seen, len(table), background is not None, background)
+        prediction = segmentor.finish(sample, (aligned,), rows, seen, len(table), competes, tau)
     head_maps = joined_maps([each.head_maps for each in looked], seen)
     return AttentionView(array, aligned, table, seen, prediction, head_maps)
 

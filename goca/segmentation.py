@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,11 +16,13 @@ from goca.data.classes import ClassTable
 from goca.disk import replacing
 from goca.errors import ConfigError
 from goca.figures.labels import write_labels
+from goca.method import Method
 from goca.prediction import Prediction
 
 # On 30 bundled scenes, words of which the rest of the picture has none: mean IoU of one word alone 37.5 (without: 25.9), of two
 # words and the background 56.2 (without: 50.2), of three 57.5 (without: 55.7).
 BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL = 0.5, 0.7
+Threshold = float | bool | None  # what a user may give as a background
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,19 +111,22 @@ class Segmentation:
         return self.picture()._repr_png_()
 
 
-def threshold(background: Any) -> float | Literal[True] | None:
-    """The threshold that a user gave; True for the usual one, None for no background.
+def background_of(asked: Any, words: int, method: Method) -> tuple[bool, float | None]:
+    """Whether a background competes with the words, and the threshold that stands in place of the decision's own.
+
+    Args:
+        asked: a threshold; True for the usual one, and for a decision that has none; None or False for no background.
+        words: how many are looked for.
+        method: decides.
 
     Raises:
-        ConfigError: it is none of these.
-
-    >>> threshold(0), threshold(True), threshold(False), threshold(None)
-    (0.0, True, None, None)
+        ConfigError: it is none of these, or a threshold that the method does not read or cannot compare its scores with.
     """
-    if background is None or background is False:
-        return None
-    if background is True:
-        return True
-    if not isinstance(background, (int, float)) or not math.isfinite(background):
-        raise ConfigError(f"background is a threshold such as 0.2, True for a usual one, or None for none; got {background!r}")
-    return float(background)
+    if asked is None or asked is False:
+        return False, None
+    if asked is not True and not (isinstance(asked, Real) and math.isfinite(asked)):
+        raise ConfigError(f"background is a threshold such as 0.2, True for a usual one, or None for none; got {asked!r}")
+    usual = BACKGROUND_OF_ONE if words == 1 else BACKGROUND_OF_SEVERAL
+    tau = float(asked) if asked is not True else usual if method.decision.has_threshold else None
+    method.at(tau).check_background()
+    return True, tau

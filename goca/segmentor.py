@@ -32,13 +32,12 @@ from goca.prediction import Prediction, join
 from goca.prompts import sources
 from goca.prompts.prompt import Prompt
 from goca.registry import load
-from goca.segmentation import BACKGROUND_OF_ONE, BACKGROUND_OF_SEVERAL, Segmentation, threshold
+from goca.segmentation import Segmentation, Threshold, background_of
 from goca.timing import StageTimer
 
 log = logging.getLogger(__name__)
 Many = list[ImageSource] | tuple[ImageSource, ...]
 Asking = str | Sequence[str]
-Threshold = float | bool | None
 Asked = tuple[Sample, tuple[Prompt, ...]]  # an image and what to look for in it
 
 
@@ -166,22 +165,20 @@ class Segmentor:
             batch: images of a list in one forward. Each gets the noise that it would get alone.
 
         Raises:
-            ConfigError: no content word, or a background that is not a threshold. DataError: an image that cannot be read.
+            ConfigError: no content word, or a background that the method cannot have. DataError: an image that cannot be read.
         """
-        tau = threshold(background)
         segments = self.backbone.text_segments
         asked = sources.from_text(words, segments) if isinstance(words, str) else sources.from_names(words, segments)
         table, prompts = asked
         if not any(prompt.class_tokens for prompt in prompts):
             raise ConfigError(f"the prompt {words!r} names nothing to look for; give at least one noun")
-        if tau is True:
-            tau = BACKGROUND_OF_ONE if len(table) == 2 else BACKGROUND_OF_SEVERAL
+        competes, tau = background_of(background, len(table) - 1, self.method)
         results: list[Segmentation] = []
         images = image if isinstance(image, (list, tuple)) else [image]
         for start in range(0, len(images), max(1, batch)):
             pictures = [read_picture(one) for one in images[start : start + max(1, batch)]]
             samples = [Sample("image", p.pixels, None, (), pixels=self.pixels(p.pixels), notes=p.notes) for p in pictures]
-            predictions = self.predict([(sample, prompts) for sample in samples], len(table), tau is not None, tau)
+            predictions = self.predict([(sample, prompts) for sample in samples], len(table), competes, tau)
             results += [Segmentation(sample.image, table, found) for sample, found in zip(samples, predictions, strict=True)]
         for warning in dict.fromkeys(warning for result in results for warning in result.warnings):
             log.warning("%s", warning)
@@ -204,7 +201,7 @@ class Segmentor:
             background: one threshold in place of the decision's sweep.
         """
         if has_background:
-            self.method.check_background()
+            self.method.at(background).check_background()
         shapes = [None if sample.pixels is None else sample.pixels.shape for sample, _ in asked]
         found: dict[int, Prediction] = {}
         for shape in dict.fromkeys(shapes):
@@ -302,7 +299,7 @@ class Segmentor:
         method = self.method.at(background)
         rows = [row for row in rows if row.sample is sample]
         calibrated, refined = [], []
-        mapper = ClassMapper(method, self.timer, self.max_bytes, self._exponents(sample, prompts))
+        mapper = ClassMapper(method, self.timer, self.max_bytes, self._exponents(sample, prompts), num_classes)
         together = len(prompts) > 1 and all(prompt.across == prompts[0].across != "each" for prompt in prompts)
         for group in [prompts] if together else [[prompt] for prompt in prompts]:
             assert observation is not None

@@ -150,3 +150,9 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
 def test_unknown_layers_are_named(segmentor: Segmentor) -> None:
     with pytest.raises(ModelError, match=r"heads: no layer of this model matches 'up\.9'"):
         observe(segmentor, IMAGE, "circle", heads=["up.9"])
+
+
+def test_a_background_of_true_is_the_usual_threshold(segmentor: Segmentor) -> None:
+    usual, told = (observe(segmentor, IMAGE, "a circle on the grass", background=asked) for asked in (True, 0.7))
+    assert torch.equal(usual.prediction.labels, told.prediction.labels)
+    assert usual.prediction.labels.any()  # a threshold of 1, which `True` is as a number, would leave no word a pixel

@@ -17,6 +17,7 @@ from goca.prompts import Classes, Vocabulary
 from goca.runs.evaluator import Evaluator
 from goca.runs.metrics import SegmentationMetric
 from goca.scenes.generator import CLASSES
+from goca.segmentation import background_of
 from goca.segmentor import Segmentor
 from tests.helpers.tiny_unet import tiny_sd, tiny_unet_backbone
 
@@ -164,3 +165,56 @@ def test_several_images_get_what_each_gets_alone():
         np.testing.assert_allclose(result.class_maps["star"], alone.class_maps["star"], atol=2e-3)
     assert segmentor.segment([], ["star"]) == []
     assert isinstance(segmentor.segment((images[0],), "a star"), list)
+
+
+def _method(*overrides: str) -> Method:
+    return Method.from_config(config.compose(["preset=goca", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked", "words", "expected"),
+    [
+        ((), None, 1, (False, None)),
+        ((), False, 1, (False, None)),
+        ((), 0, 2, (True, 0.0)),
+        ((), True, 1, (True, 0.5)),
+        ((), True, 2, (True, 0.7)),
+        (("decision=complement",), True, 2, (True, None)),  # that rule compares with no threshold
+        (("decision=exact",), False, 2, (False, None)),
+    ],
+)
+def test_the_background_that_is_asked_for(overrides, asked, words, expected) -> None:
+    assert background_of(asked, words, _method(*overrides)) == expected
+
+
+@pytest.mark.parametrize("decision", ["complement", "exact", "hungarian"])
+def test_a_threshold_is_refused_where_the_decision_reads_none(decision: str) -> None:
+    with pytest.raises(ConfigError, match=f"background=0.3: decision={decision} has no threshold"):
+        background_of(0.3, 2, _method(f"decision={decision}"))
+
+
+def test_a_threshold_is_refused_where_scores_have_no_scale() -> None:
+    raw = _method("calibration=raw", "refinement=none")  # the sweep of offset holds 0, which is fair; 0.5 is not
+    assert background_of(0, 2, raw) == (True, 0.0)
+    with pytest.raises(ConfigError, match="thresholds are of maps between 0 and 1"):
+        background_of(0.5, 2, raw)
+
+
+def test_exponents_that_no_step_reads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the step power"):
+        _method("preset=elbo", "calibration.steps=[stretch]")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("preset=diffsegmenter", "calibration=per_pixel"), "per_pixel divides shares"),
+        (("preset=daam", "aggregation.clamp=false", "aggregation.score=logits", "calibration=goca"), "logits have either sign"),
+        (("preset=elbo", "calibration.exponents.timesteps=[-5]"), "timesteps.0"),
+        (("preset=elbo", "calibration.exponents.timesteps=[]"), "timesteps"),
+        (("preset=elbo", "calibration.exponents.text=a photo"), "text has {name} once"),
+    ],
+)
+def test_stages_that_do_not_go_together_are_refused(overrides, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _method(*overrides)

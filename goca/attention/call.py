@@ -123,8 +123,15 @@ def logits(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: s
 
 
 def exponentials(call: AttentionCall, keys: slice, batch: slice = slice(None), rows: slice | Tensor = slice(None)) -> Tensor:
-    """exp(q k^T scale), not divided by its sum over keys: as `probabilities` shapes it; large logits overflow to inf."""
-    return logits(call, keys, batch, rows).exp_()
+    """exp(q k^T scale), not divided by its sum over keys: as `probabilities` shapes it; large logits overflow to inf.
+
+    A key that is masked has 0.
+    """
+    some = logits(call, keys, batch, rows)
+    if call.mask is not None:
+        mask = call.mask if call.mask.shape[-1] == 1 else call.mask[..., keys]
+        some = _masked(some, mask, batch, rows)
+    return some.exp_()
 
 
 def _logits(query: Tensor, key: Tensor, call: AttentionCall) -> Tensor:

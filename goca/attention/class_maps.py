@@ -30,12 +30,14 @@ class ClassMapper:
         timer: charged with the stages `calibrate` and `refine`.
         max_bytes: of temporary tensors.
         exponents: of the step `power`, by class.
+        classes: of the class table, background included.
     """
 
     method: Method
     timer: StageTimer
     max_bytes: int
     exponents: Mapping[int, float] | None = None
+    classes: int | None = None
 
     def __call__(self, image_id: str, picture: Tensor, seen: Observation, rows: Mapping[int, Prompt]) -> Both:
         """Class maps of a picture (3, H, W), of the whole or, where the size rule says so, of every window by itself.
@@ -64,7 +66,7 @@ class ClassMapper:
         first = next(iter(rows))
         with self.timer("calibrate"):
             if isinstance(self.method.calibration, MapFiles):
-                calibrated = self.method.calibration.of_image(image_id)
+                calibrated = self.method.calibration.of_image(image_id, self.classes)
             else:
                 calibrated = self._calibrated(self.method.calibration, token_maps, seen, rows)
         with self.timer("refine"):

@@ -57,6 +57,7 @@ class MixtureStatistics:
         self._per_head: dict[str, tuple[Grid, Tensor]] = {}  # (B, H, S, n), only where heads wait for further forwards
         self._grids: dict[str, Grid] = {}  # of cross-attention layers, in the order of the forward
         self._head_counts: dict[str, int] = {}
+        self._chosen: dict[str, list[int] | None] = {}  # of a layer's heads those that count; None: all
         self._self_attention: dict[str, list[AttentionCall]] = {}
         self._features: dict[str, Tensor] = {}
 
@@ -95,7 +96,7 @@ class MixtureStatistics:
         return Observation(
             token_maps=maps.share_out(total) if self.aggregation.share_out else total,
             layer_weights={name: torch.full((images,), weight) for name, weight in layer_weights.items()},
-            head_weights={name: torch.full((images, count), 1 / count) for name, count in self._head_counts.items()},
+            head_weights={name: self._head_weights(name).expand(images, -1) for name in self._head_counts},
             features=self._features,
             self_attention_calls={name: calls[0] for name, calls in self._self_attention.items()},
             further_calls={name: tuple(calls[1:]) for name, calls in self._self_attention.items() if len(calls) > 1},
@@ -159,13 +160,28 @@ class MixtureStatistics:
         keys = {name: self._key(name) for name in self.plan.cross}
         parts: dict[str, float] = {}
         for name, key in keys.items():
-            same = [self._weight_of(self._head_counts[other]) for other, its in keys.items() if its == key]
-            parts[name] = by_key.get(key, 0.0) * self._weight_of(self._head_counts[name]) / sum(same)
+            same = [self._share(other) for other, its in keys.items() if its == key]
+            parts[name] = by_key.get(key, 0.0) * self._share(name) / sum(same) if sum(same) else 0.0
         total = sum(parts.values())
         return {name: part / total for name, part in parts.items()}
 
+    def _share(self, layer: str) -> float:
+        """How often a layer counts within its level, by the heads of it that do."""
+        chosen = self._chosen[layer]
+        count = self._head_counts[layer] if chosen is None else len(chosen)
+        return self._weight_of(count) if count else 0.0
+
+    def _head_weights(self, layer: str) -> Tensor:
+        """What each head counts in its layer: (H,)."""
+        chosen, count = self._chosen[layer], self._head_counts[layer]
+        if chosen is None:
+            return torch.full((count,), 1 / count)
+        weights = torch.zeros(count)
+        weights[chosen] = 1 / max(1, len(chosen))
+        return weights
+
     def _add(self, call: AttentionCall) -> None:
-        chosen = self._chosen_heads(call)
+        chosen = self._chosen[call.layer] = self._chosen_heads(call)
         if chosen is not None and not chosen:
             return
         if self.aggregation.clamp:
@@ -238,20 +254,13 @@ class MixtureStatistics:
         return found
 
     def _heads(self, call: AttentionCall) -> Tensor:
-        """(B, H, S, n) of the text's keys."""
+        """(B, H, S, n) of the text's keys. Blocks are copied: a view of one would keep its probabilities of all keys."""
         assert call.text is not None
-        text, pixels = call.text, call.query.shape[2]
-        parts = [self._scores()(call, text, batch, rows) for batch, rows in blocks(call, text, pixels, 2**62)]
-        return parts[0] if len(parts) == 1 else self._joined(parts, call)
-
-    @staticmethod
-    def _joined(parts: list[Tensor], call: AttentionCall) -> Tensor:
-        images, pixels = call.query.shape[0], call.query.shape[2]
-        if all(part.shape[2] == pixels for part in parts):
-            return torch.cat(parts)
-        per_image = len(parts) // images
-        rows = [torch.cat(parts[first : first + per_image], 2) for first in range(0, len(parts), per_image)]
-        return torch.cat(rows)
+        text, (images, heads, pixels, _) = call.text, call.query.shape
+        found = torch.empty(images, heads, pixels, len(range(*text.indices(call.keys))), device=call.query.device)
+        for batch, rows in blocks(call, text, pixels, self.max_bytes):
+            found[batch, :, rows] = self._scores()(call, text, batch, rows)
+        return found
 
     def _clamped(self, heads: Tensor, grid: Grid) -> Tensor:
         """Mean over heads (B, n, *size) of each head's map, resized and clamped at 0; a head at a time."""
@@ -263,10 +272,11 @@ class MixtureStatistics:
 
 
 def _text_alone(call: AttentionCall) -> AttentionCall:
-    """The call with the text's keys only, so that probabilities are normalised over them."""
+    """The call with the text's keys only, so that probabilities are normalised over them; masked ones stay masked."""
     assert call.text is not None
+    mask = call.mask if call.mask is None or call.mask.shape[-1] == 1 else call.mask[..., call.text]
     return replace(
-        call.without_values(), key=call.key[:, :, call.text], text=slice(None), image=None, lse=None, mask=None, scratch={}
+        call.without_values(), key=call.key[:, :, call.text], text=slice(None), image=None, lse=None, mask=mask, scratch={}
     )
 
 

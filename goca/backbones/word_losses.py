@@ -10,7 +10,7 @@ from torch import Tensor
 from goca.backbones.base import Backbone, image_noise
 from goca.data.base import Sample
 from goca.data.sizes import Window
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError
 from goca.method.losses import LossExponents, noise_error
 from goca.prompts.prompt import Prompt
 
@@ -28,7 +28,9 @@ def class_exponents(
     names = {entity.class_id: entity.text for prompt in prompts for entity in prompt.entities}
     if method.fixed or len(ids) < 2:
         return method(dict.fromkeys(ids, 0.0))
-    texts = [method.text.format(name=names[i]) for i in ids]
+    if missing := [i for i in ids if i not in names]:
+        raise ConfigError(f"calibration.exponents: classes {missing} of this prompt have no name that a text could hold")
+    texts = [method.text.replace("{name}", names[i]) for i in ids]
     assert sample.pixels is not None
     parts = [window.cut(sample.pixels) for window in windows] or [sample.pixels]
     found = torch.zeros(())

@@ -6,6 +6,7 @@ per root configuration of `conf/`, before anything is read or loaded. A key that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -68,6 +69,16 @@ def film_name(value: object) -> object:
     return ("gif" if value else "none") if isinstance(value, (bool, type(None))) else value
 
 
+def a_background(value: object) -> object:
+    """As `Segmentor.segment` takes it."""
+    if value is None or (isinstance(value, (bool, float, int)) and math.isfinite(value)):
+        return value
+    raise ValueError("should be a finite number such as 0.7, true for the usual one, or null for none")
+
+
+Background = Annotated[Any, BeforeValidator(a_background)]
+
+
 class Observe(Section):
     image: Name | None
     prompt: Name
@@ -81,7 +92,7 @@ class Observe(Section):
     group: Name
     pixels: list[Pixel]
     heads: list[Name]
-    background: FiniteFloat | None
+    background: Background
     save: Literal["figures", "tensors"]
     seed: Seed
     output: Name
@@ -114,7 +125,7 @@ class Compare(Section):
 
 class Labels(Section):
     classes: Annotated[list[Name], Field(min_length=1)] | None
-    background: FiniteFloat | None
+    background: Background
 
 
 class Generate(Section):

@@ -29,6 +29,7 @@ from goca.generation.pictures import PictureFolder
 from goca.generation.pipeline import Request
 from goca.method import Method
 from goca.prompts.sentence import content_words
+from goca.segmentation import Threshold
 from goca.segmentor import Segmentor
 from goca.watching.reading import names_in
 from goca.watching.seen import Seen, SeenPicture
@@ -56,7 +57,7 @@ class LabelFolder:
         pictures: PictureFolder,
         requests: Sequence[Request],
         classes: Sequence[str] | None = None,
-        background: float | None = None,
+        background: Threshold = None,
         settings: str = "",
     ) -> None:
         self.pictures, self.background, self.settings = pictures, background, f"{settings} {background}"

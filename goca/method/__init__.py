@@ -53,11 +53,13 @@ class Method:
             raise ConfigError(
                 "calibration=files: maps of a file are of the picture as it stands, and views moves it: use views=single"
             )
-        stretched = isinstance(self.aggregation, Mixture) and self.aggregation.normalise == "minmax"
-        if stretched and isinstance(self.calibration, Calibration) and self.calibration.token_steps:
+        if isinstance(self.calibration, Calibration) and isinstance(self.aggregation, Mixture):
+            _check_together(self.aggregation, self.calibration)
+        exponents = isinstance(self.calibration, Calibration) and self.calibration.exponents is not None
+        if exponents and "power" not in self.calibration.steps:  # type: ignore[union-attr]
             raise ConfigError(
-                "calibration.token_steps change the maps of all levels together, and aggregation.normalise=minmax takes each"
-                " level's: use one of them"
+                "calibration.exponents are read by the step power, and calibration.steps has none: add it, as"
+                " calibration=loss_power does, or leave the exponents out"
             )
         windows = isinstance(self.sizing, Windows) and self.sizing.merge == "token_maps"
         if windows and isinstance(self.aggregation, Mixture) and self.aggregation.normalise == "spatial_sum":
@@ -133,9 +135,16 @@ class Method:
         return plan_layers(backbone, self.aggregation, needs.self_attention, needs.features, needs.feature_kind)
 
     def at(self, background: float | None) -> Method:
-        """This method with one background threshold in place of its sweep; None leaves it as it is."""
-        if background is None or isinstance(self.decision, Hungarian):
+        """This method with one background threshold in place of its sweep; None leaves it as it is.
+
+        Raises:
+            ConfigError: a decision without a threshold.
+        """
+        if background is None:
             return self
+        if isinstance(self.decision, Hungarian) or not self.decision.has_threshold:
+            how = getattr(self.decision, "rule", "hungarian")
+            raise ConfigError(f"background={background}: decision={how} has no threshold; use background=True")
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=(background,)))
 
     def trying(self, background: float | None) -> Method:
@@ -144,6 +153,25 @@ class Method:
             return self
         thresholds = tuple(sorted((*self.decision.thresholds, background)))
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=thresholds))
+
+
+def _check_together(aggregation: Mixture, calibration: Calibration) -> None:
+    """Whether the calibration's steps mean something of the aggregation's maps; ConfigError where they do not."""
+    if aggregation.normalise == "minmax" and calibration.token_steps:
+        raise ConfigError(
+            "calibration.token_steps change the maps of all levels together, and aggregation.normalise=minmax takes each"
+            " level's: use one of them"
+        )
+    if aggregation.normalise == "minmax" and "per_pixel" in calibration.steps:
+        raise ConfigError(
+            "calibration.steps: per_pixel divides shares of attention by their sum, and with aggregation.normalise=minmax maps"
+            " are no shares any more: use calibration=raw or minmax, or normalise=none"
+        )
+    if aggregation.score == "logits" and ("per_pixel" in calibration.steps or "cluster" in calibration.token_steps):
+        raise ConfigError(
+            "aggregation.score=logits have either sign, and the calibration's per_pixel or cluster takes shares of attention:"
+            " use calibration=raw or minmax, or score=softmax, text or exp"
+        )
 
 
 def weighed_layers(method: Method) -> Aggregation:

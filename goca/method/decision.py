@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import ConfigDict, PositiveInt, field_validator
@@ -116,6 +116,11 @@ class Decision:
         """What thresholds are compared with, by which data sets fix theirs: the rule, or `stretched` maps with `constant`."""
         return "stretched" if self.stretch and self.rule == "constant" else self.rule
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether the rule reads its threshold."""
+        return self.rule not in ("exact", "complement")
+
     def taus(self, has_background: bool) -> tuple[float | None, ...]:
         """The thresholds that apply, one per label map of the result; (None,) where nothing is compared with a background."""
         return self.thresholds if has_background else (None,)
@@ -217,6 +222,8 @@ class Hungarian:
     """The unsupervised protocol: maps are clusters, and each is given the class that its image's ground truth matches best."""
 
     max_bytes: PositiveInt = 2**26
+
+    has_threshold: ClassVar[bool] = False
 
     def taus(self, has_background: bool) -> tuple[float | None, ...]:
         """No thresholds: (None,)."""

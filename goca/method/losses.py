@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, PositiveFloat
+from pydantic import ConfigDict, Field, PositiveFloat
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -25,9 +25,13 @@ class LossExponents:
     """
 
     strength: PositiveFloat = 3.0
-    timesteps: tuple[int, ...] = tuple(range(1, 1000, 50))
+    timesteps: Annotated[tuple[Annotated[int, Field(ge=0, le=999)], ...], Field(min_length=1)] = tuple(range(1, 1000, 50))
     text: str = "a photo of {name}"
     fixed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.text.count("{name}") != 1:
+            raise ValueError(f"text has {{name}} once, where the class stands; got {self.text!r}")
 
     def __call__(self, losses: Mapping[int, float]) -> dict[int, float]:
         """Exponent of each class from its loss, summed over time steps."""

@@ -26,8 +26,11 @@ class MapFiles:
 
     path: Path
 
-    def of_image(self, image_id: str) -> ClassMaps:
+    def of_image(self, image_id: str, classes: int | None = None) -> ClassMaps:
         """The maps of an image.
+
+        Args:
+            classes: how many the class table has, background included; None where that is not known.
 
         Raises:
             DataError: no file, or one that does not hold class maps.
@@ -42,9 +45,14 @@ class MapFiles:
             shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
             raise DataError(f"{file} needs ids (C,) and scores (C, h, w), and holds {shapes}")
         scores = scores.float()
-        if not scores.isfinite().all():
-            raise DataError(f"{file}: scores that are not finite")
-        if int(ids.min()) < 1 or len(ids.unique()) != len(ids):
-            raise DataError(f"{file}: ids are class numbers from 1 on, each once; got {ids.tolist()}")
         supporting = found.get("supporting", torch.zeros(scores.shape[-2:])).float()
+        if supporting.shape != scores.shape[-2:]:
+            raise DataError(f"{file}: supporting is {tuple(supporting.shape)}, and the scores are {tuple(scores.shape[-2:])}")
+        if not (scores.isfinite().all() and supporting.isfinite().all()):
+            raise DataError(f"{file}: scores that are not finite")
+        last = None if classes is None else classes - 1
+        whole = not (ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool)
+        if not whole or any(i < 1 or (last is not None and i > last) for i in ids.tolist()) or len(ids.unique()) != len(ids):
+            known = "from 1 on" if last is None else f"from 1 to {last}"
+            raise DataError(f"{file}: ids are whole class numbers {known}, each once; got {ids.tolist()}")
         return ClassMaps(tuple(ids.tolist()), scores, supporting, scores)

@@ -1,6 +1,7 @@
 """The decision of methods that also ask whether a class is in the image at all (CLIPer, Sun et al., ICCV 2025)."""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from pydantic import ConfigDict, PositiveInt
@@ -33,6 +34,8 @@ class Scored:
     thresholds: tuple[float, ...] = (0.4,)
     stretch: bool = False
     max_bytes: PositiveInt = 2**26
+
+    has_threshold: ClassVar[bool] = True
 
     @property
     def scale(self) -> str:

@@ -19,7 +19,7 @@ from goca.data.base import Sample
 from goca.data.pictures import ImageSource, read_picture
 from goca.errors import ConfigError, ModelError
 from goca.figures.attention_view import AttentionView
-from goca.segmentation import Segmentation
+from goca.segmentation import Segmentation, Threshold, background_of
 from goca.segmentor import Row, Segmentor
 from goca.watching.reading import Read, Reading
 from goca.watching.word_maps import Words
@@ -112,7 +112,7 @@ class SeenPicture:
         return [kept.index(position) for position in positions]
 
     # --------------------------------------------------------------------------------------------------- with the picture
-    def segmentation(self, image: ImageSource, words: Sequence[str] = (), background: float | None = None) -> Segmentation:
+    def segmentation(self, image: ImageSource, words: Sequence[str] = (), background: Threshold = None) -> Segmentation:
         """The picture with its words as classes, by the stages of the method that was watched with.
 
         Args:
@@ -121,25 +121,25 @@ class SeenPicture:
             background: as of `Segmentor.segment`: how high a word has to score; None lets every pixel belong to a word.
 
         Raises:
-            ConfigError: a word that the text lacks, or a picture of another shape. ModelError: nothing was drawn.
+            ConfigError: a word that the text lacks, a picture of another shape, or a background that the method cannot have.
+                ModelError: nothing was drawn.
         """
         view = self.view(image, words, background)
         return Segmentation(view.image, view.classes, view.prediction)
 
-    def view(self, image: ImageSource, words: Sequence[str] = (), background: float | None = None) -> AttentionView:
+    def view(self, image: ImageSource, words: Sequence[str] = (), background: Threshold = None) -> AttentionView:
         """Everything about the picture that can be looked at or saved, as `goca.observe` shows it of an existing one."""
         table, prompt = self.read_words(words)
         if not prompt.class_tokens:
             raise ConfigError(f"no token stands for a word of {self.text!r}: {'; '.join(prompt.warnings)}")
+        competes, tau = background_of(background, len(table) - 1, self._segmentor.method)
         array = self.read(image)
         observation = self._one()
         pixels = torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 127.5 - 1
         sample = Sample("drawn", array, None, (), pixels=pixels)
         rows = [Row(0, sample, prompt, sample)]
         with torch.inference_mode():
-            prediction = self._segmentor.finish(
-                sample, (prompt,), rows, observation, len(table), background is not None, background
-            )
+            prediction = self._segmentor.finish(sample, (prompt,), rows, observation, len(table), competes, tau)
         return AttentionView(array, prompt, table, observation, prediction, {})
 
     def read(self, image: ImageSource) -> np.ndarray:
@@ -283,11 +283,11 @@ class Seen(Sequence[SeenPicture]):
         """Mean weights of the layers in the only picture."""
         return self.only.layers
 
-    def segmentation(self, image: ImageSource, words: Sequence[str] = (), background: float | None = None) -> Segmentation:
+    def segmentation(self, image: ImageSource, words: Sequence[str] = (), background: Threshold = None) -> Segmentation:
         """See `SeenPicture.segmentation`."""
         return self.only.segmentation(image, words, background)
 
-    def view(self, image: ImageSource, words: Sequence[str] = (), background: float | None = None) -> AttentionView:
+    def view(self, image: ImageSource, words: Sequence[str] = (), background: Threshold = None) -> AttentionView:
         """See `SeenPicture.view`."""
         return self.only.view(image, words, background)
 

@@ -184,3 +184,53 @@ def test_heads_that_a_level_lacks_are_refused():
 def test_the_coarsest_levels():
     expected = _run(_mixture(weigh="pair", weights={2: 1.0, 4: 1.0}), [_calls(3)])
     torch.testing.assert_close(_run(_mixture(weigh="pair", coarsest=2), [_calls(3)]), expected, rtol=0, atol=0)
+
+
+def test_a_masked_key_has_no_share_whatever_the_score():
+    """Padding that the model masks: of the text alone, and of exponentials, as of the whole softmax."""
+    mask = torch.zeros(1, 1, 1, TOKENS)
+    mask[..., 3:] = -torch.inf
+    calls = [replace(call, mask=mask) for call in _calls(8)]
+    plain = [replace(call, key=call.key[:, :, :3], value=call.key[:, :, :3]) for call in _calls(8)]
+    for score in ("softmax", "text", "exp"):
+        found = _run(_mixture(score=score), [calls])
+        torch.testing.assert_close(found[:, :3], _run(_mixture(score=score), [plain]))
+        assert not found[:, 3:].any()
+
+
+def test_records_say_which_heads_counted():
+    calls = _calls(9)
+    mixture = _mixture(weigh="level", weights={1: 1.0, 2: 1.0}, heads={1: (0,)})
+    statistics = MixtureStatistics(mixture, Plan(dict.fromkeys(SIDES, "")))
+    for call in calls:
+        statistics.observe(call)
+    found = statistics.finish()
+    weights = {name: float(weight[0]) for name, weight in found.layer_weights.items()}
+    assert weights == pytest.approx({"down.0": 0.5, "up.1": 0, "down.1": 0.25, "up.0": 0.25, "mid.0": 0})
+    heads = {name: weight[0].tolist() for name, weight in found.head_weights.items()}
+    assert heads == {"down.0": [1, 0], "up.1": [0, 0], "down.1": [0.5, 0.5], "up.0": [0.5, 0.5], "mid.0": [0.5, 0.5]}
+
+
+def test_clamped_heads_of_joint_attention_keep_the_texts_columns_alone():
+    """A view of a block of probabilities would keep the image's columns, which are most of them, in memory."""
+    call = _calls(2, joint=True)[0]
+    statistics = MixtureStatistics(_mixture(weigh="pair", clamp=True), Plan({"down.0": ""}), max_bytes=2000)
+    kept = statistics._heads(call)
+    assert kept.untyped_storage().nbytes() == 4 * kept.numel()
+    torch.testing.assert_close(kept.transpose(-1, -2).unflatten(-1, call.grid), _heads(call))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weigh": "level", "weights": {1: 1.0}, "heads": {1: (-1,)}},
+        {"weigh": "level", "weights": {1: float("nan")}},
+        {"weigh": "level", "weights": {1: 1.0, 2: -1.0}},
+        {"weigh": "stage", "stage_weights": (0.0, 0.0)},
+        {"score": "logits", "share_out": True},
+        {"score": "logits", "weigh": "level", "weights": {1: 1.0}, "normalise": "spatial_sum"},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(options: dict):
+    with pytest.raises(ValueError, match=r"heads|weights|logits"):
+        _mixture(**options)

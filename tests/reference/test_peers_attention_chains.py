@@ -1,5 +1,6 @@
 """CLIPer (ICCV 2025), NERVE (arXiv 2511.08248) and MaskDiffusion (arXiv 2403.11194): what the diffusion model does in them."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ def test_cliper(case: Case):
     count = options["layers"]
     # The first listed layer is the last one of the model, and its heads stand leftmost.
     layers = {f"up.{count - 1 - i}": ExplicitHeads(heads, grid) for i, heads in enumerate(case.inputs["attention"])}
-    context = RefinementContext(grid, dict(sorted(layers.items())))
+    context = RefinementContext(grid, dict(reversed(layers.items())))
     chain = HeadChain(options["attention_thr"], combine=COMBINE[options["refinement"]], head=options["attention_idx"])
     ids = tuple(range(1, len(maps) + 1))
     refined = chain.refine(ClassMaps(ids, maps, torch.zeros(maps.shape[-2:]), maps), context)
@@ -60,7 +61,8 @@ def test_nerve(case: Case):
         return case.inputs["local"] @ values
 
     agree(case, "walk", walk(scores, attention, local, options["alpha"], options["beta"], options["steps"]))
-    agree(case, "limit", walk(scores, attention, local, options["alpha"], options["beta"], 400))
+    enough = max(400, math.ceil(math.log(1e-12) / math.log(options["alpha"]))) if 0 < options["alpha"] < 1 else 400
+    agree(case, "limit", walk(scores, attention, local, options["alpha"], options["beta"], enough))
 
 
 @pytest.mark.parametrize("case", peer_cases("b", "maskdiffusion_store"))
@@ -75,14 +77,17 @@ def test_exponentials_of_logits(case: Case):
 @pytest.mark.parametrize("case", peer_cases("b", "maskdiffusion_prototypes"))
 def test_maskdiffusion(case: Case):
     options = case.options
-    layers = {
-        f"{i}_{place}_{side}": side for i, (place, side) in enumerate(zip(options["places"], options["sides"], strict=True))
+    listed = list(enumerate(zip(options["places"], options["sides"], strict=True)))
+    coarse = {
+        f"{i}_{place}_{side}": side for i, (place, side) in listed if side <= options["res"] and place in options["order"]
     }
-    coarse = {name: side for name, side in layers.items() if side <= options["res"]}
-    mixture = Mixture(cross_layers=tuple(coarse), weigh="pair", score="exp", feature_size=options["small"][0])
-    statistics = MixtureStatistics(mixture, Plan(dict.fromkeys(coarse, "")))
+    mixture = Mixture(cross_layers=tuple(coarse), weigh="pair", score="exp")
+    statistics = MixtureStatistics(mixture, Plan(dict.fromkeys(coarse, "")), size=tuple(options["small"]))
     for name, side in coarse.items():
-        logits = case.inputs[name].log()[None]  # (1, heads, side^2, T), the queries; keys pick one each
+        stored = case.inputs[name]
+        logits = stored.clamp(min=torch.finfo(stored.dtype).tiny).log()[
+            None
+        ]  # (1, heads, side^2, T), the queries; keys pick one each
         key = torch.eye(logits.shape[-1]).expand(1, logits.shape[1], -1, -1)
         statistics.observe(AttentionCall(name, (side, side), logits, key, 1.0, text=slice(None), value=key, output=logits))
     tokens = statistics.finish().token_maps[0]

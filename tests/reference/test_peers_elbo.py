@@ -40,9 +40,10 @@ def _observation(case: Case) -> Observation:
 
 
 def _rounds(case: Case, attention: dict[str, SelfAttention]) -> Sequence[list[SelfAttention]]:
-    """Layers of each round; those of the cases have weight 0 or 1."""
+    """Layers of each round; those of the cases have one weight or none."""
     layers = [layer for layer in case.layers if layer["kind"] in ("self", "joint")]
     of_stage = stages([(layer["h"], layer["h"]) for layer in layers])
+    assert all(len({weight for weight in row if weight}) == 1 for row in case.options["self_weight"])
     return [
         [attention[layer["name"]] for layer, stage in zip(layers, of_stage, strict=True) if row[stage]]
         for row in case.options["self_weight"]
@@ -61,8 +62,9 @@ def test_elbo(case: Case):
     options, observation = case.options, _observation(case)
     tokens = observation.token_maps[0]
     side = tokens.shape[-1]
-    prompt = plain_prompt(dict(zip(options["class_ids"], map(tuple, options["token_positions"]), strict=True)), len(tokens))
-    given = dict(zip(options["class_ids"], case.inputs["temperature"].tolist(), strict=True))
+    ids = range(1, len(options["class_ids"]) + 1)  # in the list's order, as ties go to the first of the list
+    prompt = plain_prompt(dict(zip(ids, map(tuple, options["token_positions"]), strict=True)), len(tokens))
+    given = dict(zip(ids, case.inputs["temperature"].tolist(), strict=True))
     maps = Calibration(steps=("stretch", "power"))(tokens, prompt, exponents=given)
     for number in range(len(maps.ids)):
         agree(case, f"cross/{number}", maps.raw[number])
@@ -77,8 +79,9 @@ def test_elbo(case: Case):
     size = tuple(options["image_size_hw"])
     plain = Decision("constant", thresholds, stretch=True)
     agree(case, "scores", torch.cat([band for _, band in plain.score_bands(refined.scores, size)], 1))
-    for threshold, label in zip(thresholds, decision(refined, size, options["num_classes"]), strict=True):
-        agree(case, f"label/{threshold}", label)
+    names = torch.tensor([0, *options["class_ids"]])
+    for threshold, label in zip(thresholds, decision(refined, size, len(names)), strict=True):
+        agree(case, f"label/{threshold}", names[label.long()])
 
 
 @pytest.mark.parametrize("case", peer_cases("a", "elbo", option="prediction_type"))

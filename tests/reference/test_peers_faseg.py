@@ -16,9 +16,11 @@ from tests.helpers.prompts import plain_prompt
 from tests.helpers.reference_cases import Case
 
 
-def _by_factor(weights: dict[str, float]) -> dict[int, float]:
-    finest = max(map(int, weights))
-    return {finest // int(side): weight for side, weight in weights.items()}
+def _by_factor(case: Case, kind: str) -> dict[int, float]:
+    """Weights by how often a grid fits into the finest one that the case has layers of."""
+    finest = max(layer["h"] for layer in case.layers if layer["kind"] == kind)
+    weights = {int(side): weight for side, weight in case.options[f"{kind}_group_weights"].items()}
+    return {finest // side: weight for side, weight in weights.items() if side <= finest}
 
 
 @pytest.mark.parametrize("case", peer_cases("a", "faseg", option="token_positions"))
@@ -26,15 +28,14 @@ def test_faseg(case: Case):
     options = case.options
     cross = [layer["name"] for layer in case.layers if layer["kind"] == "cross"]
     own = tuple(layer["name"] for layer in case.layers if layer["kind"] == "self")
-    weights = _by_factor(options["cross_group_weights"])
-    mixture = Mixture(cross_layers=tuple(cross), weigh="level", weights=weights, resize="nearest")
+    mixture = Mixture(cross_layers=tuple(cross), weigh="level", weights=_by_factor(case, "cross"), resize="nearest")
     statistics = MixtureStatistics(mixture, Plan(dict.fromkeys(cross, ""), self_attention=own))
     for layer in case.layers:
         statistics.observe(layer_call(case, layer, key="class_key" if layer["kind"] == "cross" else "key"))
     observation = statistics.finish()
     ids = options["labels"][1:]
     prompt = plain_prompt(dict(zip(ids, map(tuple, options["token_positions"]), strict=True)), observation.token_maps.shape[1])
-    refinement = LevelPowers(_by_factor(options["self_group_weights"]), power=options["power"])
+    refinement = LevelPowers(_by_factor(case, "self"), power=options["power"])
     parts, before = [], []
     for flip in range(2):
         maps = Calibration(steps=())(observation.token_maps[flip], prompt)

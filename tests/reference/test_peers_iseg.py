@@ -47,7 +47,7 @@ def test_iseg(case: Case):
         agree(case, "fused_tokens", tokens)
     if options["cluster"]:
         agree(case, "clusters", cluster(tokens))
-    ids = [index + 1 for index in options["class_order"]]
+    ids = range(1, len(options["class_order"]) + 1)  # in the list's order, as ties go to the first of the list
     prompt = plain_prompt(dict(zip(ids, map(tuple, options["token_positions"]), strict=True)), len(tokens))
     steps = ("cluster",) if options["cluster"] else ()
     maps = Calibration(steps=(), token_steps=steps)(tokens, prompt)
@@ -65,8 +65,9 @@ def test_iseg(case: Case):
         stretch=True,
     )
     # The released code resizes twice, to 512 pixels and then to the label's size.
-    labels = decision(maps.with_stack(at_test_size), tuple(options["gt_hw"]), 100)
-    agree(case, "label", labels[0])
+    labels = decision(maps.with_stack(at_test_size), tuple(options["gt_hw"]), len(ids) + 1)
+    names = torch.tensor([0, *(index + 1 for index in options["class_order"])])
+    agree(case, "label", names[labels[0].long()])
 
 
 @pytest.mark.parametrize("max_bytes", [2**22, 2**28])

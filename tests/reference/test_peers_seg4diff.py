@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 
-from goca.attention.call import AttentionCall, probabilities
+from goca.attention.call import AttentionCall
 from goca.attention.mixture import MixtureStatistics
 from goca.attention.tap import AttentionTap, RawCall
 from goca.method.aggregation.mixture import Mixture
@@ -45,12 +45,17 @@ def test_joint_map(case: Case):
     agree(case, "text_out", text)
     call = _canonical(seen[0], options["image_tokens"], options["clip_tokens"])
     score = "text" if options["softmax_i2t_only"] else "softmax" if options["softmax"] else "logits"
-    if options["keep_head"]:
-        agree(case, "attn_cache", probabilities(call, call.text))
-        return
     mixture = Mixture(cross_layers=("attn",), score=score, heads="max" if options["max_head"] else "mean")
     statistics = MixtureStatistics(mixture, Plan({"attn": "attn"}))
-    agree(case, "attn_cache", statistics.layer_map(call))
+    if options["max_head"]:
+        found = statistics.layer_map(call)
+    elif options["head"] is not None:
+        found = statistics.layer_map(call, [options["head"]])
+    elif options["keep_head"]:
+        found = torch.stack([statistics.layer_map(call, [head]) for head in range(options["heads"])], 1)
+    else:
+        found = statistics.layer_map(call)
+    agree(case, "attn_cache", found)
 
 
 def _canonical(raw: RawCall, pixels: int, tokens: int) -> AttentionCall:
@@ -72,7 +77,8 @@ def test_named_classes(case: Case):
     if options["backbone"] == "FluxBackbone":  # text first there
         cache = cache[..., -side * side :, : -side * side]
     if cache.ndim == 5:
-        cache = cache[:, :, 0]  # the released code reads head 0 alone where heads are kept
+        # Where heads are kept, the released code has them side by side on the tokens' axis, and reads its beginning: head 0.
+        cache = cache.permute(0, 1, 3, 2, 4).flatten(3)
     tokens = cache[0].mean(0).T.unflatten(1, (side, side))
     positions, first = {}, options["first_token"]
     for class_id, count in zip(options["present"], options["tokens_per_class"], strict=True):

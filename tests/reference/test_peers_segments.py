@@ -18,7 +18,7 @@ def _mixture(case: Case) -> kl_merge.LevelMixture:
         query, key = case.inputs[f"query_{side}"], case.inputs[f"key_{side}"]
         attention = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
         levels[side, side] = [ExplicitHeads(attention)]
-        weights[side, side] = (options["weight_ratio"] or [1.0] * 4)[place]
+        weights[side, side] = (options["weight_ratio"] or [1.0] * len(options["levels"]))[place]
     given = weights if options["weight_ratio"] else None
     return kl_merge.LevelMixture(levels, (options["grid"],) * 2, given)
 

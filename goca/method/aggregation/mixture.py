@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, PositiveFloat, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.errors import ModelError
 from goca.ops import Grid, Interpolation, minmax, resize
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -50,11 +52,11 @@ class Mixture:
     cross_layers: tuple[str, ...]
     leave_out: tuple[str, ...] = ()
     weigh: Literal["pair", "layer", "level", "stage", "depth"] = "layer"
-    weights: dict[PositiveInt, float] | None = None
+    weights: dict[PositiveInt, Weight] | None = None
     coarsest: PositiveInt | None = None
-    stage_weights: tuple[float, ...] | None = None
+    stage_weights: tuple[Weight, ...] | None = None
     sigma: PositiveFloat | None = None
-    heads: Literal["mean", "max"] | dict[PositiveInt, tuple[int, ...]] = "mean"
+    heads: Literal["mean", "max"] | dict[PositiveInt, tuple[NonNegativeInt, ...]] = "mean"
     score: Literal["softmax", "text", "exp", "logits"] = "softmax"
     normalise: Literal["none", "minmax", "spatial_sum"] = "none"
     resize: Interpolation = "bilinear"
@@ -72,6 +74,10 @@ class Mixture:
                 raise ValueError(f"weigh={kind} needs {name}")
             if given and self.weigh not in (kind, *others):
                 raise ValueError(f"{name} goes with weigh={kind}; weigh={self.weigh} does not read it")
+        if self.stage_weights is not None and not any(self.stage_weights):
+            raise ValueError("stage_weights are all 0")
+        if self.score == "logits" and (self.share_out or self.normalise == "spatial_sum"):
+            raise ValueError("logits have either sign, so that a sum of them divides nothing: score=softmax, text or exp")
         if self.normalise == "minmax" and self.share_out:
             raise ValueError(
                 "normalise=minmax makes class maps of each level, of which share_out knows nothing: use one of them"

@@ -31,7 +31,7 @@ class EntropyAffinity:
     entropy: NonNegativeFloat
     iterations: PositiveInt = 10
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
-    heads: tuple[NonNegativeInt, ...] | None = None
+    heads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     factors: tuple[PositiveInt, ...] | None = (1,)
     part: Part = "decoder"
     places: tuple[int, ...] | None = None
@@ -81,7 +81,10 @@ class Sharpened:
         for rows in plain or self._plain():
             peaks = torch.maximum(peaks.to(rows), rows.amax(0))
         self._peaks = peaks
-        self._kept = [self._sharpen(rows) for rows in plain] if plain else None
+        kept: list[Tensor] = []
+        while plain:  # each block's plain rows are let go before the next one is sharpened
+            kept.append(self._sharpen(plain.pop(0)))
+        self._kept = kept or None
 
     def __call__(self, scores: Tensor) -> Tensor:
         """T X for scores (S, C)."""
@@ -92,8 +95,10 @@ class Sharpened:
         """Rows of T0: the mean over layers of the mean over the heads that count."""
         for block in blocks(self._pixels, 3 * 4 * self._pixels, min(self._max_bytes, 2**24)):
             index = torch.arange(block.start, block.stop)
-            parts = [_mean_rows(layer, index, self._heads) for layer in self._layers]
-            yield torch.stack(parts).mean(0) if len(parts) > 1 else parts[0]
+            total = _mean_rows(self._layers[0], index, self._heads)
+            for layer in self._layers[1:]:
+                total += _mean_rows(layer, index, self._heads)
+            yield total / len(self._layers)
 
     def _sharpen(self, rows: Tensor) -> Tensor:
         rows = rows / self._peaks

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.errors import ModelError
-from goca.method.aggregation.mixture import level_weights
+from goca.method.aggregation.mixture import Weight, level_weights
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext, SelfAttention
 from goca.method.refinement.levels import by_grid, choose
@@ -26,7 +26,7 @@ class LevelPowers:
         power: how often T_r is applied.
     """
 
-    weights: dict[PositiveInt, float]
+    weights: Annotated[dict[PositiveInt, Weight], Field(min_length=1)]
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     power: PositiveInt = 2
 

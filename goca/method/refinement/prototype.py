@@ -1,11 +1,11 @@
 """Refinement by class prototypes in feature space."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -71,7 +71,7 @@ class FeaturePrototypes:
         size: (height, width) at which features are compared; null is the image's.
     """
 
-    layers: tuple[str, ...]
+    layers: Annotated[tuple[str, ...], Field(min_length=1)]
     size: tuple[PositiveInt, PositiveInt] | None = None
 
     scale: ClassVar[str] = "other"
@@ -119,6 +119,7 @@ def _unit_rows(features: Sequence[Tensor], size: tuple[int, int], rows: slice) -
     parts = []
     for feature in features:
         matrix = resize_matrix(feature.shape[-2], size[0], "bilinear", feature.device)[rows]
-        wide = resize(feature.float(), (feature.shape[-2], size[1]))
-        parts.append(matrix @ wide)
+        near = matrix.any(0).nonzero()[:, 0]  # rows of the feature that this band lies between
+        wide = resize(feature[:, near].float(), (len(near), size[1]))
+        parts.append(matrix[:, near] @ wide)
     return F.normalize(torch.cat(parts), dim=0, eps=1e-10)

@@ -51,8 +51,10 @@ class LevelMixture:
         total = torch.zeros(())
         for grid, layers in self._levels.items():
             source, inverse = nearest_rows(grid, self.size)[index].unique(return_inverse=True)
-            mean = torch.stack([layer.rows(source) for layer in layers]).mean(0) if len(layers) > 1 else layers[0].rows(source)
-            keys = resize_keys(mean, grid, self.size)
+            mean = layers[0].rows(source)
+            for layer in layers[1:]:
+                mean += layer.rows(source)
+            keys = resize_keys(mean / len(layers), grid, self.size)
             keys = keys / keys.sum(1, keepdim=True)
             total = total.to(keys) + self.weights[grid] * keys[inverse.to(keys.device)]
         return total

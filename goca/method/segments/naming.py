@@ -14,12 +14,14 @@ def name_by_attention(segments: Tensor, noun_maps: Tensor, vote: Literal["mean",
 
     Args:
         segments: (H, W) numbers 0 ... K - 1.
-        noun_maps: (N, H, W); each is divided by its L2 norm over pixels first.
+        noun_maps: (N, H, W); each is divided by its L2 norm over pixels first. A map of zeros names nothing while others do.
         vote: the largest mean; the noun that most pixels prefer; or the median of the preferred nouns' numbers, which the
             released code calls majority and which may be a noun that no pixel prefers.
     """
     maps = noun_maps.flatten(1)
-    maps = maps / maps.norm(dim=1, keepdim=True)
+    norms = maps.norm(dim=1, keepdim=True)
+    silent = (norms == 0) & (norms > 0).any()
+    maps = (maps / norms.clamp(min=torch.finfo(maps.dtype).tiny)).masked_fill(silent, -torch.inf)
     members = segments.flatten()
     names = []
     for number in range(int(members.max()) + 1):
@@ -35,7 +37,7 @@ def name_by_attention(segments: Tensor, noun_maps: Tensor, vote: Literal["mean",
             middle = len(ordered) // 2
             low = int(ordered[middle - 1]) if len(ordered) % 2 == 0 else int(ordered[middle])
             names.append((low + int(ordered[middle])) // 2)
-    return torch.tensor(names)
+    return torch.tensor(names, device=segments.device)
 
 
 class Matched(NamedTuple):

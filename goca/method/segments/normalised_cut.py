@@ -127,6 +127,7 @@ def assign(unit: Tensor, clusters: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = clusters.shape
     flat = clusters.flatten()
     means = torch.stack([unit[flat == number].mean(0) for number in flat.unique()])
+    # Resizing the K products instead would take less memory, and decide ties between clusters by other roundings.
     large = resize(unit.T.unflatten(1, (height, width)), size)
     return torch.einsum("kd,dhw->khw", means, large)
 

@@ -29,6 +29,7 @@ class AuraFlowBackbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 256
 
     pipelines: ClassVar[tuple[str, ...]] = ("AuraFlowPipeline",)
+    gives_levels: ClassVar[bool] = False
 
     @property
     def extra_tokens(self) -> int:

@@ -65,6 +65,7 @@ class Backbone(Drawing, Pretrained):
     feature_size: PositiveInt = 64
 
     denoiser_name: ClassVar[str] = "transformer"
+    shifts_latents: ClassVar[bool] = True  # whether the pipeline takes the autoencoder's `shift_factor` into account
     takes_concepts: ClassVar[bool] = False  # whether `text_branch` takes words along a forward
     unobserved: ClassVar[tuple[str, ...]] = ()  # globs of attention modules in which the image meets no text, such as refiners
 
@@ -145,7 +146,7 @@ class Backbone(Drawing, Pretrained):
         vae = self.pipeline.vae
         encoded = vae.encode(pixels.to(vae.dtype))
         latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
-        shift = vae.config.get("shift_factor") or 0.0
+        shift = (vae.config.get("shift_factor") or 0.0) if self.shifts_latents else 0.0
         return ((latents - shift) * vae.config.scaling_factor).to(self.torch_dtype)
 
     @abstractmethod

@@ -55,7 +55,7 @@ class CogView4Backbone(FlowMatching, JointAttention):
         size = torch.tensor([self.pixel_size(noisy)]).expand(len(noisy), -1).to(noisy)
         return self.denoiser(
             noisy,
-            timestep=self.times(noisy, scale=1000),
+            timestep=torch.full((len(noisy),), float(self.timestep), device=noisy.device),  # the shift is of the noise alone
             original_size=size,
             target_size=size,
             crop_coords=torch.zeros_like(size),

@@ -17,6 +17,7 @@ from goca.backbones.loading.embeddings import Conditioning
 from goca.backbones.mixins import FlowMatching, JointAttention
 from goca.backbones.registry import backbone
 from goca.prompts.prompt import TextSegment
+from goca.prompts.segments import TemplateSegment
 
 _EPS = 1e-5  # with which the pipeline undoes the normalisation of latents
 
@@ -42,7 +43,7 @@ class ErnieImageBackbone(FlowMatching, JointAttention):
 
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:
-        return (TextSegment(self.pipeline.tokenizer, self.text_length),)
+        return (TemplateSegment(self.pipeline.tokenizer, self.text_length, side="right"),)  # zeros fill the rest
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return packed_latents(self.pipeline.vae, pixels, _EPS).to(self.torch_dtype)

@@ -85,6 +85,6 @@ class FiboBackbone(FluxLikeBackbone):
             text_encoder_layers=layers,
             timestep=self.times(noisy, scale=1000),
             img_ids=image_positions(self.token_grid((noisy.shape[-2], noisy.shape[-1])), noisy),
-            txt_ids=noisy.new_zeros(self.text_length, 3),
+            txt_ids=torch.zeros(self.text_length, 3, device=noisy.device),
             joint_attention_kwargs={"attention_mask": mask[:, None, None]},
         ).sample

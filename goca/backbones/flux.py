@@ -25,8 +25,8 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def image_positions(grid: tuple[int, int], like: Tensor) -> Tensor:
-    """(0, row, column) of every image token: (h * w, 3)."""
-    zero, rows, columns = (torch.arange(count, device=like.device, dtype=like.dtype) for count in (1, *grid))
+    """(0, row, column) of every image token: (h * w, 3) float32 on the device of `like`; bfloat16 counts to 256 only."""
+    zero, rows, columns = (torch.arange(count, device=like.device, dtype=torch.float32) for count in (1, *grid))
     return torch.cartesian_prod(zero, rows, columns)
 
 
@@ -84,7 +84,7 @@ class FluxBackbone(FlowMatching, JointAttention):
         """A concept is T5's vector at the first token of the word encoded alone; its pooled vector is zero."""
         net: Any = self.denoiser
         embeddings = torch.cat([self.conditioning([word])["encoder_hidden_states"][:, :1] for word in words], dim=1)
-        time = self.times(noisy[:1], scale=1000)
+        time = self.times(noisy[:1], scale=1000).to(noisy)
         pooled = torch.zeros_like(conditioning["pooled_projections"][:1])
         guidance = [torch.full_like(time, 1000 * self.guidance)] if net.config.guidance_embeds else []
         return FluxBranch(net, embeddings, net.time_text_embed(time, *guidance, pooled))
@@ -95,5 +95,5 @@ class FluxBackbone(FlowMatching, JointAttention):
             "hidden_states": pack(noisy),
             "timestep": self.times(noisy),
             "img_ids": image_positions(self.token_grid((noisy.shape[-2], noisy.shape[-1])), noisy),
-            "txt_ids": torch.zeros(conditioning["encoder_hidden_states"].shape[1], 3).to(noisy),
+            "txt_ids": torch.zeros(conditioning["encoder_hidden_states"].shape[1], 3, device=noisy.device),
         }

@@ -95,7 +95,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
             timestep=self.times(noisy),
             guidance=guidance,
             img_ids=pad(positions, (0, 1)),  # time, row, column, and place in the text
-            txt_ids=pad(torch.arange(length, device=noisy.device, dtype=noisy.dtype)[:, None], (3, 0)),
+            txt_ids=pad(torch.arange(length, device=noisy.device, dtype=torch.float32)[:, None], (3, 0)),
             **conditioning,
         ).sample
 
@@ -107,7 +107,7 @@ class Flux2Backbone(FlowMatching, JointAttention):
         net: Any = self.denoiser
         rows = [self.conditioning([word])["encoder_hidden_states"][:, [self._last_token(word)]] for word in words]
         embeddings = torch.cat(rows, dim=1)
-        time = self.times(noisy[:1], scale=1000)
+        time = self.times(noisy[:1], scale=1000).to(noisy)
         guidance = torch.full_like(time, 1000 * self.guidance) if net.config.guidance_embeds else None
         modulation = net.double_stream_modulation_txt(net.time_guidance_embed(time, guidance))
         return Flux2Branch(net, embeddings, modulation, self.text_length - 2)

@@ -20,8 +20,8 @@ from goca.prompts.segments import PiecesSegment, TemplateSegment
 
 
 def _diagonal(first: int, length: int, like: Tensor) -> Tensor:
-    """(first, i, i) of every text token i: (length, 3)."""
-    places = torch.arange(length, device=like.device, dtype=like.dtype)
+    """(first, i, i) of every text token i: (length, 3) float32 on the device of `like`."""
+    places = torch.arange(length, device=like.device, dtype=torch.float32)
     return torch.stack([torch.full_like(places, first), places, places], dim=1)
 
 
@@ -103,7 +103,7 @@ class LongCatImageBackbone(FluxLikeBackbone):
     def _tokens(self, noisy: Tensor, conditioning: Conditioning) -> dict[str, Tensor]:
         """The image's places begin after the text's."""
         tokens = super()._tokens(noisy, conditioning)
-        start = torch.tensor([1, self.text_length, self.text_length]).to(noisy)
+        start = torch.tensor([1, self.text_length, self.text_length], device=noisy.device)
         return {**tokens, "txt_ids": _diagonal(0, self.text_length, noisy), "img_ids": tokens["img_ids"] + start}
 
 

@@ -29,6 +29,7 @@ class HiDreamBackbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 128
 
     pipelines: ClassVar[tuple[str, ...]] = ("HiDreamImagePipeline",)
+    gives_levels: ClassVar[bool] = False
     large_encoder: ClassVar[str | None] = "text_encoder_4"
     text_first: ClassVar[bool] = False
 

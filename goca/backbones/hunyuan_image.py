@@ -69,7 +69,7 @@ class HunyuanImageBackbone(TemplatePrefix, FlowMatching, JointAttention):
 
     def denoise(self, noisy: Tensor, conditioning: Conditioning) -> Tensor:
         config = self.pipeline.transformer.config
-        times = self.times(noisy, scale=1000)
+        times = self.times(noisy, scale=1000).to(noisy)
         options: dict[str, Any] = {}
         if config.guidance_embeds:
             options["guidance"] = torch.full_like(times, 1000 * self.guidance)

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import prompt_clean
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -33,6 +34,8 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
     text_length: PositiveInt = 128
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky5T2IPipeline",)
+    gives_levels: ClassVar[bool] = False
+    shifts_latents: ClassVar[bool] = False
     unobserved: ClassVar[tuple[str, ...]] = ("text_transformer_blocks.*",)
     text_changes: ClassVar[bool] = True
 
@@ -59,7 +62,7 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:
         template = self.pipeline.prompt_template
-        return (after_prefix(self._tokenizer, template, self.text_length, self._dropped),)
+        return (after_prefix(self._tokenizer, template, self.text_length, self._dropped, side="right"),)
 
     @property
     def _dropped(self) -> int:
@@ -69,7 +72,8 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
         dropped = self._dropped
         options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         chats = [self.pipeline.prompt_template.format(text) for text in texts]
-        ids = self._tokenizer(chats, max_length=dropped + self.text_length, **options)["input_ids"].to(self.torch_device)
+        length = dropped + self.text_length
+        ids = self._tokenizer(chats, max_length=length, padding_side="right", **options)["input_ids"].to(self.torch_device)
         states = self.pipeline.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1][:, dropped:]
         pooled = self.pipeline.tokenizer_2(list(texts), max_length=_CLIP_LENGTH, **options).to(self.torch_device)
         return {
@@ -97,9 +101,12 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
         rows, columns = self.token_grid((noisy.shape[-2], noisy.shape[-1]))
         places = [torch.arange(count, device=noisy.device) for count in (1, rows, columns)]
         text = torch.arange(conditioning["encoder_hidden_states"].shape[1], device=noisy.device)
-        times = self.times(noisy, scale=1000)
+        times = self.times(noisy, scale=1000).to(noisy)
         velocity = self.denoiser(frames, timestep=times, visual_rope_pos=places, text_rope_pos=text, **conditioning).sample
         return velocity[:, 0].permute(0, 3, 1, 2)
+
+    def drawn_text(self, text: str, call: Mapping[str, Any]) -> str:
+        return str(prompt_clean(text))
 
     def is_text_layer(self, layer: str) -> bool:
         return layer.endswith("cross_attention")
@@ -110,3 +117,7 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
     def projection(self, layer: str, like: Tensor) -> Tensor | None:
         module: Any = self.attention_modules[layer]
         return dense_weight(module.out_layer).to(like)
+
+    def projection_bias(self, layer: str, like: Tensor) -> Tensor | None:
+        module: Any = self.attention_modules[layer]
+        return None if module.out_layer.bias is None else module.out_layer.bias.to(like)

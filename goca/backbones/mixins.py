@@ -7,6 +7,7 @@ import math
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from torch import Tensor
@@ -140,6 +141,10 @@ class TemplatePrefix(Backbone):
 class FlowMatching(Backbone):
     """Noise of rectified flows, (1 - sigma) x + sigma n, at the sigma where an image-to-image run of strength t/1000 begins."""
 
+    # Whether the pipeline hands its scheduler the levels 1 ... 1/N to be shifted. A scheduler that is left to itself takes some
+    # down to a level that it has shifted already, so that a fixed shift acts twice there.
+    gives_levels: ClassVar[bool] = True
+
     @property
     def sigma(self) -> float:
         """The noise level for images of the model's square."""
@@ -151,8 +156,12 @@ class FlowMatching(Backbone):
         if (self.timestep, tokens) not in self._sigmas:
             scheduler: Any = copy.copy(self.pipeline.scheduler)  # the pipeline may be drawing by its own steps
             steps = scheduler.config.num_train_timesteps
-            dynamic = scheduler.config.get("use_dynamic_shifting", False)
-            scheduler.set_timesteps(steps, **({"mu": self.shift(tokens)} if dynamic else {}))
+            options: dict[str, Any] = {}
+            if scheduler.config.get("use_dynamic_shifting", False):  # whose levels begin unshifted either way
+                options["mu"] = self.shift(tokens)
+            elif self.gives_levels and not scheduler.config.get("use_flow_sigmas", False):
+                options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+            scheduler.set_timesteps(steps, **options)
             self._sigmas[self.timestep, tokens] = float(scheduler.sigmas[steps - self.timestep])
         return self._sigmas[self.timestep, tokens]
 
@@ -179,8 +188,8 @@ class FlowMatching(Backbone):
         return 0.0, "flow"
 
     def times(self, noisy: Tensor, scale: float = 1.0) -> Tensor:
-        """sigma for every image of a batch of latents (B, C, h, w), times `scale`: (B,)."""
-        return torch.full((len(noisy),), self._sigma(noisy) * scale, device=noisy.device, dtype=noisy.dtype)
+        """sigma for every image of a batch of latents (B, C, h, w), times `scale`: (B,) float32, whatever the latents are."""
+        return torch.full((len(noisy),), self._sigma(noisy) * scale, device=noisy.device)
 
 
 def level_grid(pixels: int, latent_grid: tuple[int, int], layer: str) -> tuple[int, int]:

@@ -29,6 +29,7 @@ class PRXBackbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 256
 
     pipelines: ClassVar[tuple[str, ...]] = ("PRXPipeline",)
+    gives_levels: ClassVar[bool] = False
 
     @cached_property
     def text_segments(self) -> tuple[TextSegment, ...]:

@@ -30,6 +30,7 @@ class SanaBackbone(FlowMatching, CrossAttention):
     text_length: PositiveInt = 300
 
     pipelines: ClassVar[tuple[str, ...]] = ("SanaPipeline",)
+    gives_levels: ClassVar[bool] = False
 
     @cached_property
     def _instruction(self) -> list[str]:

@@ -31,6 +31,7 @@ class SD3Backbone(FlowMatching, JointAttention):
     text_length: PositiveInt = 256
 
     pipelines: ClassVar[tuple[str, ...]] = ("StableDiffusion3Pipeline",)
+    gives_levels: ClassVar[bool] = False
     unused: ClassVar[tuple[str, ...]] = ("image_encoder", "feature_extractor")
     large_encoder: ClassVar[str | None] = "text_encoder_3"
     takes_concepts: ClassVar[bool] = True
@@ -85,7 +86,7 @@ class SD3Backbone(FlowMatching, JointAttention):
             raise ModelError(f"{self.name}: {len(words)} concepts are more than fit into one prompt; take fewer")
         positions = [0, *(aligned.class_tokens[number][0] for number in range(len(words)))]
         embeddings = self.conditioning([text])["encoder_hidden_states"][:, positions]
-        modulation = net.time_text_embed(self.times(noisy[:1], scale=1000), conditioning["pooled_projections"])
+        modulation = net.time_text_embed(self.times(noisy[:1], scale=1000).to(noisy), conditioning["pooled_projections"])
         return SD3Branch(net, embeddings, modulation)
 
     def is_text_layer(self, layer: str) -> bool:

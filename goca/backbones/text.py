@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
@@ -50,6 +50,12 @@ def user_message(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
 
 
-def after_prefix(tokenizer: Any, template: str, length: int, dropped: int) -> TemplateSegment:
-    """A prompt in a template of the form `... {} ...`, whose first `dropped` tokens the pipeline takes away once encoded."""
-    return TemplateSegment(tokenizer, length, render=template.format, kept=range(dropped, dropped + length))
+def after_prefix(
+    tokenizer: Any, template: str, length: int, dropped: int, side: Literal["left", "right"] | None = None
+) -> TemplateSegment:
+    """A prompt in a template of the form `... {} ...`, whose first `dropped` tokens the pipeline takes away once encoded.
+
+    Args:
+        side: of the padding, where the tokenizer is not asked.
+    """
+    return TemplateSegment(tokenizer, length, render=template.format, kept=range(dropped, dropped + length), side=side)

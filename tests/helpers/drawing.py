@@ -78,6 +78,19 @@ def draw(pipeline: Any, family: str = "sd", **options: Any) -> Tensor:
     return images if isinstance(images, Tensor) else torch.stack(list(images))
 
 
+def embedded(pipeline: Any, family: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a call needs where a family's text has to be encoded beforehand."""
+    if family != "prx":  # its cleaning of text needs a package that is not installed
+        return {}, {}
+    tokens = pipeline.tokenizer([PROMPT, NEGATIVE], padding="max_length", max_length=24, return_tensors="pt")
+    mask = tokens["attention_mask"].bool()
+    with torch.no_grad():
+        states = pipeline.text_encoder(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
+    given = {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
+    masks = {"prompt_attention_mask": mask[:1], "negative_prompt_attention_mask": mask[1:]}
+    return {"prompt": None, "negative_prompt": None, **given, **masks}, {"prompt": (PROMPT,)}
+
+
 def watching(family: str, pipeline: Any, first: bool = False, **options: Any) -> Watch:
     """As `goca.watch`, with the layers of the family's small model at hand instead of looked up; or the first one alone."""
     backbone = tiny_backbone(family).borrow(pipeline)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from goca.backbones.auto import text_to_image_name
 from goca.backbones.unet import UNetBackbone
-from tests.helpers.drawing import NEGATIVE, PROMPT, draw, drawing, watching
+from tests.helpers.drawing import PROMPT, draw, drawing, embedded, watching
 from tests.helpers.tiny_pipelines import FAMILIES, tiny_backbone
 
 DISTILLED = ("flux2_dev", "hunyuan_image")  # no negative prompt; the small HunyuanImage has no guider
@@ -25,19 +25,6 @@ POOLED = (
     "pooled_embedder.linear_2",
     "extra_embedder.linear_2",
 )  # of the whole text, into every layer
-
-
-def embedded(pipeline, family):
-    """What a call needs where a family's text has to be encoded beforehand."""
-    if family != "prx":  # its cleaning of text needs a package that is not installed
-        return {}, {}
-    tokens = pipeline.tokenizer([PROMPT, NEGATIVE], padding="max_length", max_length=24, return_tensors="pt")
-    mask = tokens["attention_mask"].bool()
-    with torch.no_grad():
-        states = pipeline.text_encoder(input_ids=tokens["input_ids"], attention_mask=mask).last_hidden_state
-    given = {"prompt_embeds": states[:1], "negative_prompt_embeds": states[1:]}
-    masks = {"prompt_attention_mask": mask[:1], "negative_prompt_attention_mask": mask[1:]}
-    return {"prompt": None, "negative_prompt": None, **given, **masks}, {"prompt": (PROMPT,)}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import ConfigDict, PositiveInt, field_validator
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -20,6 +20,7 @@ from goca.registry import Registry, dotted_path
 BackgroundRule = Callable[[Tensor, float], Tensor]
 RULES: Registry[BackgroundRule] = Registry("decision.rule", "background rule")
 NEAR = 1e-5  # scores closer than this may change places with another order of summation
+Thresholds = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
 _CONFIG = ConfigDict(extra="forbid")
 
 
@@ -93,7 +94,7 @@ class Decision:
     """
 
     rule: str = "offset"
-    thresholds: tuple[float, ...] = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
+    thresholds: Thresholds = (-0.4, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3, 0.4)
     absent_classes: Literal["left_out", "zero"] = "left_out"
     max_bytes: PositiveInt = 2**26  # of upsampled maps at once
     stretch: bool = False

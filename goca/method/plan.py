@@ -84,6 +84,11 @@ def plan_layers(
         raise ModelError(
             "aggregation=concepts: this model lacks the text branch that concepts go through; SD3, FLUX.1 and FLUX.2 have it"
         )
+    if isinstance(aggregation, ConceptMaps) and features:
+        raise ModelError(
+            f"aggregation=concepts keeps no features, and the refinement wants those of {', '.join(features)}: use one that"
+            " spreads maps along self-attention or pixels (affinity, random_walk, pamr)"
+        )
     names = list(backbone.attention_modules)
     text = [name for name in names if backbone.is_text_layer(name)]
     paired = {backbone.paired_self_attention(name) for name in text}

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from pydantic import ConfigDict, PositiveInt
+from pydantic import ConfigDict, FiniteFloat, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.data.base import IGNORE
 from goca.method.calibration import ClassMaps
-from goca.method.decision import Decided, near_best, upsampled_bands
+from goca.method.decision import Decided, Thresholds, near_best, upsampled_bands
 
 _CONFIG = ConfigDict(extra="forbid")
 _EPSILON = 1e-5
@@ -30,8 +30,8 @@ class Scored:
         max_bytes: of upsampled maps at once.
     """
 
-    min_score: float = 0.5
-    thresholds: tuple[float, ...] = (0.4,)
+    min_score: FiniteFloat = 0.5
+    thresholds: Thresholds = (0.4,)
     stretch: bool = False
     max_bytes: PositiveInt = 2**26
 

@@ -3,11 +3,13 @@
 import pytest
 import torch
 
+from goca import config
 from goca.attention.concept_maps import ConceptStatistics
 from goca.errors import ModelError
 from goca.method import plan_layers
 from goca.method.aggregation.concepts import ConceptMaps
 from goca.prompts.prompt import Prompt
+from goca.segmentor import Segmentor
 from tests.helpers.tiny_pipelines import FAMILIES, tiny_backbone, tiny_pipeline
 
 TAKERS = sorted(name for name, row in FAMILIES.items() if row.adapter.takes_concepts and name != "sd3_without_t5")
@@ -53,3 +55,9 @@ def test_models_in_fluxs_blocks_without_pooled_text_take_none():
     backbone = tiny_backbone("ovis_image").load(tiny_pipeline("ovis_image"))
     with pytest.raises(ModelError, match="aggregation=concepts: this model lacks the text branch"):
         plan_layers(backbone, _aggregation(backbone))
+
+
+def test_a_refinement_that_wants_features_is_refused_before_the_first_image():
+    segmentor = Segmentor.build(config.compose(["model=scenes_mmdit", "preset=concept_attention", "refinement=prototype"]))
+    with pytest.raises(ModelError, match="aggregation=concepts keeps no features"):
+        segmentor.plan()

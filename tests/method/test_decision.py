@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from goca.errors import ConfigError, DataError
 from goca.method.calibration import ClassMaps
 from goca.method.decision import Decision, Hungarian, match_clusters, upsampled_bands
+from goca.method.scored import Scored
 from goca.paths import CONF
 from tests.helpers.options import option
 
@@ -156,3 +157,10 @@ def test_the_same_on_a_gpu():
     maps = class_maps((3, 1), (16, 16))
     moved = ClassMaps(maps.ids, maps.scores.cuda(), maps.supporting.cuda(), maps.raw.cuda())
     assert torch.equal(Decision()(moved, (64, 32), 4).cpu(), Decision()(maps, (64, 32), 4))
+
+
+@pytest.mark.parametrize("thresholds", [(), (float("nan"),), (0.1, float("inf"))])
+@pytest.mark.parametrize("decision", [Decision, Scored])
+def test_thresholds_are_numbers_and_at_least_one(decision, thresholds):
+    with pytest.raises(ValueError, match="thresholds"):
+        decision(thresholds=thresholds)

@@ -12,7 +12,7 @@ from torch import Tensor
 from goca.errors import ModelError
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext, SelfAttention
-from goca.method.refinement.levels import Part, choose
+from goca.method.refinement.levels import Factors, Part, Places, choose
 from goca.ops import blocks, resize
 
 
@@ -32,9 +32,9 @@ class EntropyAffinity:
     iterations: PositiveInt = 10
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     heads: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
-    factors: tuple[PositiveInt, ...] | None = (1,)
+    factors: Factors | None = (1,)
     part: Part = "decoder"
-    places: tuple[int, ...] | None = None
+    places: Places | None = None
 
     scale: ClassVar[str] = "other"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from goca.errors import ModelError
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext, SelfAttention
-from goca.method.refinement.levels import Part, choose
+from goca.method.refinement.levels import Factors, Part, choose
 from goca.method.refinement.pamr import colour_weights, neighbours
 from goca.ops import blocks, minmax, resize
 
@@ -36,7 +36,7 @@ class GlobalWalk:
     beta: Annotated[float, Field(ge=0, le=1)] = 0.7
     steps: PositiveInt = 20
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
-    factors: tuple[PositiveInt, ...] | None = (1,)
+    factors: Factors | None = (1,)
     part: Part = "decoder"
     temperature: PositiveFloat = 0.5
 

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from goca.errors import ModelError
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext, SelfAttention
-from goca.method.refinement.levels import Part, choose
+from goca.method.refinement.levels import Factors, Part, Places, choose
 from goca.ops import blocks, resize
 
 _EPSILON = 1e-5
@@ -33,11 +33,15 @@ class HeadChain:
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     combine: Literal["chain", "mean", "select"] = "chain"
     head: NonNegativeInt = 0
-    factors: tuple[PositiveInt, ...] | None = (1,)
+    factors: Factors | None = (1,)
     part: Part = "decoder"
-    places: tuple[int, ...] | None = None
+    places: Places | None = None
 
     scale: ClassVar[str] = "kept"
+
+    def __post_init__(self) -> None:
+        if self.head and self.combine != "select":
+            raise ValueError(f"head={self.head} is for combine=select; combine={self.combine} takes all heads")
 
     @property
     def needs(self) -> Needs:

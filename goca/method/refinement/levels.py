@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
 
 from goca.errors import ModelError
 from goca.layer_names import resolve
@@ -11,6 +13,8 @@ from goca.method.aggregation.mixture import factor
 from goca.method.refinement.base import RefinementContext, SelfAttention
 
 Part = Literal["all", "decoder"]
+Factors = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Places = Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 def choose(

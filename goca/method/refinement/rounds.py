@@ -2,12 +2,12 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext
-from goca.method.refinement.levels import Part, choose
+from goca.method.refinement.levels import Factors, Part, choose
 from goca.method.refinement.propagation import Propagation
 from goca.ops import resize
 
@@ -17,7 +17,7 @@ class Round:
     """One product X <- T X, T the mean self-attention of these layers (`choose` says which they are)."""
 
     layers: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
-    factors: tuple[PositiveInt, ...] | None = None
+    factors: Factors | None = None
     part: Part = "all"
 
 

@@ -136,3 +136,17 @@ def test_features_of_two_kinds_are_refused():
     with pytest.raises(ConfigError, match=r"features of different kinds \(projected and the model's own\)"):
         _ = steps.needs
     assert Refinements((Prototype("mid"), Prototype("up"))).needs.features == ("mid", "up")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"factors": ()}, "factors"),
+        ({"places": ()}, "places"),
+        ({"head": 2}, "combine=chain takes all heads"),
+        ({"combine": "mean", "head": 1}, "combine=mean takes all heads"),
+    ],
+)
+def test_a_choice_of_nothing_or_one_that_is_not_read_is_refused(options: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        HeadChain(0.1, **options)

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from goca.backbones.loading.pipelines import choose_dtype
+from goca.backbones.loading.processors import TextProcessor
 from goca.errors import ModelError
 from tests.helpers.saved_pipeline import backbone, layer_names
 from tests.helpers.tiny_pipelines import tiny_backbone, tiny_pipeline
@@ -137,3 +138,17 @@ def test_hidream_without_its_llama_says_how_to_bring_it(tmp_path, no_weights):
     pipeline.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"lacks text_encoder_4, Llama 3\.1 8B.* set model\.checkpoint=FOLDER"):
         tiny_backbone("hidream_i1", checkpoint=str(tmp_path)).load()
+
+
+def test_a_processor_that_needs_torchvision_is_read_for_its_words(tmp_path):
+    """transformers has no class of that name without torchvision, and raises where what stands in for it is touched."""
+    tiny_pipeline("flux2_dev").save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["tokenizer"] = ["transformers", "PixtralProcessor"]  # as in FLUX.2-dev
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    plain = tiny_pipeline("flux2_dev").tokenizer
+    found = tiny_backbone("flux2_dev", checkpoint=str(tmp_path)).load().pipeline.tokenizer
+    assert isinstance(found, TextProcessor)
+    chat = [[{"role": "user", "content": [{"type": "text", "text": "a cat"}]}]]
+    ids, expected = (each.apply_chat_template(chat, tokenize=True)["input_ids"] for each in (found, plain))
+    assert ids == expected

@@ -40,7 +40,7 @@ def _flux2_parts(width: int, guidance: bool) -> dict[str, Any]:
 
 
 def tiny_flux2() -> Any:
-    tokenizer = small_mistral_tokenizer()  # the published pipeline has a processor around it, which needs torchvision
+    tokenizer = small_mistral_tokenizer()  # the published pipeline has a processor around it, read as this
     # The published layers are numbers 10, 20 and 30: the small encoder is as deep.
     config = transformers.Mistral3Config(
         text_config={"model_type": "mistral", "vocab_size": len(tokenizer), "num_hidden_layers": 30, **SMALL},

@@ -173,6 +173,12 @@ def test_a_setting_that_was_renamed_is_named_by_its_present_name(override, now):
         ),
         (["scheduler_options={timestep_spacing: trailing}"], "generate", "scheduler_options", {"timestep_spacing": "trailing"}),
         (["prompts=openai", "prompts.options={temperature: 0}"], "config", "prompts.options", {"temperature": 0}),
+        (
+            ["preset=daam", "aggregation.weights=null"],
+            "config",
+            "aggregation.weights",
+            None,
+        ),  # a section whose keys are numbers
     ],
 )
 def test_sections_that_are_passed_on_take_any_key_as_it_is_documented(overrides, config_name, key, expected):

@@ -101,11 +101,9 @@ def _open_sections() -> None:
 
 def _open(section: DictConfig) -> None:
     """Open what lies below: a section that names no key, so that none can be misspelt, and options, which have no end."""
-    for key in map(str, section):
-        if key == "hydra" or OmegaConf.is_missing(section, key) or OmegaConf.is_interpolation(section, key):
-            continue
-        if isinstance(found := section[key], DictConfig):
-            if not found or key == "options" or key.endswith("_options"):
+    for key, found in section.items_ex(resolve=False):
+        if isinstance(found, DictConfig) and key != "hydra":
+            if not found or str(key).endswith("options"):
                 OmegaConf.set_struct(found, False)
             _open(found)
 

@@ -52,6 +52,31 @@ def test_a_labelled_data_set_by_generation(tmp_path, tiny_model):
             made(tmp_path, *model, *overrides)
 
 
+def test_a_word_belongs_to_one_class_and_a_background_in_a_prompt_to_none(tmp_path, tiny_model):
+    model = [*tiny_model, "model=scenes_unet", "prompts.source=['red circle and grass','a circle on a white background']"]
+    made(tmp_path / "named", *model, "labels.classes=[circle,red circle,grass]")
+    with np.load(tmp_path / "named" / "scores" / "0.npz") as first, np.load(tmp_path / "named" / "scores" / "1.npz") as second:
+        assert sorted(first["words"]) == ["grass", "red circle"]
+        assert list(second["words"]) == ["circle"]
+    made(tmp_path / "all", *model)
+    assert (tmp_path / "all" / "classes.txt").read_text().split() == ["red", "circle", "grass", "white"]
+    with pytest.raises(ConfigError, match="'background' cannot be looked for"):
+        made(tmp_path / "asked", *model, "labels.classes=[circle,background]")
+    assert not (tmp_path / "asked" / "manifest.jsonl").exists()
+
+
+def test_a_picture_whose_words_lie_beyond_the_token_limit_gets_an_empty_label(tmp_path, tiny_model, caplog):
+    long = f"{'grass ' * 90}star"
+    chosen = [*tiny_model, "model=scenes_unet", f"prompts.source=['{long}','a star']", "labels.classes=[star]"]
+    made(tmp_path, *chosen)
+    assert not np.asarray(Image.open(tmp_path / "masks" / "0.png")).any()
+    assert np.asarray(Image.open(tmp_path / "masks" / "1.png")).any()
+    assert "save_labels: 0: not looked for, as no token is left for them: 'star'" in caplog.text
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")}
+    made(tmp_path, *chosen)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")} == times
+
+
 def test_labels_of_chosen_classes_with_guidance_by_regions(tmp_path, tiny_model):
     """Two observers of one drawing: the guidance's own, and the labels'."""
     chosen = ["guidance=goca", "labels.classes=[circle,grass]", "labels.background=0.2", *tiny_model, "model=scenes_unet"]

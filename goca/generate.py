@@ -125,7 +125,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             generator.backbone.load,
         ):  # what configurations can tell is told before weights
             read()
-            generator.prepare()
+            generator.prepare(requests)
             check_save_maps(config.plain(cfg.save_maps), generator.calls)
         pictures.begin(checkpoint_identity(generator.backbone))
     write_config(cfg, folder / "config.yaml")

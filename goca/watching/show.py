@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from goca.backbones.calling import DrawingCall, pictures
 from goca.errors import ConfigError
 from goca.figures import plots
 from goca.figures.attention_view import AttentionView
@@ -43,31 +42,25 @@ def draw(
         reads: other words.
 
     Raises:
-        ConfigError: a size the model cannot draw, or an option its pipeline lacks. ModelError: as `goca.watch`.
+        ConfigError: a size the model cannot draw. ModelError: a scale or a negative prompt that its pipeline would ignore, and
+            as `goca.watch`.
     """
     backbone = segmentor.backbone
     height, width = size or (backbone.size, backbone.size)
     unit = backbone.size_multiple
     if height % unit or width % unit:
         raise ConfigError(f"size: {backbone.name} draws multiples of {unit} px, got {height} x {width}")
-    known = inspect.signature(backbone.pipeline.__call__).parameters
-    wanted: dict[str, Any] = {"negative_prompt": negative or None, "guidance_scale": guidance_scale}
-    for name, value in wanted.items():
-        if value is not None and name not in known:
-            raise ConfigError(f"{name}: {type(backbone.pipeline).__name__} knows none; leave it out")
-    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    if "max_sequence_length" in known and hasattr(backbone, "text_length"):  # as goca.generate draws
-        given["max_sequence_length"] = backbone.text_length
-    given |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known}
+    call = DrawingCall(backbone, guidance_scale)
+    call.check([negative])
     kept = min(_KEPT, segmentor.method.aggregation.feature_size)
     options = Options(tuple(reads), negative=bool(negative), steps=kept, layers=kept)
     with Watch(backbone.pipeline, segmentor, options) as seen:
         generator = torch.Generator().manual_seed(seed)
+        given = call.arguments(negative or None)
         result = backbone.pipeline(
             prompt=prompt, height=height, width=width, num_inference_steps=steps, generator=generator, **given
         )
-    images = result.images if hasattr(result, "images") else result.image
-    return images[0], seen
+    return pictures(result)[0], seen
 
 
 def strip(picture: SeenPicture) -> Image.Image:

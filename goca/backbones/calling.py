@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from goca.backbones.base import Backbone
-from goca.errors import ModelError
+from goca.errors import ConfigError, ModelError
 
 _EXACT = ("use_resolution_binning", "clean_caption")  # else the picture has another size, or its text is not the prompt
 
@@ -141,3 +142,31 @@ def pictures(result: Any) -> list[Image.Image]:
     """Of a pipeline's result, whatever its family calls them."""
     found: list[Image.Image] = result.images if hasattr(result, "images") else result.image
     return found
+
+
+def denoiser_calls(scheduler: Any, steps: int) -> int:
+    """How often a scheduler asks for a prediction in so many steps: once each, but for those of second order.
+
+    Raises:
+        ConfigError: more steps than the schedule of noise has levels.
+    """
+    levels = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    trial, moved = copy.deepcopy(scheduler), {}
+    if "mu" in inspect.signature(trial.set_timesteps).parameters:
+        moved["mu"] = 1.0  # where the schedule depends on the size; the number of its levels does not
+    try:
+        trial.set_timesteps(steps, **moved)
+        # Some take so many steps but end behind the last level.
+        fits = not hasattr(trial, "alphas_cumprod") or float(max(trial.timesteps)) < len(trial.alphas_cumprod)
+    except (ValueError, IndexError) as error:
+        if levels is None or steps < levels:
+            return steps * int(getattr(scheduler, "order", 1))
+        raise _too_many(scheduler, steps, levels) from error
+    if not fits and levels is not None and steps >= levels:
+        raise _too_many(scheduler, steps, levels)
+    return len(trial.timesteps)
+
+
+def _too_many(scheduler: Any, steps: int, levels: int) -> ConfigError:
+    kind = type(scheduler).__name__
+    return ConfigError(f"steps: {kind} has {levels} levels of noise, too few for {steps} steps; give less than {levels}")

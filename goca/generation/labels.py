@@ -29,11 +29,11 @@ from goca.generation.pictures import PictureFolder
 from goca.generation.pipeline import Request
 from goca.method import Method
 from goca.prompts.sentence import check_names, content_words, occurrences
-from goca.segmentation import Threshold
+from goca.segmentation import Threshold, background_of
 from goca.segmentor import Segmentor
 from goca.watching.reading import names_in
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Watch
+from goca.watching.session import Options, Watch, while_drawing
 
 log = logging.getLogger(__name__)
 _MOST = 254  # ids that fit a mask beside 0 and void
@@ -45,22 +45,26 @@ class LabelFolder:
     Args:
         pictures: the folder.
         requests: every picture of it; their words are the classes where none are given.
+        method: makes labels of what is drawn.
         classes: names to label; words of a prompt that are none of them stay without a label.
         background: what a word must score to be labelled, as in `Segmentor.segment`; None labels every pixel.
         settings: fingerprint of what decides a label beside these.
 
     Raises:
-        ConfigError: no class, more than fit a mask, one that cannot be looked for, or another list than the folder has.
+        ConfigError: no class, more than fit a mask, one that cannot be looked for, another list than the folder has, or a
+            method or a background that cannot be used on a drawing.
     """
 
     def __init__(
         self,
         pictures: PictureFolder,
         requests: Sequence[Request],
+        method: Method,
         classes: Sequence[str] | None = None,
         background: Threshold = None,
         settings: str = "",
     ) -> None:
+        self.method = while_drawing(method, segments=True)
         self.pictures, self.background, self.settings = pictures, background, f"{settings} {background}"
         named = [name.strip().lower() for name in check_names(classes or ())]
         self.classes = list(dict.fromkeys(named or [name for request in requests for name in words_of(request.text)]))
@@ -68,6 +72,7 @@ class LabelFolder:
             raise ConfigError(
                 f"save_labels: {len(self.classes)} classes, and 1 to {_MOST} fit a mask; name them by labels.classes=[cat,dog]"
             )
+        background_of(background, len(self.classes), self.method)
         path = pictures.path / "classes.txt"
         content = "".join(f"{name}\n" for name in self.classes)
         if path.exists() and path.read_text(encoding="utf-8") != content:
@@ -76,9 +81,9 @@ class LabelFolder:
         for folder in ("masks", "scores"):
             (pictures.path / folder).mkdir(exist_ok=True)
 
-    def watch(self, backbone: Backbone, method: Method, **attention: object) -> AbstractContextManager[Seen]:
+    def watch(self, backbone: Backbone, **attention: object) -> AbstractContextManager[Seen]:
         """Watch the backbone's pipeline draw one batch."""
-        return Watch(backbone.pipeline, Segmentor(backbone, method, **attention), Options())  # type: ignore[arg-type]
+        return Watch(backbone.pipeline, Segmentor(backbone, self.method, **attention), Options())  # type: ignore[arg-type]
 
     def is_finished(self, request: Request) -> bool:
         """Whether the picture's label is there and opens.

@@ -14,7 +14,7 @@ from PIL import Image
 
 from goca.attention.call import Precision
 from goca.backbones.base import Backbone
-from goca.backbones.calling import DrawingCall, pictures
+from goca.backbones.calling import DrawingCall, denoiser_calls, pictures
 from goca.errors import ConfigError, ModelError
 from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Step, check_method
 from goca.generation.roles import token_roles
@@ -82,7 +82,7 @@ class Generator:
 
         Raises:
             ModelError: a pipeline that has no two halves, or that would ignore the scale or a negative prompt. ConfigError: a
-                size, a scheduler or an option that does not fit.
+                size, a scheduler, a number of steps or an option that does not fit.
         """
         pipeline = self.backbone.pipeline
         kind = type(pipeline).__name__
@@ -106,11 +106,19 @@ class Generator:
             pipeline.scheduler = self._scheduler(pipeline.scheduler)
         elif self.scheduler_options:
             raise ConfigError("scheduler_options: scheduler=own stays as it is; name a scheduler to change one")
+        self.count_calls()
 
     @property
     def calls(self) -> int:
         """Most denoiser calls that a picture takes: one a step, two with a scheduler of second order."""
         return self.steps * getattr(self.backbone.pipeline.scheduler, "order", 1)
+
+    def count_calls(self) -> int:
+        """Denoiser calls that a picture takes; raises ConfigError where the scheduler has fewer levels of noise than steps."""
+        own = next((self.options[name] for name in ("timesteps", "sigmas") if self.options.get(name)), None)
+        if own is not None:  # in place of the scheduler's
+            return len(own) * int(getattr(self.backbone.pipeline.scheduler, "order", 1))
+        return denoiser_calls(self.backbone.pipeline.scheduler, self.steps)
 
     @property
     def dimensions(self) -> tuple[int, int]:

@@ -150,15 +150,15 @@ def denoiser_calls(scheduler: Any, steps: int) -> int:
     Raises:
         ConfigError: more steps than the schedule of noise has levels.
     """
-    levels = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
-    trial, moved = copy.deepcopy(scheduler), {}
-    if "mu" in inspect.signature(trial.set_timesteps).parameters:
+    configuration = getattr(scheduler, "config", {})
+    levels, trial, moved = configuration.get("num_train_timesteps"), copy.deepcopy(scheduler), {}
+    if configuration.get("use_dynamic_shifting") and "mu" in inspect.signature(trial.set_timesteps).parameters:
         moved["mu"] = 1.0  # where the schedule depends on the size; the number of its levels does not
     try:
         trial.set_timesteps(steps, **moved)
         # Some take so many steps but end behind the last level.
         fits = not hasattr(trial, "alphas_cumprod") or float(max(trial.timesteps)) < len(trial.alphas_cumprod)
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, AssertionError) as error:
         if levels is None or steps < levels:
             return steps * int(getattr(scheduler, "order", 1))
         raise _too_many(scheduler, steps, levels) from error

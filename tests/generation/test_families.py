@@ -1,10 +1,11 @@
 """Plain guidance in every family: a scale and a negative prompt do what they say, or are refused before anything is drawn."""
 
+import diffusers
 import numpy as np
 import pytest
-import torch
 
-from goca.errors import ModelError
+from goca.backbones.calling import denoiser_calls
+from goca.errors import ConfigError, ModelError
 from goca.generation.guidance import PlainGuidance
 from goca.generation.pipeline import Generator, Request
 from goca.segmentor import Segmentor
@@ -74,6 +75,25 @@ def test_flux_runs_an_unconditional_half_where_its_own_option_asks_for_one(backb
     assert not np.array_equal(pictures(backbone, 1.0, "snow", **asked), pictures(backbone, 1.0, "dog", **asked))
 
 
+@pytest.mark.parametrize(
+    ("kind", "calls"),
+    [("DDIMScheduler", 3), ("HeunDiscreteScheduler", 5), ("PNDMScheduler", 4), ("DPMSolverMultistepScheduler", 3)],
+)
+def test_denoiser_calls_are_counted_before_they_are_made(kind, calls):
+    scheduler = getattr(diffusers, kind)(skip_prk_steps=True) if kind == "PNDMScheduler" else getattr(diffusers, kind)()
+    before = list(scheduler.timesteps)
+    assert denoiser_calls(scheduler, 3) == calls
+    assert list(scheduler.timesteps) == before
+
+
+def test_more_steps_than_levels_of_noise_are_refused_where_a_schedule_has_levels():
+    for steps in (1000, 1001):  # with an offset of 1, as Stable Diffusion has it, 1000 end behind the last level
+        with pytest.raises(ConfigError, match=f"steps: DDIMScheduler has 1000 levels of noise, too few for {steps} steps"):
+            denoiser_calls(diffusers.DDIMScheduler(steps_offset=1), steps)
+    assert denoiser_calls(diffusers.DDIMScheduler(steps_offset=1), 999) == 999
+    assert denoiser_calls(diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 1500) == 1500
+
+
 @pytest.mark.parametrize("backbone", ["flux2_klein"], indirect=True)
 def test_weights_that_were_distilled_to_go_without_guidance_are_not_given_any(backbone):
     backbone.pipeline.register_to_config(is_distilled=True)
@@ -110,4 +130,3 @@ def test_observe_hands_on_the_scale_that_the_pipeline_reads(backbone):
         np.asarray(show.draw(segmentor, "circle, grass", 2, size=(32, 64), guidance_scale=scale)[0]) for scale in (2.0, 9.0)
     ]
     assert not np.array_equal(*drawn)
-    assert torch.isfinite(torch.from_numpy(drawn[0]).float()).all()

@@ -81,9 +81,9 @@ def test_flux_runs_an_unconditional_half_where_its_own_option_asks_for_one(backb
 )
 def test_denoiser_calls_are_counted_before_they_are_made(kind, calls):
     scheduler = getattr(diffusers, kind)(skip_prk_steps=True) if kind == "PNDMScheduler" else getattr(diffusers, kind)()
-    before = list(scheduler.timesteps)
+    before = scheduler.timesteps
     assert denoiser_calls(scheduler, 3) == calls
-    assert list(scheduler.timesteps) == before
+    assert scheduler.timesteps is before
 
 
 def test_more_steps_than_levels_of_noise_are_refused_where_a_schedule_has_levels():

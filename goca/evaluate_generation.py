@@ -9,11 +9,13 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import glob
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
@@ -31,7 +33,7 @@ from goca.generation.frechet import Gaussian
 from goca.generation.image_sets import ImageSet, measured, read_file
 from goca.generation.measures import ClipScore, Features
 from goca.generation.pictures import origin, read_manifest
-from goca.generation.results import Estimate, Run, baseline_of, differences, estimates, table
+from goca.generation.results import Estimate, Run, baseline_of, besides_guidance, differences, estimates, table
 from goca.generation.show import load_maps, side_by_side
 from goca.runs.provenance import environment
 from goca.runs.report import Logger, Report
@@ -71,8 +73,8 @@ class Evaluation:
             if images.prompts is None:
                 raise DataError(f"{folder} has no manifest with prompts, which the CLIP score needs; set clip=null")
             values["CLIP score"] = self.of(images, self.clip, size)["score"].numpy()
-        guidance, scale = how_it_was_made(folder)
-        return Run(images.name, guidance, scale, images.ids, values, features)
+        guidance, scale, made_with = how_it_was_made(folder)
+        return Run(images.name, guidance, scale, images.ids, values, features, made_with)
 
     def reference(self, source: str, size: tuple[int, int]) -> Gaussian:
         """Statistics of the pictures to compare with."""
@@ -119,13 +121,38 @@ def check_count(images: ImageSet, features: Features, minimum: int | None) -> No
         )
 
 
-def how_it_was_made(folder: Path) -> tuple[str | None, float | None]:
-    """Guidance and scale from the folder's summary, if `goca.generate` made it."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return summary.get("method"), summary.get("guidance_scale")
-    except (OSError, json.JSONDecodeError):
-        return None, None
+def how_it_was_made(folder: Path) -> tuple[str | None, float | None, dict[str, Any]]:
+    """Guidance, scale and what else decides, from the folder's own files, if `goca.generate` made it."""
+    found: list[dict[str, Any]] = []
+    for name in ("summary.json", "config.yaml"):
+        try:
+            read = yaml.safe_load((folder / name).read_text(encoding="utf-8"))  # JSON is YAML too
+        except (OSError, ValueError, yaml.YAMLError):
+            read = None
+        found.append(read if isinstance(read, dict) else {})
+    summary, configuration = found
+    return summary.get("method"), summary.get("guidance_scale"), besides_guidance(summary, configuration) if summary else {}
+
+
+def apart(sources: Sequence[str]) -> list[str]:
+    """A name for each folder: its own, with as many of those above as tell it from the others.
+
+    Raises:
+        ConfigError: one is given twice.
+
+    >>> apart(["made/cfg", "made/goca"]), apart(["first/cfg", "second/cfg", "second/goca"])
+    (['cfg', 'goca'], ['first/cfg', 'second/cfg', 'goca'])
+    """
+    paths = [Path(source).resolve() for source in sources]
+    if twice := [source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1]:
+        raise ConfigError(f"images: {twice[0]} is given twice; name each folder once")
+
+    def name(path: Path, depth: int = 1) -> str:
+        own = path.parts[-depth:]
+        alone = depth >= len(path.parts) or not any(other.parts[-depth:] == own for other in paths if other != path)
+        return "/".join(own) if alone else name(path, depth + 1)
+
+    return [source if source.startswith("scenes:") else name(path) for source, path in zip(sources, paths, strict=True)]
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -142,8 +169,11 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for key, least in (("batch_size", 1), ("chunk", 1), ("bootstrap", 0)):
         if not isinstance(cfg[key], int) or cfg[key] < least:
             raise ConfigError(f"{key}: must be a whole number from {least}; got {cfg[key]!r}")
+    if cfg.save_statistics and (cfg.reference is None or config.build(cfg, "extractor") is None):
+        raise ConfigError("save_statistics keeps what an extractor sees in reference; give both, or leave save_statistics out")
     logger: Logger = config.build(cfg, "logger")
-    sets = [ImageSet.open(source) for source in sources]
+    names = apart(sources)
+    sets = [replace(ImageSet.open(source), name=name) for source, name in zip(sources, names, strict=True)]
     size = image_size(sets[0])
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not cfg.progress) as progress:
@@ -176,7 +206,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     (folder / "results.json").write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     numbers = table(rows, measures)
     (folder / "results.md").write_text(numbers.markdown() + "\n", encoding="utf-8")
-    figures = compare(sources, cfg.figures.count)
+    figures = compare(dict(zip(names, map(Path, sources), strict=True)), cfg.figures.count)
     for name, figure in figures.items():
         figure.save(folder / f"{name}.png")
     show(rows, measures)
@@ -218,23 +248,23 @@ def row(run: Run, runs: Sequence[Run], reference: Gaussian | None, distance: str
     }
 
 
-def compare(sources: Sequence[str], count: int) -> dict[str, Image.Image]:
+def compare(folders: Mapping[str, Path], count: int) -> dict[str, Image.Image]:
     """Figures of the first prompts and seeds that all folders share, a column per folder: pictures, and maps if any."""
-    manifests = {Path(source): {origin(record): record for record in read_manifest(Path(source))} for source in sources}
-    common = set.intersection(*(set(records) for records in manifests.values()))
-    shared = [record for key, record in manifests[Path(sources[0])].items() if key in common][:count]
+    manifests = [{origin(record): record for record in read_manifest(folder)} for folder in folders.values()]
+    common = set.intersection(*map(set, manifests))
+    shared = [record for key, record in manifests[0].items() if key in common][:count]
     if not shared:
         return {}
     prompts = [record["prompt"] for record in shared]
     pictures: dict[str, list[Image.Image]] = {}
     maps: dict[str, list[Image.Image]] = {}
-    for folder in manifests:
-        pictures[folder.name] = [Image.open(folder / record["file"]).convert("RGB") for record in shared]
+    for name, folder in folders.items():
+        pictures[name] = [Image.open(folder / record["file"]).convert("RGB") for record in shared]
         kept = [sorted(folder.glob(f"maps/{glob.escape(record['image_id'])}_[0-9]*.npz")) for record in shared]
         if all(kept):
             found = [load_maps(files[len(files) // 2]) for files in kept]  # of a step in the middle
             columns = zip(*found, strict=True)
-            maps |= {f"{folder.name}: {what}": list(column) for what, column in zip(("regions", "rate"), columns, strict=True)}
+            maps |= {f"{name}: {what}": list(column) for what, column in zip(("regions", "rate"), columns, strict=True)}
     figures = {"side_by_side": side_by_side(pictures, prompts)}
     return figures | ({"maps_side_by_side": side_by_side(maps, prompts)} if maps else {})
 

@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     sys.argv[1:] = [re.sub(r"^prompts=", "prompts.source=", argument) for argument in sys.argv[1:]]
     start("goca.generate", "generate")
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -92,6 +93,22 @@ def check_save_maps(calls: Any, count: int) -> None:
         raise ConfigError(f"save_maps: give denoiser calls from 0 to {count - 1}, such as [0,{count - 1}]; got {calls!r}")
 
 
+def _say_idle(cfg: DictConfig) -> None:
+    """Say what has no effect; it may be there for other jobs of a sweep."""
+    idle = [
+        f"labels.{name}: no labels are made without save_labels=true" for name in cfg.labels if cfg.labels[name] is not None
+    ]
+    idle = [] if cfg.save_labels else idle
+    if config.plain(cfg.save_maps) and "every" not in cfg.guidance:
+        idle.append(f"save_maps: guidance={cfg.guidance.name} finds no regions, so that no maps are kept")
+    for reason in idle:
+        console.print(f"warning: {reason}", style="yellow", markup=False)
+
+
+def _scheduler(generator: Generator) -> str:
+    return type(generator.backbone.pipeline.scheduler).__name__
+
+
 def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Make what is missing of the pictures in `folder`; returns the summary, which is also written there.
 
@@ -102,12 +119,18 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     logger: Logger = config.build(cfg, "logger")
     source = config.plain(cfg.prompts)["source"]
     requests = read_prompts(source, cfg.limit, cfg.seed, cfg.seeds, cfg.negative_prompt or "")
+    _say_idle(cfg)
     pictures = PictureFolder(folder, fingerprint(settings(cfg)))
     labels = None
     if cfg.save_labels:
         chosen = config.plain(cfg.labels)
-        method = {key: config.plain(cfg)[key] for key in ("aggregation", "calibration", "refinement")}
-        labels = LabelFolder(pictures, requests, chosen["classes"], chosen["background"], fingerprint(method))
+        plain = config.plain(cfg)
+        # The time step is that of the evaluation whose self-attention refines.
+        decisive = {key: plain[key] for key in ("aggregation", "calibration", "refinement")}
+        decisive["timestep"] = plain["model"].get("timestep")
+        labels = LabelFolder(
+            pictures, requests, generator.method, chosen["classes"], chosen["background"], fingerprint(decisive)
+        )
 
     def unfinished(batch: list[Request]) -> list[Request]:
         """Checks every picture that is there, and its label."""
@@ -125,9 +148,9 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             generator.backbone.load,
         ):  # what configurations can tell is told before weights
             read()
-            generator.prepare()
-            check_save_maps(config.plain(cfg.save_maps), generator.calls)
-        pictures.begin(checkpoint_identity(generator.backbone))
+            generator.prepare(requests)
+            check_save_maps(config.plain(cfg.save_maps), generator.count_calls())
+        pictures.begin(checkpoint_identity(generator.backbone) | {"scheduler": _scheduler(generator)})
     write_config(cfg, folder / "config.yaml")
     figures = _draw(generator, pictures, todo, cfg, labels)
 
@@ -151,7 +174,7 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "guidance_every": getattr(generator.guidance, "every", None),
         "steps": cfg.steps,
         "size": list(generator.dimensions),
-        "scheduler": type(generator.backbone.pipeline.scheduler).__name__ if todo else None,
+        "scheduler": _scheduler(generator) if todo else _written(folder).get("scheduler"),
         "seed": cfg.seed,
         "seeds": cfg.seeds,
         "pictures": len(records),
@@ -183,6 +206,15 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
+def _written(folder: Path) -> dict[str, Any]:
+    """The summary that an earlier run left."""
+    try:
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _draw(
     generator: Generator, pictures: PictureFolder, todo: list[list[Request]], cfg: DictConfig, labels: LabelFolder | None
 ) -> dict[str, Image.Image]:
@@ -201,7 +233,7 @@ def _draw(
                     kept[picture].append(Snapshot.of(step))
 
             started = time.perf_counter()
-            with labels.watch(generator.backbone, generator.method, **cfg.attention) if labels else nullcontext() as seen:
+            with labels.watch(generator.backbone, **cfg.attention) if labels else nullcontext() as seen:
                 images = generator(batch, watch if watching else None)
             seconds = (time.perf_counter() - started) / len(batch)
             for i, (request, image) in enumerate(zip(batch, images, strict=True)):

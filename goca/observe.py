@@ -48,7 +48,7 @@ from goca.runs.table import Table
 from goca.segmentation import Threshold, background_of
 from goca.segmentor import Segmentor
 from goca.watching.film import film_kind
-from goca.watching.show import Shown, save_figures, show_drawing
+from goca.watching.show import Shown, drawn_with, save_figures, show_drawing
 
 
 class _Module(ModuleType):
@@ -172,10 +172,19 @@ def show(cfg: DictConfig, console: Console) -> None:
     logger.check()
     film_kind(cfg.film)
     _check_asked(cfg)
-    if cfg.image is not None:
-        read_image(cfg.image)  # a wrong path should not wait for the model
+    idle: tuple[str, ...] = ()
+    if cfg.image is None:
+        segmentor.method, idle = drawn_with(segmentor.method)
+    background_of(cfg.background, 2, segmentor.method)
+    size = cfg.size or (segmentor.backbone.size, segmentor.backbone.size)
+    if cfg.image is not None:  # what is wrong with it should not wait for the model
+        size = read_image(cfg.image).pixels.shape[:2]
+    check_pixels(cfg.pixels, (size[0], size[1]))
     segmentor.backbone.load()
     read_prompt(cfg.prompt, tuple(cfg.words), segmentor.backbone.text_segments)  # nor a word that is not there for the drawing
+    if idle:
+        said = f"warning: {', '.join(idle)} of this method: without effect on a drawing, which is seen once, as it is drawn"
+        console.print(said, style="yellow", markup=False)
     shown = show_drawing(segmentor, cfg) if cfg.image is None else _show_image(segmentor, cfg)
     console.print(shown.view.token_table())
     for warning in dict.fromkeys((*shown.view.prompt.warnings, *shown.view.prediction.warnings)):
@@ -190,11 +199,19 @@ def show(cfg: DictConfig, console: Console) -> None:
 def _check_asked(cfg: DictConfig) -> None:
     """Refuse what would be left out without a word."""
     if cfg.image is not None:
-        for name in ("reads", "negative_prompt"):
-            if cfg[name]:
+        usual = config.compose((), "observe")
+        for name in ("reads", "negative_prompt", "steps", "guidance_scale", "size", "film"):
+            if cfg[name] != usual[name] and cfg[name] not in (None, "", "none"):
                 raise ConfigError(f"{name} is for a picture that is drawn; leave it out, or leave image= out and one is drawn")
     elif cfg.heads:
         raise ConfigError("heads are shown of an existing picture, image=FILE; of a drawing the sums over its steps are kept")
+
+
+def check_pixels(pixels: Sequence[Sequence[int]], size: Grid) -> None:
+    """Refuse pixels that a picture of this (height, width) does not have."""
+    for x, y in pixels:
+        if not (0 <= x < size[1] and 0 <= y < size[0]):
+            raise ConfigError(f"pixels: {x},{y} is outside the image of {size[1]} x {size[0]} pixels")
 
 
 def _show_image(segmentor: Segmentor, cfg: DictConfig) -> Shown:

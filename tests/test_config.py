@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from goca import config
 from goca.errors import ConfigError
@@ -156,3 +157,37 @@ def test_building_the_parts_reads_no_weights():
 def test_a_setting_that_was_renamed_is_named_by_its_present_name(override, now):
     with pytest.raises(ConfigError, match=f"any more: .*{now}"):
         config.compose([override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "config_name", "key", "expected"),
+    [
+        (["pipeline_options={eta: 1.0}"], "generate", "pipeline_options", {"eta": 1.0}),
+        (["pipeline_options.eta=1.0"], "generate", "pipeline_options", {"eta": 1.0}),
+        (["++pipeline_options.eta=1.0"], "generate", "pipeline_options", {"eta": 1.0}),
+        (
+            ["pipeline_options.eta=0", "pipeline_options.deep.key=a"],
+            "generate",
+            "pipeline_options",
+            {"eta": 0, "deep": {"key": "a"}},
+        ),
+        (["scheduler_options={timestep_spacing: trailing}"], "generate", "scheduler_options", {"timestep_spacing": "trailing"}),
+        (["prompts=openai", "prompts.options={temperature: 0}"], "config", "prompts.options", {"temperature": 0}),
+        (
+            ["preset=daam", "aggregation.weights=null"],
+            "config",
+            "aggregation.weights",
+            None,
+        ),  # a section whose keys are numbers
+    ],
+)
+def test_sections_that_are_passed_on_take_any_key_as_it_is_documented(overrides, config_name, key, expected):
+    cfg = config.compose(overrides, config_name)
+    assert config.plain(OmegaConf.select(cfg, key)) == expected
+
+
+def test_a_misspelt_key_within_braces_is_named_and_not_its_section():
+    with pytest.raises(
+        ConfigError, match=r"no key 'attention\.max_byte' \(did you mean 'max_bytes'\?\); attention has max_bytes"
+    ):
+        config.compose(["attention={max_byte: 3}"], "generate")

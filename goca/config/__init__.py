@@ -269,14 +269,14 @@ def explain(error: BaseException, config_name: str = "config", overrides: Sequen
             f"{key}={value} holds a comma. As one value it needs quotes that Hydra sees, inside the shell's own: "
             f"'{key}={quote(value)}'; as a list, brackets: '{key}=[{value}]'; to sweep over the values, add -m"
         )
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown and unknown.group(1) in _RENAMED:
-        return f"there is no key '{unknown.group(1)}' any more: {_RENAMED[unknown.group(1)]}"
-    if unknown:
-        groups = [override for override in overrides if re.fullmatch(r"[\w/@]+=[\w/]+", override)]
-        groups = [group for group in groups if (CONF / group.split("=")[0]).is_dir()]
+    if unknown := re.search(r"Could not override '([^']+)'", text):
+        key, inner = unknown.group(1), str(getattr(error.__cause__, "full_key", ""))  # of section={key: value} the key within
+        key = inner if inner.startswith(f"{key}.") else key
+        if key in _RENAMED:
+            return f"there is no key '{key}' any more: {_RENAMED[key]}"
+        groups = [each for each in overrides if re.fullmatch(r"[\w/@]+=[\w/]+", each) and (CONF / each.split("=")[0]).is_dir()]
         # Where there are only groups, one of them does not fit, and they cannot be composed to see what does.
-        return _unknown_key(unknown.group(1), config_name, [] if groups == list(overrides) else groups)
+        return _unknown_key(key, config_name, [] if groups == list(overrides) else groups)
     lines = [
         line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith(("full_key", "object_type"))
     ]

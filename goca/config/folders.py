@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from goca.config.explained import annotated, explanations
 from goca.paths import BUNDLED, CONF
@@ -87,6 +88,26 @@ def _quick_help() -> None:
     Hydra.get_help = get_help  # type: ignore[method-assign]
 
 
+def _open_sections() -> None:
+    """Have Hydra take any key in sections that are passed on to others, as it is typed: `pipeline_options={eta: 1.0}`."""
+    closed = ConfigLoaderImpl._apply_overrides_to_config
+
+    def apply(overrides: Any, cfg: DictConfig) -> None:
+        _open(cfg)
+        closed(overrides, cfg)
+
+    ConfigLoaderImpl._apply_overrides_to_config = staticmethod(apply)  # type: ignore[method-assign]
+
+
+def _open(section: DictConfig) -> None:
+    """Open what lies below: a section that names no key, so that none can be misspelt, and options, which have no end."""
+    for key, found in section.items_ex(resolve=False):
+        if isinstance(found, DictConfig) and key != "hydra":
+            if not found or str(key).endswith("options"):
+                OmegaConf.set_struct(found, False)
+            _open(found)
+
+
 def _resolver(name: str, function: str, **settings: bool) -> None:
     """Let `${name:...}` in a configuration call a function, whose module is imported only when a value needs it."""
     module, _, attribute = function.rpartition(".")
@@ -101,5 +122,6 @@ OmegaConf.register_new_resolver("first", lambda entries: entries[0], replace=Tru
 OmegaConf.register_new_resolver("options", option_names, replace=True)
 OmegaConf.register_new_resolver("group_table", group_table, replace=True)
 _quick_help()
+_open_sections()
 _resolver("run_folder", "goca.runs.sweeps.run_folder", use_cache=True)
 _resolver("auto_model", "goca.backbones.auto.setting")

@@ -82,10 +82,15 @@ def check_method(method: Method, backbone: Backbone) -> None:
     """Resolve layer names, and refuse methods that need what does not exist while a picture is being made.
 
     Raises:
-        ConfigError: a refinement that needs the image, or maps that are not weighed by heads and layers.
+        ConfigError: a refinement or a calibration that needs the image, or maps that are not weighed by heads and layers.
         ModelError: a layer name that matches nothing.
     """
-    weighed_layers(method), calibration_of(method)
+    weighed_layers(method)
+    if calibration_of(method).exponents is not None:
+        raise ConfigError(
+            "calibration: exponents are measured on a finished image, which there is none of while one is generated; use "
+            "calibration=goca, or leave the exponents out"
+        )
     if method.refinement.needs.image:
         raise ConfigError("refinement: while a picture is generated there is no image to refine with; use affinity or none")
     method.plan(backbone)

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import io
-import re
+import logging
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -28,13 +28,14 @@ from goca.figures.plots import overlay_figure
 from goca.generation.pictures import PictureFolder
 from goca.generation.pipeline import Request
 from goca.method import Method
-from goca.prompts.sentence import content_words
-from goca.segmentation import Threshold
+from goca.prompts.sentence import check_names, content_words, occurrences
+from goca.segmentation import Threshold, background_of
 from goca.segmentor import Segmentor
 from goca.watching.reading import names_in
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Watch
+from goca.watching.session import Options, Watch, while_drawing
 
+log = logging.getLogger(__name__)
 _MOST = 254  # ids that fit a mask beside 0 and void
 
 
@@ -44,29 +45,34 @@ class LabelFolder:
     Args:
         pictures: the folder.
         requests: every picture of it; their words are the classes where none are given.
+        method: makes labels of what is drawn.
         classes: names to label; words of a prompt that are none of them stay without a label.
         background: what a word must score to be labelled, as in `Segmentor.segment`; None labels every pixel.
         settings: fingerprint of what decides a label beside these.
 
     Raises:
-        ConfigError: no class, more than fit a mask, or another list than the folder has.
+        ConfigError: no class, more than fit a mask, one that cannot be looked for, another list than the folder has, or a
+            method or a background that cannot be used on a drawing.
     """
 
     def __init__(
         self,
         pictures: PictureFolder,
         requests: Sequence[Request],
+        method: Method,
         classes: Sequence[str] | None = None,
         background: Threshold = None,
         settings: str = "",
     ) -> None:
+        self.method = while_drawing(method, segments=True)
         self.pictures, self.background, self.settings = pictures, background, f"{settings} {background}"
-        named = [name.strip().lower() for name in classes or ()]
+        named = [name.strip().lower() for name in check_names(classes or ())]
         self.classes = list(dict.fromkeys(named or [name for request in requests for name in words_of(request.text)]))
         if not self.classes or len(self.classes) > _MOST:
             raise ConfigError(
                 f"save_labels: {len(self.classes)} classes, and 1 to {_MOST} fit a mask; name them by labels.classes=[cat,dog]"
             )
+        background_of(background, len(self.classes), self.method)
         path = pictures.path / "classes.txt"
         content = "".join(f"{name}\n" for name in self.classes)
         if path.exists() and path.read_text(encoding="utf-8") != content:
@@ -75,9 +81,9 @@ class LabelFolder:
         for folder in ("masks", "scores"):
             (pictures.path / folder).mkdir(exist_ok=True)
 
-    def watch(self, backbone: Backbone, method: Method, **attention: object) -> AbstractContextManager[Seen]:
+    def watch(self, backbone: Backbone, **attention: object) -> AbstractContextManager[Seen]:
         """Watch the backbone's pipeline draw one batch."""
-        return Watch(backbone.pipeline, Segmentor(backbone, method, **attention), Options())  # type: ignore[arg-type]
+        return Watch(backbone.pipeline, Segmentor(backbone, self.method, **attention), Options())  # type: ignore[arg-type]
 
     def is_finished(self, request: Request) -> bool:
         """Whether the picture's label is there and opens.
@@ -101,7 +107,10 @@ class LabelFolder:
         """Write the label map and the scores of one picture; both are complete or not there."""
         words = self._words(request)
         shape = (image.height, image.width)
-        if words:
+        prompt = seen.read_words(words)[1] if words else None
+        for warning in prompt.warnings if prompt is not None else ():
+            log.warning("save_labels: %s: %s", request.image_id, warning)
+        if prompt is not None and prompt.class_tokens:
             view = seen.view(image, words, self.background)
             ids = np.array([0, *(self.classes.index(name) + 1 for name in view.classes.names[1:])])
             label = ids[view.prediction.labels[0].cpu().numpy()].astype(np.uint8)
@@ -125,8 +134,8 @@ class LabelFolder:
             return overlay_figure(np.asarray(picture.convert("RGB")), np.asarray(mask), ClassTable.from_names(self.classes))
 
     def _words(self, request: Request) -> list[str]:
-        """Classes that stand in the prompt, as whole words."""
-        return [name for name in self.classes if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", request.text, re.IGNORECASE)]
+        """Classes that stand in the prompt, as whole words; of "red circle" that class and not "circle"."""
+        return [name for name, places in occurrences(request.text, self.classes).items() if places]
 
     def _mask(self, request: Request) -> Path:
         return self.pictures.path / "masks" / f"{request.image_id}.png"

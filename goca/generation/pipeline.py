@@ -14,22 +14,17 @@ from PIL import Image
 
 from goca.attention.call import Precision
 from goca.backbones.base import Backbone
+from goca.backbones.calling import DrawingCall, denoiser_calls, pictures
 from goca.errors import ConfigError, ModelError
 from goca.generation.guidance import PlainGuidance, RegionGuidance, RegionGuide, Step, check_method
 from goca.generation.roles import token_roles
 from goca.method import Method
 
-# Pipelines that run the unconditional and the conditional half in one batch, in this order, and the options they need so that
-# a picture has exactly the wanted size and its text is exactly the prompt.
-SUPPORTED: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {},
-    "StableDiffusionXLPipeline": {},
-    "PixArtAlphaPipeline": {"use_resolution_binning": False, "clean_caption": False},
-    "PixArtSigmaPipeline": {"use_resolution_binning": False, "clean_caption": False},
-    "HunyuanDiTPipeline": {"use_resolution_binning": False},
-    "StableDiffusion3Pipeline": {},
-    "AuraFlowPipeline": {},
-}
+# Pipelines that run the unconditional and the conditional half in one batch, in this order.
+SUPPORTED = (
+    *("StableDiffusionPipeline", "StableDiffusionXLPipeline", "PixArtAlphaPipeline", "PixArtSigmaPipeline"),
+    *("HunyuanDiTPipeline", "StableDiffusion3Pipeline", "AuraFlowPipeline"),
+)
 _WITHOUT_HALVES = {
     "FluxPipeline": "guidance is distilled into its weights (dev) or absent (schnell): there is no unconditional prediction",
     "ChromaPipeline": "it runs the two halves of the guidance one after the other",
@@ -82,11 +77,12 @@ class Generator:
     max_bytes: int = 2**28
     precision: Precision = "auto"
 
-    def prepare(self) -> None:
+    def prepare(self, requests: Sequence[Request] = ()) -> None:
         """Check that pipeline, size, layers and options fit, and set the scheduler; the backbone has to be inspected or loaded.
 
         Raises:
-            ModelError: a pipeline that has no two halves. ConfigError: a size, a scheduler or an option that does not fit.
+            ModelError: a pipeline that has no two halves, or that would ignore the scale or a negative prompt. ConfigError: a
+                size, a scheduler, a number of steps or an option that does not fit.
         """
         pipeline = self.backbone.pipeline
         kind = type(pipeline).__name__
@@ -99,20 +95,30 @@ class Generator:
             raise ConfigError(f"size: {self.backbone.name} makes multiples of {unit} px, got {height} x {width}")
         if isinstance(self.guidance, RegionGuidance):
             check_method(self.method, self.backbone)
-        accepted = set(inspect.signature(pipeline.__call__).parameters) - _OWN_ARGUMENTS
+        call = self._call
+        accepted = set(inspect.signature(pipeline.__call__).parameters) - _OWN_ARGUMENTS - call.reads
         if unknown := sorted(self.options.keys() - accepted):
             raise ConfigError(
                 f"pipeline_options: {', '.join(unknown)} cannot be set; {kind} takes {', '.join(sorted(accepted))} here"
             )
+        call.check([request.negative for request in requests])
         if self.scheduler != "own":
             pipeline.scheduler = self._scheduler(pipeline.scheduler)
         elif self.scheduler_options:
             raise ConfigError("scheduler_options: scheduler=own stays as it is; name a scheduler to change one")
+        self.count_calls()
 
     @property
     def calls(self) -> int:
         """Most denoiser calls that a picture takes: one a step, two with a scheduler of second order."""
         return self.steps * getattr(self.backbone.pipeline.scheduler, "order", 1)
+
+    def count_calls(self) -> int:
+        """Denoiser calls that a picture takes; raises ConfigError where the scheduler has fewer levels of noise than steps."""
+        own = next((self.options[name] for name in ("timesteps", "sigmas") if self.options.get(name)), None)
+        if own is not None:  # in place of the scheduler's
+            return len(own) * int(getattr(self.backbone.pipeline.scheduler, "order", 1))
+        return denoiser_calls(self.backbone.pipeline.scheduler, self.steps)
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -128,27 +134,18 @@ class Generator:
         with self._guide(requests, watch):
             result = self.backbone.pipeline(
                 prompt=[request.text for request in requests],
-                negative_prompt=[request.negative for request in requests],
                 height=height,
                 width=width,
                 num_inference_steps=self.steps,
-                guidance_scale=self.guidance.scale,
                 generator=[torch.Generator().manual_seed(request.seed) for request in requests],
                 output_type="pil",
-                **self._options,
+                **self._call.arguments([request.negative for request in requests]),
             )
-        images: list[Image.Image] = result.images
-        return images
+        return pictures(result)
 
     @property
-    def _options(self) -> dict[str, Any]:
-        """What this pipeline's call takes beyond the common arguments."""
-        pipeline = self.backbone.pipeline
-        options = dict(SUPPORTED.get(type(pipeline).__name__, {}))
-        length = getattr(self.backbone, "text_length", None)
-        if length is not None and "max_sequence_length" in inspect.signature(pipeline.__call__).parameters:
-            options["max_sequence_length"] = length
-        return {**options, **self.options}
+    def _call(self) -> DrawingCall:
+        return DrawingCall(self.backbone, self.guidance.scale, self.options, "guidance.scale")
 
     def _guide(self, requests: Sequence[Request], watch: Callable[[int, Step], None] | None) -> Any:
         if not isinstance(self.guidance, RegionGuidance):

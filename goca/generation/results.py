@@ -24,6 +24,7 @@ class Run:
         values: measure -> (N,) one number per picture.
         features: (N, D), if there is a reference to compare with.
         ids: what the pictures of several runs are paired by.
+        made_with: what else decides how its pictures look; {} where that is not known.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Run:
     ids: tuple[Hashable, ...]
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     features: np.ndarray | None = None
+    made_with: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,33 @@ def differences(run: Run, baseline: Run, reference: Gaussian | None, distance: s
 
 
 def baseline_of(run: Run, runs: Sequence[Run]) -> Run | None:
-    """The run with plain guidance at the same scale and over the same pictures, if there is one besides it."""
+    """The run with plain guidance that differs from this one in nothing else, if there is one besides it."""
     for other in runs:
-        if other is not run and other.guidance == "cfg" and other.scale == run.scale and other.ids == run.ids:
+        alike = (other.scale, other.ids, other.made_with) == (run.scale, run.ids, run.made_with)
+        if other is not run and other.guidance == "cfg" and alike:
             return other
     return None
+
+
+# Keys of the model section that name the model, or say how attention is read, and leave its pictures as they are.
+_OF_READING = (
+    *("name", "checkpoint", "revision", "size", "timestep", "layers", "affinity_order", "heads", "feature_size"),
+    *("allow_pickle", "device", "placement", "prompt_cache", "text_encoders"),
+)
+
+
+def besides_guidance(summary: Mapping[str, Any], configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides how pictures look beside prompt, seed and guidance, from a run's `summary.json` and `config.yaml`.
+
+    >>> found = besides_guidance({"model": "sd15", "steps": 50}, {"model": {"dtype": "float16", "size": 512}})
+    >>> {key: value for key, value in found.items() if value is not None}
+    {'weights': 'sd15', 'steps': 50, 'model.dtype': 'float16'}
+    """
+    found = {"weights": summary.get("checkpoint_hash") or summary.get("model"), "steps": summary.get("steps")}
+    found["size"] = summary.get("size")
+    found |= {key: configuration.get(key) for key in ("scheduler", "scheduler_options", "pipeline_options")}
+    model = configuration.get("model") or {}
+    return found | {f"model.{key}": value for key, value in model.items() if key not in _OF_READING}
 
 
 def table(rows: Sequence[Mapping[str, Any]], measures: Sequence[str]) -> Table:

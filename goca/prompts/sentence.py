@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from goca.data.classes import ClassTable
@@ -21,6 +22,9 @@ _FUNCTION_WORDS = frozenset(
     )
 )
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_LEFT_OUT = (
+    "'background' is not looked for: it is what belongs to none of the words; pass a threshold for it, such as background=0.2"
+)
 _SHOWN = 8  # words named in one note
 _LISTING = ",(（，、"  # marks of a caption; the wide ones are those of Chinese and Japanese
 
@@ -74,17 +78,21 @@ def from_sentence(sentence: str, segments: Sequence[TextSegment], words: Sequenc
     """A prompt that is a sentence, with some of its words as classes.
 
     Args:
-        words: of the sentence; none takes every content word.
+        words: of the sentence; none takes every content word. The word "background" is then left out, and a warning says so:
+            in a description of a picture it is a word like others, and asks for nothing.
 
     Raises:
         ConfigError: no content word, or a word that the sentence does not contain.
     """
-    found = _places(check_text(sentence), words)
+    found = _places(check_text(sentence), check_names(words)) if words else _content(check_text(sentence))
     if not found:
         raise ConfigError(f"the prompt {sentence!r} names nothing to look for; give at least one noun")
     table = ClassTable.from_names(check_names(text.lower() for text, _ in found))
     entities = [Entity(text, table.id_of(text)[0], start) for text, start in found]
-    return table, align(entities, segments, text=sentence)
+    prompt = align(entities, segments, text=sentence)
+    if not words and any(match[0].lower() == BACKGROUND for match in _WORD.finditer(sentence)):
+        prompt = replace(prompt, warnings=(*prompt.warnings, _LEFT_OUT))
+    return table, prompt
 
 
 def content_words(sentence: str) -> list[str]:
@@ -93,7 +101,7 @@ def content_words(sentence: str) -> list[str]:
     >>> content_words("A cat on the grass")
     ['cat', 'grass']
     """
-    return [word for word, _ in _places(sentence, ())]
+    return [word for word, _ in _content(sentence)]
 
 
 def note(table: ClassTable) -> str:
@@ -114,14 +122,37 @@ def quoted(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def occurrences(sentence: str, words: Sequence[str]) -> Mapping[str, list[tuple[str, int]]]:
+    """Word -> (text, offset) of each place where the sentence has it as a whole. The longest word owns a place.
+
+    >>> occurrences("red circle and a circle", ["circle", "red circle", "dog"])
+    {'circle': [('circle', 17)], 'red circle': [('red circle', 0)], 'dog': []}
+    """
+    found: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
+    owned: set[int] = set()  # characters
+    for word in sorted(found, key=len, reverse=True):
+        if not word.strip():
+            continue
+        for match in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, re.IGNORECASE):
+            if owned.isdisjoint(range(*match.span())):
+                found[word].append((match[0], match.start()))
+        owned.update(place for text, start in found[word] for place in range(start, start + len(text)))
+    return found
+
+
+def _content(sentence: str) -> list[tuple[str, int]]:
+    """(text, offset) of a sentence's content words."""
+    nothing = {*_FUNCTION_WORDS, BACKGROUND}
+    return [(match[0], match.start()) for match in _WORD.finditer(sentence) if match[0].lower() not in nothing]
+
+
 def _places(sentence: str, words: Sequence[str]) -> list[tuple[str, int]]:
-    """(text, offset) of the given words in a sentence, or of its content words."""
-    if not words:
-        return [(match[0], match.start()) for match in _WORD.finditer(sentence) if match[0].lower() not in _FUNCTION_WORDS]
-    places = []
-    for word in words:
-        matches = list(re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, re.IGNORECASE))
-        if not word.strip() or not matches:
-            raise ConfigError(f"the prompt {sentence!r} does not contain the word {word!r}")
-        places += [(match[0], match.start()) for match in matches]
-    return sorted(places, key=lambda place: place[1])
+    """(text, offset) of the given words in a sentence."""
+    words = list({word.lower(): word for word in words}.values())  # a list may name one twice
+    found = occurrences(sentence, words)
+    for word, places in found.items():
+        if not places:
+            longer = [other for other in found if found[other] and occurrences(sentence, [word])[word]]
+            within = f" besides in {quoted([other for other in longer if word.lower() in other.lower()] or longer)}"
+            raise ConfigError(f"the prompt {sentence!r} does not contain the word {word!r}{within if longer else ''}")
+    return sorted((place for places in found.values() for place in places), key=lambda place: place[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,13 +11,9 @@ from torch import nn
 
 from goca import config
 from goca.errors import ConfigError
-from goca.method.aggregation.concepts import ConceptMaps
-from goca.method.outside import MapFiles
-from goca.method.passes import Passes
-from goca.method.views import Views
 from goca.segmentor import Segmentor
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Scale, Watch, refuse_compiled
+from goca.watching.session import Options, Scale, Watch, refuse_compiled, while_drawing
 from goca.watching.word_maps import WordMap, Words
 
 __all__ = ["Seen", "SeenPicture", "WordMap", "Words", "watch"]
@@ -75,14 +70,7 @@ def watch(
         raise ConfigError(f"{unused[0]}: the drawing itself says at which noise levels its picture is seen, and how")
     chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
     segmentor = _proposed(pipeline, (*chosen, *overrides))
-    method = segmentor.method
-    if isinstance(method.aggregation, ConceptMaps):
-        raise ConfigError(
-            "aggregation=concepts follows words through one forward; other words than the prompt's are read by reads="
-        )
-    if isinstance(method.calibration, MapFiles):
-        raise ConfigError("calibration=files brings maps of its own; while a pipeline is watched they are its attention's")
-    segmentor.method = dataclasses.replace(method, views=Views(), passes=Passes())
+    segmentor.method = while_drawing(segmentor.method)
     segmentor.backbone.borrow(pipeline)
     options = Options(
         _texts("reads", reads), negative, steps, layers, scale, None if prompt is None else _texts("prompt", prompt)

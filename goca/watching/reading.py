@@ -12,6 +12,7 @@ from goca.data.classes import ClassTable
 from goca.errors import ConfigError, ModelError
 from goca.prompts import Prompt, TextSegment
 from goca.prompts.align import align
+from goca.prompts.caption import BACKGROUND
 from goca.prompts.sentence import from_sentence, is_caption
 
 _NAME = 2  # words that an entry of a list may have to be one name
@@ -83,9 +84,11 @@ class Reading:
 def names_in(text: str) -> tuple[str, ...]:
     """The names of a list such as "hot dog, grass"; none of a sentence, whose content words stand for themselves.
 
-    >>> names_in("(person, clothes), hot dog"), names_in("a cat on the grass, highly detailed")
-    (('person', 'clothes', 'hot dog'), ())
+    What is drawn behind everything is no name: nobody asked for it.
+
+    >>> names_in("(person, clothes), hot dog"), names_in("a cat on the grass, highly detailed"), names_in("cat, background")
+    (('person', 'clothes', 'hot dog'), (), ('cat',))
     """
     names = [name.strip() for name in re.split(r"[,()（），、]", text) if any(map(str.isalnum, name))]
     listed = is_caption(text) and all(len(name.split()) <= _NAME for name in names)
-    return tuple(names) if listed else ()
+    return tuple(name for name in names if name.lower() != BACKGROUND) if listed else ()

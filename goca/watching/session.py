@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from types import TracebackType
 from typing import Any
@@ -20,6 +20,12 @@ from goca.attention.tap import AttentionTap, RawCall
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
 from goca.layer_names import resolve
+from goca.method import Method
+from goca.method.aggregation.concepts import ConceptMaps
+from goca.method.decision import Hungarian
+from goca.method.outside import MapFiles
+from goca.method.passes import Passes
+from goca.method.views import Views
 from goca.segmentor import Segmentor
 from goca.watching.other_words import OtherWords
 from goca.watching.pipeline_call import PipelineCall, running_call
@@ -254,6 +260,28 @@ class Watch:
             self._negative = self._reading(texts, self.segmentor, negative=True)
             self._seen.add_negative(self._negative, self._size)
         return self._negative
+
+
+def while_drawing(method: Method, segments: bool = False) -> Method:
+    """The method as it is used on a drawing, which is seen as it is and at its own noise levels.
+
+    Args:
+        segments: labels are wanted of it, and not maps of words alone.
+
+    Raises:
+        ConfigError: maps that are not of the drawing's attention, or labels that need ground truth.
+    """
+    if isinstance(method.aggregation, ConceptMaps):
+        raise ConfigError(
+            "aggregation=concepts follows words through one forward; other words than the prompt's are read by reads="
+        )
+    if isinstance(method.calibration, MapFiles):
+        raise ConfigError("calibration=files brings maps of its own; while a pipeline is watched they are its attention's")
+    if segments and isinstance(method.decision, Hungarian):
+        raise ConfigError(
+            "decision=hungarian matches clusters to ground truth, and what is drawn has none; use decision=offset"
+        )
+    return replace(method, views=Views(), passes=Passes())
 
 
 def _scales(scale: Scale | None, backbone: Backbone) -> dict[str, torch.Tensor]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
+from goca.backbones.calling import DrawingCall, denoiser_calls, pictures
+from goca.data.sizes import Square
 from goca.errors import ConfigError
 from goca.figures import plots
 from goca.figures.attention_view import AttentionView
+from goca.method import Method
 from goca.segmentor import Segmentor
 from goca.watching.film import film_kind, save_film
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Watch
+from goca.watching.session import Options, Watch, while_drawing
 
 _KEPT = 64  # shorter side of the maps of single steps and layers, at most
 _SHOWN_STEPS = 8
@@ -43,31 +45,40 @@ def draw(
         reads: other words.
 
     Raises:
-        ConfigError: a size the model cannot draw, or an option its pipeline lacks. ModelError: as `goca.watch`.
+        ConfigError: a size or a number of steps with which the model cannot draw. ModelError: a scale or a negative prompt that
+            its pipeline would ignore, and as `goca.watch`.
     """
     backbone = segmentor.backbone
     height, width = size or (backbone.size, backbone.size)
     unit = backbone.size_multiple
     if height % unit or width % unit:
         raise ConfigError(f"size: {backbone.name} draws multiples of {unit} px, got {height} x {width}")
-    known = inspect.signature(backbone.pipeline.__call__).parameters
-    wanted: dict[str, Any] = {"negative_prompt": negative or None, "guidance_scale": guidance_scale}
-    for name, value in wanted.items():
-        if value is not None and name not in known:
-            raise ConfigError(f"{name}: {type(backbone.pipeline).__name__} knows none; leave it out")
-    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    if "max_sequence_length" in known and hasattr(backbone, "text_length"):  # as goca.generate draws
-        given["max_sequence_length"] = backbone.text_length
-    given |= {name: False for name in ("use_resolution_binning", "clean_caption") if name in known}
+    call = DrawingCall(backbone, guidance_scale)
+    call.check([negative])
+    denoiser_calls(backbone.pipeline.scheduler, steps)
     kept = min(_KEPT, segmentor.method.aggregation.feature_size)
     options = Options(tuple(reads), negative=bool(negative), steps=kept, layers=kept)
     with Watch(backbone.pipeline, segmentor, options) as seen:
         generator = torch.Generator().manual_seed(seed)
+        given = call.arguments(negative or None)
         result = backbone.pipeline(
             prompt=prompt, height=height, width=width, num_inference_steps=steps, generator=generator, **given
         )
-    images = result.images if hasattr(result, "images") else result.image
-    return images[0], seen
+    return pictures(result)[0], seen
+
+
+def drawn_with(method: Method) -> tuple[Method, tuple[str, ...]]:
+    """The method as it is used on a drawing, and the stages that have no effect there, as a preset may choose some.
+
+    Raises:
+        ConfigError: it cannot be used, or one of these stages was typed.
+    """
+    stages = ("views", "passes", "sizing")
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if wrong := [override for override in typed if override.lstrip("+").partition("=")[0].partition(".")[0] in stages]:
+        raise ConfigError(f"{wrong[0]}: the drawing itself says at which noise levels its picture is seen, and how")
+    drawn = replace(while_drawing(method, segments=True), sizing=Square())
+    return drawn, tuple(stage for stage in stages if getattr(drawn, stage) != getattr(method, stage))
 
 
 def strip(picture: SeenPicture) -> Image.Image:

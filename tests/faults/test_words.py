@@ -46,6 +46,28 @@ def test_a_sentence_is_said_to_be_one() -> None:
     assert from_text("star, cross", AXIS)[1][0].warnings == ()
 
 
+def test_a_sentence_may_speak_of_a_background_which_is_left_out_and_said_to_be() -> None:
+    for sentence, classes in (("a star on a white background", ("star", "white")), ("a star and a Background", ("star",))):
+        table, (prompt,) = from_text(sentence, AXIS)
+        assert table.names[1:] == classes
+        assert prompt.text == sentence
+        assert prompt.warnings[-1].startswith("'background' is not looked for")
+        assert read_prompt(sentence, (), AXIS)[0].names[1:] == classes
+    with pytest.raises(ConfigError, match="'background' cannot be looked for"):  # where it is asked for
+        read_prompt("a star on a background", ("star", "background"), AXIS)
+
+
+def test_the_longest_name_owns_its_place_in_a_sentence() -> None:
+    text = "a red circle and a circle on grass"
+    table, prompt = read_prompt(text, ("circle", "red circle"), AXIS)
+    of = {table.names[i]: "".join(prompt.tokens[p] for p in positions) for i, positions in prompt.class_tokens.items()}
+    assert of == {"red circle": "redcircle", "circle": "circle"}
+    assert not set(prompt.class_tokens[1]) & set(prompt.class_tokens[2])
+    with pytest.raises(ConfigError, match=r"does not contain the word 'circle' besides in 'red circle'$"):
+        read_prompt("a red circle on grass", ("circle", "red circle"), AXIS)
+    assert read_prompt("a red circle on grass", ("circle",), AXIS)[0].names[1:] == ("circle",)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -59,7 +81,7 @@ def test_a_sentence_is_said_to_be_one() -> None:
         (float("nan"), "got nan"),
         (b"star", "got b'star'"),
         ("background, star", "'background' cannot be looked for"),
-        ("a star and a background", "'background' cannot be looked for"),
+        ("a background", "names nothing to look for"),
     ],
 )
 def test_texts_that_cannot_be_understood_are_one_message(words: object, said: str) -> None:

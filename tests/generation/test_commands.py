@@ -105,12 +105,40 @@ def test_every_guidance_with_every_model_builds(guidance, model):
         ("save_maps=1", "save_maps: should be a list"),
         ("save_maps=[2]", r"save_maps: give denoiser calls from 0 to 1, such as \[0,1\]; got \[2\]"),
         ("seeds=any", "should be 'same' or 'by_id'"),
+        ("steps=1001", "steps: DDIMScheduler has 1000 levels of noise, too few for 1001 steps"),
+        ("calibration=loss_power", "calibration: exponents are measured on a finished image"),
     ],
 )
 def test_wrong_settings_stop_with_one_message(tmp_path, override, message):
     with pytest.raises((ConfigError, DataError), match=message):
         make(tmp_path, override)
     assert not (tmp_path / "manifest.jsonl").exists()
+
+
+def test_maps_are_asked_for_of_calls_that_a_scheduler_of_second_order_makes(tmp_path):
+    heun = ("guidance=goca", "scheduler=HeunDiscreteScheduler", "limit=1")
+    with pytest.raises(ConfigError, match=r"denoiser calls from 0 to 2, such as \[0,2\]; got \[3\]"):
+        make(tmp_path, *heun, "save_maps=[3]")
+    make(tmp_path, *heun, "save_maps=[2]")
+    assert len(list(tmp_path.glob("maps/*_002.npz"))) == 1
+
+
+def test_what_has_no_effect_is_said_to_have_none(tmp_path, capsys):
+    make(tmp_path, "limit=1", "guidance=cfg", "save_maps=[0]", "labels.background=0.5")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: save_maps: guidance=cfg finds no regions" in said
+    assert "warning: labels.background: no labels are made without save_labels=true" in said
+    assert "labels.classes" not in said
+
+
+def test_a_restart_with_nothing_to_do_remembers_the_scheduler(tmp_path):
+    for _ in range(2):
+        assert make(tmp_path, "limit=1")["scheduler"] == "DDIMScheduler"
+    assert json.loads((tmp_path / "summary.json").read_text())["scheduler"] == "DDIMScheduler"
+    written = json.loads((tmp_path / "checkpoint.json").read_text())
+    del written["scheduler"]  # as folders of before have it
+    (tmp_path / "checkpoint.json").write_text(json.dumps(written))
+    assert make(tmp_path, "limit=1")["scheduler"] == "DDIMScheduler"
 
 
 @pytest.fixture
@@ -132,6 +160,38 @@ def test_only_pictures_of_the_same_prompts_and_seeds_are_compared(made, tmp_path
     results = judge(made, tmp_path, f"images=[{made / 'cfg'},{tmp_path / 'goca'}]", "reference=scenes:16")
     assert [run["minus_cfg"] for run in results["runs"]] == [{}, {}]
     assert not list(tmp_path.glob("*side_by_side.png"))
+
+
+def test_only_pictures_that_differ_in_guidance_alone_are_compared(made, tmp_path, untrained):
+    """The same prompts, seeds and scale, drawn in other steps or by another scheduler, are no baseline."""
+    make(tmp_path / "steps" / "cfg", "guidance=cfg", "guidance.scale=3", "steps=3")
+    make(tmp_path / "scheduler" / "cfg", "guidance=cfg", "guidance.scale=3", "scheduler=own")
+    others = [str(tmp_path / name / "cfg") for name in ("steps", "scheduler")]
+    results = judge(made, tmp_path, f"images=[{','.join(others)},{made / 'goca'}]", "reference=scenes:16")
+    assert [run["run"] for run in results["runs"]] == ["steps/cfg", "scheduler/cfg", "goca"]
+    assert [run["minus_cfg"] for run in results["runs"]] == [{}, {}, {}]
+    again = judge(made, tmp_path, f"images=[{','.join(others)},{made / 'cfg'},{made / 'goca'}]", "reference=scenes:16")
+    assert again["runs"][3]["minus_cfg"] == judge(made, tmp_path, "reference=scenes:16")["runs"][1]["minus_cfg"] != {}
+
+
+def test_folders_of_one_name_keep_a_column_and_numbers_each(made, tmp_path, untrained):
+    make(tmp_path / "goca", "guidance=goca", "guidance.scale=3", "save_maps=[1]")
+    folders = f"images=[{tmp_path / 'goca'},{made / 'goca'}]"
+    results = judge(made, tmp_path, folders, "reference=scenes:16")
+    first, second = (run["run"] for run in results["runs"])
+    assert first != second and first.endswith("/goca") and second.endswith("/goca")
+    with Image.open(tmp_path / "side_by_side.png") as both, Image.open(made / "goca" / "figure_pictures.png") as one:
+        assert both.width > 1.5 * one.width
+    scalars = (tmp_path / "tables" / "summary.csv").read_text()
+    assert f"{first}/scenes distance" in scalars and f"{second}/scenes distance" in scalars
+    with pytest.raises(ConfigError, match="is given twice"):
+        judge(made, tmp_path, f"images=[{made / 'goca'},{made}/./goca]", "reference=scenes:16")
+
+
+@pytest.mark.parametrize("missing", ["reference=null", "extractor=none"])
+def test_statistics_that_would_not_be_written_are_refused(made, tmp_path, untrained, missing):
+    with pytest.raises(ConfigError, match="save_statistics keeps what an extractor sees in reference"):
+        judge(made, tmp_path, missing, f"save_statistics={tmp_path / 'statistics.npz'}", "clip=nobody/clip")
 
 
 def test_evaluation_of_two_kinds_of_guidance(made, tmp_path, untrained):

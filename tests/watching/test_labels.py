@@ -1,5 +1,8 @@
 """`goca.generate save_labels=true`, and `goca.observe` without an image: folders that others read."""
 
+import io
+import runpy
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -47,9 +50,35 @@ def test_a_labelled_data_set_by_generation(tmp_path, tiny_model):
         (["labels.classes=[star]"], "lists other classes"),
         (["calibration=raw"], "another method"),
         (["labels.background=0.5"], "another method"),
+        (["model.timestep=300"], "another method"),  # whose self-attention refines
     ):
         with pytest.raises(ConfigError, match=message):
             made(tmp_path, *model, *overrides)
+
+
+def test_a_word_belongs_to_one_class_and_a_background_in_a_prompt_to_none(tmp_path, tiny_model):
+    model = [*tiny_model, "model=scenes_unet", "prompts.source=['red circle and grass','a circle on a white background']"]
+    made(tmp_path / "named", *model, "labels.classes=[circle,red circle,grass]")
+    with np.load(tmp_path / "named" / "scores" / "0.npz") as first, np.load(tmp_path / "named" / "scores" / "1.npz") as second:
+        assert sorted(first["words"]) == ["grass", "red circle"]
+        assert list(second["words"]) == ["circle"]
+    made(tmp_path / "all", *model)
+    assert (tmp_path / "all" / "classes.txt").read_text().split() == ["red", "circle", "grass", "white"]
+    with pytest.raises(ConfigError, match="'background' cannot be looked for"):
+        made(tmp_path / "asked", *model, "labels.classes=[circle,background]")
+    assert not (tmp_path / "asked" / "manifest.jsonl").exists()
+
+
+def test_a_picture_whose_words_lie_beyond_the_token_limit_gets_an_empty_label(tmp_path, tiny_model, caplog):
+    long = f"{'grass ' * 90}star"
+    chosen = [*tiny_model, "model=scenes_unet", f"prompts.source=['{long}','a star']", "labels.classes=[star]"]
+    made(tmp_path, *chosen)
+    assert not np.asarray(Image.open(tmp_path / "masks" / "0.png")).any()
+    assert np.asarray(Image.open(tmp_path / "masks" / "1.png")).any()
+    assert "save_labels: 0: not looked for, as no token is left for them: 'star'" in caplog.text
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")}
+    made(tmp_path, *chosen)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*.png")} == times
 
 
 def test_labels_of_chosen_classes_with_guidance_by_regions(tmp_path, tiny_model):
@@ -75,6 +104,69 @@ def test_the_command_draws_where_no_image_is_given(tmp_path, tiny_model):
         assert film.n_frames == 3
     with pytest.raises(ConfigError, match="multiples of"):
         show(config.compose(["model=scenes_unet", *tiny_model, *settings, "size=[33,32]"], "observe"), Console(quiet=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["aggregation=concepts"], "aggregation=concepts follows words through one forward"),
+        (["+decision=hungarian"], "decision=hungarian matches clusters to ground truth"),
+        (["calibration=raw", "labels.background=0.5"], "thresholds are of maps between 0 and 1"),
+    ],
+)
+def test_labels_that_a_drawing_cannot_give_are_refused_before_it(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        made(tmp_path, "model=scenes_mmdit", "model.checkpoint=nowhere", *settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["preset=concept_attention"], "aggregation=concepts follows words through one forward"),
+        (["calibration=files", "calibration.path=maps"], "calibration=files brings maps of its own"),
+        (["decision=hungarian"], "decision=hungarian matches clusters to ground truth"),
+        (["preset=diffcut"], "decision=hungarian matches clusters to ground truth"),
+        (["preset=diffseg"], "decision=hungarian matches clusters to ground truth"),
+        (["calibration=raw", "refinement=none", "background=0.5"], "thresholds are of maps between 0 and 1"),
+        (["pixels=[[64,0]]"], "pixels: 64,0 is outside the image of 64 x 64 pixels"),
+        (["image=scenes:0", "pixels=[[0,64]]"], "pixels: 0,64 is outside the image of 64 x 64 pixels"),
+    ],
+)
+def test_what_a_drawing_cannot_give_is_refused_before_weights_are_read(settings, message):
+    cfg = config.compose(["model=scenes_mmdit", "model.checkpoint=nowhere", "prompt='circle, grass'", *settings], "observe")
+    with pytest.raises(ConfigError, match=message):
+        show(cfg, Console(quiet=True))
+
+
+@pytest.mark.parametrize(("settings", "stages"), [(["preset=faseg"], "views, passes"), (["views=noises"], "views")])
+def test_views_and_passes_have_no_effect_on_a_drawing_and_are_said_to_have_none(tmp_path, tiny_model, settings, stages):
+    common = ["model=scenes_unet", *tiny_model, "prompt='star, grass'", "steps=1", "film=none", f"output={tmp_path}"]
+    console = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+    show(config.compose([*common, *settings], "observe"), console)
+    assert f"warning: {stages} of this method: without effect on a drawing" in console.export_text()
+    assert (tmp_path / "segmentation.png").is_file()
+
+
+@pytest.mark.parametrize("typed", ["views=mirrored", "passes.clean=true", "sizing=window"])
+def test_what_is_typed_without_effect_on_a_drawing_is_refused(tmp_path, monkeypatch, hydra_restore_singletons, capsys, typed):
+    monkeypatch.setattr("sys.argv", ["observe", "prompt=star", "model.checkpoint=nowhere", typed, f"output={tmp_path}"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("goca.observe", run_name="__main__")
+    assert stopped.value.code == 2
+    assert f"error: {typed}: the drawing itself says at which noise levels" in capsys.readouterr().err
+
+
+def test_more_steps_than_levels_of_noise_are_one_message(tiny_model):
+    cfg = config.compose(["model=scenes_unet", *tiny_model, "prompt=star", "steps=1001"], "observe")
+    with pytest.raises(ConfigError, match="levels of noise, too few for 1001 steps"):
+        show(cfg, Console(quiet=True))
+
+
+@pytest.mark.parametrize("setting", ["steps=3", "guidance_scale=2", "size=[64,64]", "film=mp4"])
+def test_what_is_for_a_drawing_is_not_ignored_for_an_image(setting):
+    cfg = config.compose(["model=scenes_unet", "model.checkpoint=nowhere", "prompt=star", "image=scenes:0", setting], "observe")
+    with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} is for a picture that is drawn"):
+        show(cfg, Console(quiet=True))
 
 
 @pytest.mark.parametrize(

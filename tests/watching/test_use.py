@@ -39,6 +39,19 @@ def test_words_can_be_asked_for_by_any_phrase_of_the_prompt(seen):
     assert repr(seen) == "Seen(SeenPicture(64 x 32 pixels, 'a red circle on the grass', 2 evaluations))"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words"), [("a circle on a white background", ["circle", "white"]), ("grass, background", ["grass"])]
+)
+def test_a_prompt_may_speak_of_a_background(pipeline, prompt, words):
+    with goca.watch(pipeline) as seen:
+        draw(pipeline, prompt=prompt, num_inference_steps=1)
+    assert list(seen.words) == words
+    assert seen.words[words[0]].values.max() > 0
+    assert seen.segmentation(PICTURE).classes.names[1:] == tuple(words)
+    with pytest.raises(ConfigError, match="'background' cannot be looked for"):
+        seen.words["background"]
+
+
 def test_maps_become_pictures_masks_segmentations_and_files(seen, tmp_path):
     word = seen.words["circle"]
     assert word.overlay(PICTURE).size == (64, 32)

@@ -191,3 +191,20 @@ def test_a_misspelt_key_within_braces_is_named_and_not_its_section():
         ConfigError, match=r"no key 'attention\.max_byte' \(did you mean 'max_bytes'\?\); attention has max_bytes"
     ):
         config.compose(["attention={max_byte: 3}"], "generate")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["refinement=pamr", "refinement.steps.0.dilations=[0]"],
+            "refinement.steps.0.dilations.0: should be greater than 0 (got 0)",
+        ),
+        (["preset=cliper", "+refinement.steps.0.head=3"], "refinement.steps.0: head=3 is for combine=select"),
+    ],
+)
+def test_a_value_within_a_list_is_named_once_as_it_is_typed(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config.build(config.compose(overrides), "refinement")
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)

@@ -24,12 +24,12 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 
 from goca.config.arguments import late_help, quote
 from goca.config.chosen import prefer_chosen
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
+from goca.config.objects import explain_instantiation, first_line
 from goca.config.redact import redact
 from goca.config.settings import SETTINGS, keys, problems
 from goca.errors import ConfigError, GocaError, Interrupted
@@ -92,7 +92,7 @@ def check(cfg: DictConfig, config_name: str = "config", complete: bool = False) 
             elif name in section:
                 values[key] = plain(section[name])
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}: {_first_line(error)}") from error
+            raise ConfigError(f"{key}: {first_line(error)}") from error
     if lines := problems(values, config_name) + absent * complete:
         raise ConfigError("\n".join(lines))
 
@@ -109,9 +109,9 @@ def build(cfg: Any, key: str, **arguments: Any) -> Any:
             raise ConfigError(f"{key} must be one of its options or a section of keys, got {section!r}")
         return hydra.utils.instantiate(section, _convert_="all", **arguments)
     except InstantiationException as error:
-        raise ConfigError(_explain_instantiation(error, key)) from error
+        raise ConfigError(explain_instantiation(error, key)) from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{key}: {_first_line(error)}") from error
+        raise ConfigError(f"{key}: {first_line(error)}") from error
 
 
 def command(main: Callable[[], Any], config_name: str = "config") -> None:
@@ -291,7 +291,7 @@ def _explain_grammar(error: OverrideParseException) -> str:
     key, equals, value = override.partition("=")
     if not equals:
         return f"{override!r} is not a setting: settings are written key=value"
-    reason = _first_line(error)
+    reason = first_line(error)
     return (
         f"cannot read {override!r} ({reason})\nSpaces, commas, brackets, braces, quotes, ':', '=' and other signs need quotes "
         f"that Hydra sees, inside the shell's own: '{key}={quote(value.strip(chr(34) + chr(39)))}'"
@@ -310,37 +310,6 @@ def _unknown_key(key: str, config_name: str, groups: Sequence[str]) -> str:
     choices = sorted(str(choice) for choice in section if not str(choice).startswith("_"))
     hint = "".join(f" (did you mean '{near}'?)" for near in difflib.get_close_matches(name, choices, n=1))
     return f"there is no key '{key}'{hint}; {parent or 'the configuration'} has {', '.join(choices)}"
-
-
-def _explain_instantiation(error: InstantiationException, key: str) -> str:
-    cause: BaseException | None = error
-    deepest: BaseException = error
-    where = re.search(r"full_key: (\S+)", str(error))
-    path = where.group(1) if where else key
-    while cause is not None:
-        if isinstance(cause, ValidationError):
-            return "\n".join(_explain_field(path, issue, cause) for issue in cause.errors())
-        if isinstance(cause, GocaError):
-            return str(cause)
-        deepest, cause = cause, cause.__cause__
-    return f"{path}: {type(deepest).__name__}: {_first_line(deepest)}"
-
-
-def _explain_field(path: str, issue: Any, error: ValidationError) -> str:
-    location = ".".join(str(part) for part in issue["loc"])
-    name = f"{path}.{location}" if location else path
-    if issue["type"] in ("unexpected_keyword_argument", "missing"):
-        verb = "is not a key of" if issue["type"].startswith("unexpected") else "is missing from"
-        return f"{name}: '{location}' {verb} {error.title}"
-    message = issue["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = issue["input"]
-    shown = f" (got {given!r})" if isinstance(given, (str, int, float, bool, type(None))) else ""
-    return f"{name}: {message}{shown}"
-
-
-def _first_line(error: BaseException) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return re.sub(r"^\w+ raised while resolving interpolation: ", "", line)
 
 
 def plain(cfg: Any) -> Any:

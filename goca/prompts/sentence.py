@@ -90,9 +90,14 @@ def from_sentence(sentence: str, segments: Sequence[TextSegment], words: Sequenc
     table = ClassTable.from_names(check_names(text.lower() for text, _ in found))
     entities = [Entity(text, table.id_of(text)[0], start) for text, start in found]
     prompt = align(entities, segments, text=sentence)
-    if not words and any(match[0].lower() == BACKGROUND for match in _WORD.finditer(sentence)):
+    if not words and speaks_of_background(sentence):
         prompt = replace(prompt, warnings=(*prompt.warnings, _LEFT_OUT))
     return table, prompt
+
+
+def speaks_of_background(sentence: str) -> bool:
+    """Whether a sentence has the word, which stands for what belongs to none of the others."""
+    return any(match[0].lower() == BACKGROUND for match in _WORD.finditer(sentence))
 
 
 def content_words(sentence: str) -> list[str]:

@@ -20,7 +20,7 @@ from goca.prompts.caption import SEPARATOR, parse, split, tidy
 from goca.prompts.files import image_key, read_captions, read_folder
 from goca.prompts.filters import Filters, need_labels, present_classes
 from goca.prompts.prompt import Across, Prompt, TextSegment
-from goca.prompts.sentence import check_names, check_text, from_sentence, is_caption, note
+from goca.prompts.sentence import BACKGROUND, check_names, check_text, from_sentence, is_caption, note, speaks_of_background
 from goca.prompts.words import names_prompt, names_prompts, words_of
 
 _CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -241,6 +241,8 @@ def from_text(
     """
     caption = tidy(check_text(caption))
     if classes is None and not is_caption(caption):
+        if speaks_of_background(caption):  # of a text that says what to look for, unlike one that describes a picture
+            check_names([BACKGROUND])
         table, prompt = from_sentence(caption, segments)
         said = (note(table),) if len(table) > 2 else ()
         return table, (replace(prompt, warnings=(*said, *prompt.warnings)),)

@@ -124,9 +124,9 @@ def check_count(images: ImageSet, features: Features, minimum: int | None) -> No
 def how_it_was_made(folder: Path) -> tuple[str | None, float | None, dict[str, Any]]:
     """Guidance, scale and what else decides, from the folder's own files, if `goca.generate` made it."""
     found: list[dict[str, Any]] = []
-    for name in ("summary.json", "config.yaml"):
+    for name, parse in (("summary.json", json.loads), ("config.yaml", yaml.safe_load)):
         try:
-            read = yaml.safe_load((folder / name).read_text(encoding="utf-8"))  # JSON is YAML too
+            read = parse((folder / name).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             read = None
         found.append(read if isinstance(read, dict) else {})

@@ -44,7 +44,7 @@ from goca.runs.table import Table
 from goca.timing import peak_memory_bytes
 
 console = Console(emoji=False)
-# Keys of the model section that change generated pictures.
+# Keys of the model section that change no generated picture.
 _WITHOUT_EFFECT = ("allow_pickle", "device", "placement", "prompt_cache", "text_encoders", "timestep")
 
 
@@ -95,10 +95,10 @@ def check_save_maps(calls: Any, count: int) -> None:
 
 def _say_idle(cfg: DictConfig) -> None:
     """Say what has no effect; it may be there for other jobs of a sweep."""
-    idle = [
-        f"labels.{name}: no labels are made without save_labels=true" for name in cfg.labels if cfg.labels[name] is not None
-    ]
-    idle = [] if cfg.save_labels else idle
+    idle = []
+    if not cfg.save_labels:
+        given = [name for name in cfg.labels if cfg.labels[name] is not None]
+        idle += [f"labels.{name}: no labels are made without save_labels=true" for name in given]
     if config.plain(cfg.save_maps) and "every" not in cfg.guidance:
         idle.append(f"save_maps: guidance={cfg.guidance.name} finds no regions, so that no maps are kept")
     for reason in idle:

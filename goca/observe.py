@@ -48,7 +48,7 @@ from goca.runs.table import Table
 from goca.segmentation import Threshold, background_of
 from goca.segmentor import Segmentor
 from goca.watching.film import film_kind
-from goca.watching.show import Shown, drawn_with, save_figures, show_drawing
+from goca.watching.show import Shown, check_drawing, drawn_with, save_figures, show_drawing
 
 
 class _Module(ModuleType):
@@ -180,6 +180,9 @@ def show(cfg: DictConfig, console: Console) -> None:
     if cfg.image is not None:  # what is wrong with it should not wait for the model
         size = read_image(cfg.image).pixels.shape[:2]
     check_pixels(cfg.pixels, (size[0], size[1]))
+    if cfg.image is None:
+        segmentor.backbone.inspect()
+        check_drawing(segmentor.backbone, cfg.steps, cfg.negative_prompt or "", cfg.guidance_scale, (size[0], size[1]))
     segmentor.backbone.load()
     read_prompt(cfg.prompt, tuple(cfg.words), segmentor.backbone.text_segments)  # nor a word that is not there for the drawing
     if idle:
@@ -201,7 +204,7 @@ def _check_asked(cfg: DictConfig) -> None:
     if cfg.image is not None:
         usual = config.compose((), "observe")
         for name in ("reads", "negative_prompt", "steps", "guidance_scale", "size", "film"):
-            if cfg[name] != usual[name] and cfg[name] not in (None, "", "none"):
+            if cfg[name] != usual[name] and cfg[name] not in (None, "", "none", False):
                 raise ConfigError(f"{name} is for a picture that is drawn; leave it out, or leave image= out and one is drawn")
     elif cfg.heads:
         raise ConfigError("heads are shown of an existing picture, image=FILE; of a drawing the sums over its steps are kept")

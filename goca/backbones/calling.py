@@ -13,6 +13,7 @@ from PIL import Image
 from goca.backbones.base import Backbone
 from goca.errors import ConfigError, ModelError
 
+_ABSENT = object()
 _EXACT = ("use_resolution_binning", "clean_caption")  # else the picture has another size, or its text is not the prompt
 
 
@@ -25,12 +26,14 @@ class DrawingCall:
         scale: of the guidance; None is the pipeline's own.
         options: further arguments of the call, which decide too.
         scale_name: what the setting is called where a message speaks of it.
+        may_leave_out: whether the scale need not be given; where it has to be, 1 leaves a pipeline to itself that reads none.
     """
 
     backbone: Backbone
     scale: float | None = None
     options: Mapping[str, Any] | None = None
     scale_name: str = "guidance_scale"
+    may_leave_out: bool = True
 
     def check(self, negatives: Sequence[str] = ()) -> None:
         """Refuse what the pipeline would ignore.
@@ -38,10 +41,12 @@ class DrawingCall:
         Raises:
             ModelError: a scale that it does not read, or a negative prompt without an unconditional half.
         """
-        guider = self._guided and "true_cfg_scale" not in self._known  # HunyuanImage's
-        if self.scale is not None and self._reads is None and (self.scale != 1 or guider):
-            instead = "its own guider decides" if guider else "leave it out" if self._observed else f"set {self.scale_name}=1"
-            raise ModelError(f"{self.scale_name}: {self._who} reads no guidance scale; {instead}{self._hint}")
+        if self.scale is not None and self._reads is None:
+            guider = self._guided and "true_cfg_scale" not in self._known  # HunyuanImage's
+            if self.scale != 1 or (guider and self.may_leave_out):
+                instead = "leave it out" if self.may_leave_out else f"set {self.scale_name}=1"
+                then = ", and its own guider decides" if guider else self._hint
+                raise ModelError(f"{self.scale_name}: {self._who} reads no guidance scale; {instead}{then}")
         if not any(negatives):
             return
         if "negative_prompt" not in self._known:
@@ -72,11 +77,6 @@ class DrawingCall:
     def reads(self) -> frozenset[str]:
         """Arguments of the call that are set here."""
         return frozenset(filter(None, [self._reads]))
-
-    @property
-    def _observed(self) -> bool:
-        """Whether the scale need not be given."""
-        return self.scale_name == "guidance_scale"
 
     @property
     def _pipeline(self) -> Any:
@@ -122,18 +122,21 @@ class DrawingCall:
         scale = known["guidance_scale"].default if self.scale is None else self.scale
         if not hasattr(type(pipeline), "do_classifier_free_guidance"):
             return bool(scale > 1) and not self._embedded
-        before = getattr(pipeline, "_guidance_scale", None)
+        before = vars(pipeline).get("_guidance_scale", _ABSENT)
         pipeline._guidance_scale = scale
         try:
             return bool(pipeline.do_classifier_free_guidance)
         finally:
-            pipeline._guidance_scale = before
+            if before is _ABSENT:
+                del pipeline._guidance_scale
+            else:
+                pipeline._guidance_scale = before
 
     @property
     def _hint(self) -> str:
         """What real guidance takes where it is off."""
         off = "true_cfg_scale" in self._known and self._reads != "true_cfg_scale"
-        if not off or self._observed:
+        if not off or self.may_leave_out:
             return ""
         return "; or give pipeline_options.true_cfg_scale=4 for an unconditional half, which doubles the time"
 
@@ -169,4 +172,4 @@ def denoiser_calls(scheduler: Any, steps: int) -> int:
 
 def _too_many(scheduler: Any, steps: int, levels: int) -> ConfigError:
     kind = type(scheduler).__name__
-    return ConfigError(f"steps: {kind} has {levels} levels of noise, too few for {steps} steps; give less than {levels}")
+    return ConfigError(f"steps: {kind} has {levels} levels of noise, too few for {steps} steps; give fewer than {levels}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from functools import cached_property
 from typing import Any, ClassVar
@@ -159,7 +160,7 @@ class FlowMatching(Backbone):
             options: dict[str, Any] = {}
             if scheduler.config.get("use_dynamic_shifting", False):  # whose levels begin unshifted either way
                 options["mu"] = self.shift(tokens)
-            elif self.gives_levels and not scheduler.config.get("use_flow_sigmas", False):
+            elif self.gives_levels and not scheduler.config.get("use_flow_sigmas", False) and takes_levels(scheduler):
                 options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
             scheduler.set_timesteps(steps, **options)
             self._sigmas[self.timestep, tokens] = float(scheduler.sigmas[steps - self.timestep])
@@ -190,6 +191,11 @@ class FlowMatching(Backbone):
     def times(self, noisy: Tensor, scale: float = 1.0) -> Tensor:
         """sigma for every image of a batch of latents (B, C, h, w), times `scale`: (B,) float32, whatever the latents are."""
         return torch.full((len(noisy),), self._sigma(noisy) * scale, device=noisy.device)
+
+
+def takes_levels(scheduler: Any) -> bool:
+    """Whether a scheduler can be given its noise levels; Heun's of diffusers makes them itself."""
+    return "sigmas" in inspect.signature(scheduler.set_timesteps).parameters
 
 
 def level_grid(pixels: int, latent_grid: tuple[int, int], layer: str) -> tuple[int, int]:

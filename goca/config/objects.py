@@ -16,7 +16,7 @@ def explain_instantiation(error: InstantiationException, key: str) -> str:
     cause: BaseException | None = error
     deepest: BaseException = error
     where = re.search(r"full_key: (\S+)", str(error))
-    path = re.sub(r"([a-z])(\d+)$", r"\1.\2", where.group(1)) if where else key  # Hydra has steps0 where one types steps.0
+    path = _typed(where.group(1)) if where else key
     while cause is not None:
         if isinstance(cause, ValidationError):
             issues = cause.errors()
@@ -27,6 +27,15 @@ def explain_instantiation(error: InstantiationException, key: str) -> str:
             return str(cause)
         deepest, cause = cause, cause.__cause__
     return f"{path}: {type(deepest).__name__}: {first_line(deepest)}"
+
+
+def _typed(path: str) -> str:
+    """A path as one types it.
+
+    >>> _typed("refinement.steps0"), _typed("refinement.steps[0].rounds1")
+    ('refinement.steps.0', 'refinement.steps.0.rounds.1')
+    """
+    return re.sub(r"([a-z])(\d+)$", r"\1.\2", re.sub(r"\[(\d+)\]", r".\1", path))
 
 
 def _explain_field(path: str, issue: Any, error: ValidationError) -> str:

@@ -64,10 +64,10 @@ class PictureFolder:
         return facts if isinstance(facts, dict) else {}
 
     def begin(self, checkpoint: Mapping[str, Any]) -> None:
-        """Write down which weights pictures are made with.
+        """Write down which weights pictures are made with, and what else only a loaded pipeline tells.
 
         Args:
-            checkpoint: `goca.runs.provenance.checkpoint_identity`.
+            checkpoint: `goca.runs.provenance.checkpoint_identity`, and further facts.
 
         Raises:
             ConfigError: pictures that are here were made with others.

@@ -145,7 +145,7 @@ class Generator:
 
     @property
     def _call(self) -> DrawingCall:
-        return DrawingCall(self.backbone, self.guidance.scale, self.options, "guidance.scale")
+        return DrawingCall(self.backbone, self.guidance.scale, self.options, "guidance.scale", may_leave_out=False)
 
     def _guide(self, requests: Sequence[Request], watch: Callable[[int, Step], None] | None) -> Any:
         if not isinstance(self.guidance, RegionGuidance):

@@ -22,9 +22,7 @@ _FUNCTION_WORDS = frozenset(
     )
 )
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_LEFT_OUT = (
-    "'background' is not looked for: it is what belongs to none of the words; pass a threshold for it, such as background=0.2"
-)
+_LEFT_OUT = "'background' is not looked for: it is what belongs to none of the words"
 _SHOWN = 8  # words named in one note
 _LISTING = ",(（，、"  # marks of a caption; the wide ones are those of Chinese and Japanese
 

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from PIL import Image
 
+from goca.backbones.base import Backbone
 from goca.backbones.calling import DrawingCall, denoiser_calls, pictures
 from goca.data.sizes import Square
 from goca.errors import ConfigError
@@ -50,12 +51,8 @@ def draw(
     """
     backbone = segmentor.backbone
     height, width = size or (backbone.size, backbone.size)
-    unit = backbone.size_multiple
-    if height % unit or width % unit:
-        raise ConfigError(f"size: {backbone.name} draws multiples of {unit} px, got {height} x {width}")
+    check_drawing(backbone, steps, negative, guidance_scale, (height, width))
     call = DrawingCall(backbone, guidance_scale)
-    call.check([negative])
-    denoiser_calls(backbone.pipeline.scheduler, steps)
     kept = min(_KEPT, segmentor.method.aggregation.feature_size)
     options = Options(tuple(reads), negative=bool(negative), steps=kept, layers=kept)
     with Watch(backbone.pipeline, segmentor, options) as seen:
@@ -65,6 +62,19 @@ def draw(
             prompt=prompt, height=height, width=width, num_inference_steps=steps, generator=generator, **given
         )
     return pictures(result)[0], seen
+
+
+def check_drawing(backbone: Backbone, steps: int, negative: str, guidance_scale: float | None, size: tuple[int, int]) -> None:
+    """Refuse what `draw` cannot do, or what the pipeline would ignore; an inspected backbone is enough.
+
+    Raises:
+        ConfigError, ModelError: as `draw`.
+    """
+    (height, width), unit = size, backbone.size_multiple
+    if height % unit or width % unit:
+        raise ConfigError(f"size: {backbone.name} draws multiples of {unit} px, got {height} x {width}")
+    DrawingCall(backbone, guidance_scale).check([negative])
+    denoiser_calls(backbone.pipeline.scheduler, steps)  # which knows how many steps there can be
 
 
 def drawn_with(method: Method) -> tuple[Method, tuple[str, ...]]:

@@ -102,13 +102,13 @@ def test_the_time_that_is_told_is_the_pipelines(both) -> None:
 def test_positions_are_the_pipelines_in_half_precision_too(both, name) -> None:
     """bfloat16 knows whole numbers up to 256, and a picture or a text may have more rows or words."""
     family, _, theirs, (ours, half), *_ = both
-    if name not in theirs or name not in ours:
+    if name not in theirs:
         pytest.skip(f"{family} has no {name}")
     expected, found = (call[name].reshape(-1, call[name].shape[-1]).float() for call in (theirs, ours))
     if family == "longcat_image" and name == "img_ids":  # they begin behind the text, which is shorter in the small model
         expected, found = expected - expected[0], found - found[0]
-    if len(expected) == len(found):  # else the small model's text has another length
-        torch.testing.assert_close(found, expected)
+    both_have = min(len(expected), len(found)) if name == "txt_ids" else len(expected)  # a small model's text may be shorter
+    torch.testing.assert_close(found[:both_have], expected[:both_have])
     assert half[name].dtype != torch.bfloat16
     assert torch.equal(half[name], ours[name])
 

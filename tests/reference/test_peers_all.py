@@ -1,4 +1,4 @@
-"""No case of the peers' reference data goes unseen."""
+"""No family of the peers' reference data goes unseen."""
 
 import importlib
 import json

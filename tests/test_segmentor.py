@@ -218,3 +218,9 @@ def test_exponents_that_no_step_reads_are_refused() -> None:
 def test_stages_that_do_not_go_together_are_refused(overrides, said) -> None:
     with pytest.raises(ConfigError, match=said):
         _method(*overrides)
+
+
+def test_losses_of_texts_are_refused_where_prompts_are_concepts() -> None:
+    method = _method("model=scenes_mmdit", "preset=concept_attention", "calibration=loss_power")
+    with pytest.raises(ConfigError, match=r"calibration\.exponents measure a text of each class"):
+        method.check_prompts(concepts=True)

@@ -101,6 +101,10 @@ class Method:
             raise ConfigError("prompts=concepts goes with aggregation=concepts alone; prompts=classes gives names")
         if not concepts and isinstance(self.aggregation, ConceptMaps):
             raise ConfigError("aggregation=concepts reads concepts, which prompts=concepts gives")
+        if concepts and isinstance(self.calibration, Calibration) and self.calibration.exponents is not None:
+            raise ConfigError(
+                "calibration.exponents measure a text of each class, and prompts=concepts has concepts alone: use calibration=raw"
+            )
         if nothing and self.refinement.without_names is None and isinstance(self.calibration, Calibration):
             raise ConfigError(
                 "prompts=unprompted names no class to look for: it goes with a refinement that finds segments and"

@@ -103,7 +103,7 @@ class Method:
             raise ConfigError("aggregation=concepts reads concepts, which prompts=concepts gives")
         if concepts and isinstance(self.calibration, Calibration) and self.calibration.exponents is not None:
             raise ConfigError(
-                "calibration.exponents measure a text of each class, and prompts=concepts has concepts alone: use calibration=raw"
+                "calibration.exponents measure a text of each class, and prompts=concepts has no texts: use calibration=raw"
             )
         if nothing and self.refinement.without_names is None and isinstance(self.calibration, Calibration):
             raise ConfigError(

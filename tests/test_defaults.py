@@ -25,8 +25,16 @@ SHARED = {
 }
 # Groups whose options are different values of the same classes, as a preset is.
 CHOICES = ("dataset", "experiment", "model", "passes", "preset", "prompts", "views")
-# A value of its own is what these two options are for.
-DELIBERATE = {("aggregation/concepts.yaml", "last"), ("decision/scored.yaml", "thresholds")}
+# A value of its own is what these options are for: those of a paper, and segments that have names.
+DELIBERATE = {
+    ("aggregation/concepts.yaml", "last"),
+    ("decision/scored.yaml", "thresholds"),
+    *(("refinement/cut_features.yaml", key) for key in ("names", "size")),
+    *(("refinement/entropy_affinity.yaml", key) for key in ("heads", "places")),
+    ("refinement/head_chain.yaml", "places"),
+    ("refinement/merged_attention.yaml", "names"),
+    *(("refinement/rounds.yaml", key) for key in ("factors", "part")),
+}
 
 
 def _sections(node: Any) -> Iterator[dict[str, Any]]:

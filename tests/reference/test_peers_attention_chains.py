@@ -31,7 +31,8 @@ def test_cliper(case: Case):
     # The first listed layer is the last one of the model, and its heads stand leftmost.
     layers = {f"up.{count - 1 - i}": ExplicitHeads(heads, grid) for i, heads in enumerate(case.inputs["attention"])}
     context = RefinementContext(grid, dict(reversed(layers.items())))
-    chain = HeadChain(options["attention_thr"], combine=COMBINE[options["refinement"]], head=options["attention_idx"])
+    combine = COMBINE[options["refinement"]]
+    chain = HeadChain(options["attention_thr"], combine=combine, head=options["attention_idx"] if combine == "select" else 0)
     ids = tuple(range(1, len(maps) + 1))
     refined = chain.refine(ClassMaps(ids, maps, torch.zeros(maps.shape[-2:]), maps), context)
     agree(case, "refined", refined.scores)

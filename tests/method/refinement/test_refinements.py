@@ -13,6 +13,7 @@ from goca.method.refinement.pamr import median_filter, pamr
 from goca.method.refinement.prototype import assign_to_prototypes
 from goca.paths import CONF
 from tests.helpers.explicit_attention import ExplicitAttention, class_maps, random_maps
+from tests.helpers.explicit_heads import random_heads
 from tests.helpers.options import option
 
 MODEL = {"layers": {"affinity": ["up.*"], "reference": "up.0"}, "affinity_order": 2}
@@ -30,10 +31,10 @@ def test_every_config_refines(path: Path):
         pytest.skip("pydensecrf2 is not installed")
     refinements = instantiate(config.refinement)
     needs, size = refinements.needs, (8, 8)
-    assert needs.self_attention in ((), ("up.*",))
+    assert needs.self_attention in ((), ("up.*",), ("*",))
     context = RefinementContext(
         size,
-        {f"up.{i}": ExplicitAttention.random((4, 4), i) for i in range(2) if needs.self_attention},
+        {f"up.{i}": random_heads(3, 4, i) for i in range(2) if needs.self_attention},
         {name: torch.randn(6, 4, 4) for name in needs.features},
         torch.rand(3, 16, 16) * 2 - 1 if needs.image else None,
     )

@@ -103,8 +103,8 @@ def besides_guidance(summary: Mapping[str, Any], configuration: Mapping[str, Any
     """
     found = {"weights": summary.get("checkpoint_hash") or summary.get("model"), "steps": summary.get("steps")}
     found["size"] = summary.get("size")
-    found["scheduler"] = summary.get("scheduler") or configuration.get("scheduler")  # `auto` is one that has a name
-    found |= {key: configuration.get(key) for key in ("scheduler_options", "pipeline_options")}
+    # As configured: `own` and `auto` may be one class with other settings.
+    found |= {key: configuration.get(key) for key in ("scheduler", "scheduler_options", "pipeline_options")}
     model = configuration.get("model") or {}
     return found | {f"model.{key}": value for key, value in model.items() if key not in _OF_READING}
 

@@ -133,3 +133,14 @@ def test_words_lie_where_they_are_whatever_side_the_tokenizer_pads(family: str) 
     (tokens, states), (others, other_states) = found
     assert tokens == others
     torch.testing.assert_close(states, other_states)
+
+
+def test_latents_of_kandinsky5_are_scaled_and_not_shifted() -> None:
+    """As its pipeline takes them back: divided by the factor alone, whatever shift the autoencoder's configuration has."""
+    pipeline = tiny_pipeline("kandinsky5")
+    pipeline.vae.register_to_config(shift_factor=0.1)
+    backbone = tiny_backbone("kandinsky5").load(pipeline)
+    pixels = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        expected = pipeline.vae.encode(pixels).latent_dist.mode() * pipeline.vae.config.scaling_factor
+        torch.testing.assert_close(backbone.encode_image(pixels), expected)

@@ -133,6 +133,19 @@ def gaussian_blur(maps: Tensor, kernel_size: int = 5, sigma: float = 1.1) -> Ten
     return F.conv2d(vertical, kernel.view(1, 1, 1, -1)).view(maps.shape)
 
 
+def mean_of(parts: Iterator[Tensor]) -> Tensor:
+    """The mean of tensors of one shape, added up in the first of them: two stand at a time, however many come.
+
+    >>> mean_of(torch.tensor([value]) for value in (1.0, 2.0, 6.0))
+    tensor([3.])
+    """
+    total, count = next(parts), 1
+    for part in parts:
+        total += part
+        count += 1
+    return total / count
+
+
 def blocks(total: int, bytes_each: int, max_bytes: int) -> Iterator[slice]:
     """Slices that cover `range(total)`, as many items in each as `max_bytes` allows, at least one.
 

@@ -53,6 +53,10 @@ class AttentionCall:
         kept = {name: tensor for name, tensor in self.scratch.items() if name == "lse"}
         return replace(self, value=None, output=None, gate=None, projection=None, bias=None, projected=None, scratch=kept)
 
+    def mask_of(self, keys: slice) -> Tensor | None:
+        """The mask of some keys, to be added to their logits; a mask of one key is all keys'."""
+        return self.mask if self.mask is None or self.mask.shape[-1] == 1 else self.mask[..., keys]
+
     def head_at(self, index: int) -> AttentionCall:
         """The call of one head alone, for probabilities."""
         return self.with_heads([index])
@@ -128,10 +132,8 @@ def exponentials(call: AttentionCall, keys: slice, batch: slice = slice(None), r
     A key that is masked has 0.
     """
     some = logits(call, keys, batch, rows)
-    if call.mask is not None:
-        mask = call.mask if call.mask.shape[-1] == 1 else call.mask[..., keys]
-        some = _masked(some, mask, batch, rows)
-    return some.exp_()
+    mask = call.mask_of(keys)
+    return (some if mask is None else _masked(some, mask, batch, rows)).exp_()
 
 
 def _logits(query: Tensor, key: Tensor, call: AttentionCall) -> Tensor:

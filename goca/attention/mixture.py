@@ -274,10 +274,8 @@ class MixtureStatistics:
 def _text_alone(call: AttentionCall) -> AttentionCall:
     """The call with the text's keys only, so that probabilities are normalised over them; masked ones stay masked."""
     assert call.text is not None
-    mask = call.mask if call.mask is None or call.mask.shape[-1] == 1 else call.mask[..., call.text]
-    return replace(
-        call.without_values(), key=call.key[:, :, call.text], text=slice(None), image=None, lse=None, mask=mask, scratch={}
-    )
+    key, mask = call.key[:, :, call.text], call.mask_of(call.text)
+    return replace(call.without_values(), key=key, text=slice(None), image=None, lse=None, mask=mask, scratch={})
 
 
 Statistics = AttentionStatistics | MixtureStatistics | ConceptStatistics

@@ -116,7 +116,7 @@ class DrawingCall:
         known, pipeline = self._known, self._pipeline
         if "true_cfg_scale" in known:
             own = self.scale if self._reads == "true_cfg_scale" and self.scale is not None else known["true_cfg_scale"].default
-            return float({**(self.options or {})}.get("true_cfg_scale", own)) > 1
+            return float((self.options or {}).get("true_cfg_scale", own)) > 1
         if "guidance_scale" not in known:  # HunyuanImage's guider
             return bool(getattr(getattr(pipeline, "guider", None), "_enabled", False))
         scale = known["guidance_scale"].default if self.scale is None else self.scale

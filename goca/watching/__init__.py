@@ -13,7 +13,7 @@ from goca import config
 from goca.errors import ConfigError
 from goca.segmentor import Segmentor
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Scale, Watch, refuse_compiled, while_drawing
+from goca.watching.session import Options, Scale, Watch, refuse_compiled, refuse_decided, while_drawing
 from goca.watching.word_maps import WordMap, Words
 
 __all__ = ["Seen", "SeenPicture", "WordMap", "Words", "watch"]
@@ -66,8 +66,7 @@ def watch(
         raise ConfigError(f'give settings as on the command line, such as goca.watch(pipe, "preset=goca"); got {wrong[0]!r}')
     if not hasattr(pipeline, "components"):
         raise ConfigError(f"goca.watch takes a diffusers pipeline; got {type(pipeline).__name__}")
-    if unused := [override for override in overrides if override.partition("=")[0].partition(".")[0] in ("views", "passes")]:
-        raise ConfigError(f"{unused[0]}: the drawing itself says at which noise levels its picture is seen, and how")
+    refuse_decided(overrides, ("views", "passes"))
     chosen = [default for default in _DEFAULTS if not any(_decides(override, default) for override in overrides)]
     segmentor = _proposed(pipeline, (*chosen, *overrides))
     segmentor.method = while_drawing(segmentor.method)

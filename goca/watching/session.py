@@ -262,6 +262,12 @@ class Watch:
         return self._negative
 
 
+def refuse_decided(overrides: Sequence[str], stages: Sequence[str]) -> None:
+    """Refuse settings of stages that a drawing decides by itself, typed by somebody."""
+    if typed := [each for each in overrides if each.lstrip("+").partition("=")[0].partition(".")[0] in stages]:
+        raise ConfigError(f"{typed[0]}: the drawing itself says at which noise levels its picture is seen, and how")
+
+
 def while_drawing(method: Method, segments: bool = False) -> Method:
     """The method as it is used on a drawing, which is seen as it is and at its own noise levels.
 

@@ -22,7 +22,7 @@ from goca.method import Method
 from goca.segmentor import Segmentor
 from goca.watching.film import film_kind, save_film
 from goca.watching.seen import Seen, SeenPicture
-from goca.watching.session import Options, Watch, while_drawing
+from goca.watching.session import Options, Watch, refuse_decided, while_drawing
 
 _KEPT = 64  # shorter side of the maps of single steps and layers, at most
 _SHOWN_STEPS = 8
@@ -84,9 +84,7 @@ def drawn_with(method: Method) -> tuple[Method, tuple[str, ...]]:
         ConfigError: it cannot be used, or one of these stages was typed.
     """
     stages = ("views", "passes", "sizing")
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    if wrong := [override for override in typed if override.lstrip("+").partition("=")[0].partition(".")[0] in stages]:
-        raise ConfigError(f"{wrong[0]}: the drawing itself says at which noise levels its picture is seen, and how")
+    refuse_decided(HydraConfig.get().overrides.task if HydraConfig.initialized() else [], stages)
     drawn = replace(while_drawing(method, segments=True), sizing=Square())
     return drawn, tuple(stage for stage in stages if getattr(drawn, stage) != getattr(method, stage))
 

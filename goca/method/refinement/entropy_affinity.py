@@ -13,7 +13,7 @@ from goca.errors import ModelError
 from goca.method.calibration import ClassMaps
 from goca.method.refinement.base import CONFIG, Needs, RefinementContext, SelfAttention
 from goca.method.refinement.levels import Factors, Part, Places, choose
-from goca.ops import blocks, resize
+from goca.ops import blocks, mean_of, resize
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -95,10 +95,7 @@ class Sharpened:
         """Rows of T0: the mean over layers of the mean over the heads that count."""
         for block in blocks(self._pixels, 3 * 4 * self._pixels, min(self._max_bytes, 2**24)):
             index = torch.arange(block.start, block.stop)
-            total = _mean_rows(self._layers[0], index, self._heads)
-            for layer in self._layers[1:]:
-                total += _mean_rows(layer, index, self._heads)
-            yield total / len(self._layers)
+            yield mean_of(_mean_rows(layer, index, self._heads) for layer in self._layers)
 
     def _sharpen(self, rows: Tensor) -> Tensor:
         rows = rows / self._peaks

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from goca.method.aggregation.layers import nearest_rows, resize_keys
 from goca.method.refinement.base import SelfAttention
-from goca.ops import blocks
+from goca.ops import blocks, mean_of
 
 _ROUNDS = 300  # of k-means, which ends when nothing changes
 
@@ -51,10 +51,7 @@ class LevelMixture:
         total = torch.zeros(())
         for grid, layers in self._levels.items():
             source, inverse = nearest_rows(grid, self.size)[index].unique(return_inverse=True)
-            mean = layers[0].rows(source)
-            for layer in layers[1:]:
-                mean += layer.rows(source)
-            keys = resize_keys(mean / len(layers), grid, self.size)
+            keys = resize_keys(mean_of(layer.rows(source) for layer in layers), grid, self.size)
             keys = keys / keys.sum(1, keepdim=True)
             total = total.to(keys) + self.weights[grid] * keys[inverse.to(keys.device)]
         return total

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
+from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import prompt_clean
 from pydantic import ConfigDict, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor
@@ -105,9 +106,6 @@ class Kandinsky5Backbone(FlowMatching, CrossAttention):
         return velocity[:, 0].permute(0, 3, 1, 2)
 
     def drawn_text(self, text: str, call: Mapping[str, Any]) -> str:
-        # Here: the module takes seconds to import, and is there once its pipeline has drawn.
-        from diffusers.pipelines.kandinsky5.pipeline_kandinsky_t2i import prompt_clean
-
         return str(prompt_clean(text))
 
     def is_text_layer(self, layer: str) -> bool:

@@ -140,7 +140,8 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             if not pictures.is_finished(request) or (labels is not None and not labels.is_finished(request))
         ]
 
-    todo = [batch for batch in batches(requests, cfg.batch_size, parse_shard(cfg.shard)) if unfinished(batch)]
+    own = batches(requests, cfg.batch_size, parse_shard(cfg.shard))
+    todo = [batch for batch in own if unfinished(batch)]
     if todo:
         keep_commits(generator.backbone, pictures.checkpoint())
         for read in (
@@ -158,8 +159,9 @@ def generate(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if shown:
         images = [Image.open(pictures.file(request.image_id)).convert("RGB") for request in shown]
         figures["pictures"] = side_by_side({cfg.guidance.name: images}, [request.text for request in shown])
-    if labels is not None:
-        figures |= {f"labels/{request.image_id}": labels.figure(request) for request in shown}
+    if labels is not None:  # of this shard: another one's pictures may be there and their labels not yet
+        labelled = {request.image_id for batch in own for request in batch}
+        figures |= {f"labels/{each.image_id}": labels.figure(each) for each in shown if each.image_id in labelled}
     for name, figure in figures.items():
         figure.save(folder / f"figure_{name.replace('/', '_')}.png")
     wanted = {request.image_id for request in requests}

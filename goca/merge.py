@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
 
 _SAME = ("checkpoint_hash", "dtype", "classes", "thresholds", "unseen_classes", "has_background", "total_images")
 
+_ELSEWHERE = "a merge is made of its shards alone: give another --out, or delete that folder"
+
 
 def merge(folders: Sequence[Path], out: Path) -> Summary:
     """Write the records of all shards, in the order of the data set, and their summary to `out`; returns the summary.
 
     Raises:
-        ConfigError: the shards are of different runs, or `out` holds something else.
+        ConfigError: the shards are of different runs, or `out` holds something else, such as the records of a shard that was
+            computed again since.
         DataError: an image is missing, or in two shards; a folder that is not a run folder.
     """
     from goca.runs.folder import RunFolder, stops_cleanly  # imports torch, which --help should not wait for
@@ -55,9 +58,11 @@ def merge(folders: Sequence[Path], out: Path) -> Summary:
         if "shard" in config:
             config["shard"] = None
         merged.claim(config)
+        before = _merged_before(merged, found)
         merged.begin(facts)
         for record in sorted((record for record, _ in found.values()), key=lambda record: record.index):
-            merged.append(record)
+            if record.image_id not in before:
+                merged.append(record)
         merged.close()
         return merged.conclude()
 
@@ -71,7 +76,25 @@ def _run_folders(folders: Sequence[Path], out: Path) -> list[Path]:
             why = "holds no run folder" if folder.is_dir() else "does not exist"
             raise DataError(f"{folder} {why}; give the folders of the shards")
         found += [path for path in here if path.resolve() != out.resolve()]
+    if not found:
+        raise DataError(f"beside {out}, which is to be written, no shard is left; give the shards' folders, or another --out")
     return found
+
+
+def _merged_before(merged: RunFolder, found: Mapping[str, tuple[ImageRecord, Path]]) -> set[str]:
+    """The images of shards that `merged` holds already, from an earlier merge of the same records.
+
+    Raises:
+        ConfigError: it holds other records; the merged numbers would be of neither.
+    """
+    before = {record.image_id: record for record in merged.records()}
+    for image_id, record in before.items():
+        if image_id not in found:
+            raise ConfigError(f"{merged.path} holds a record of image {image_id}, and the shards hold none; {_ELSEWHERE}")
+        current, shard = found[image_id]
+        if record.json != current.json:
+            raise ConfigError(f"{merged.path} holds another record of image {image_id} than the shard {shard}; {_ELSEWHERE}")
+    return set(before)
 
 
 def _same_run(first: RunFolder, other: RunFolder) -> None:
@@ -80,6 +103,10 @@ def _same_run(first: RunFolder, other: RunFolder) -> None:
     changed = difference(first.config(), other.config(), FREE + SHARD)
     before, now = first.facts(), other.facts()
     changed |= {key: (before.get(key), now.get(key)) for key in _SAME if before.get(key) != now.get(key)}
+    read = {"ids of the images": (before.pictures.get("ids"), now.pictures.get("ids"))}
+    if "path" not in before.prompts:  # captions of further images may have been added to a file between two shards
+        read["class names and words"] = (before.rules_hash, now.rules_hash)
+    changed |= {key: pair for key, pair in read.items() if all(pair) and pair[0] != pair[1]}
     if same_weights(before, now):
         changed.pop("checkpoint_hash", None)  # of two schemes
     if changed:

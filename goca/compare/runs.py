@@ -16,6 +16,7 @@ from goca.runs.folder import RunFolder
 from goca.runs.kinds import Kind
 from goca.runs.machine import difference
 from goca.runs.records import ImageRecord, Summary
+from goca.runs.sweeps import FINISHED, reused
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ def load(paths: Sequence[Path]) -> tuple[list[Run], list[str]]:
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no folder {path}; give run folders, or a folder that holds some")
-    folders = sorted({folder for path in paths for folder in _folders(path)})
-    runs, problems = [], []
+    elsewhere, problems = _reused(paths)
+    folders = sorted({folder for path in paths for folder in _folders(path)} | elsewhere)
+    runs = []
     names = run_names(folders)
     for folder in folders:
         try:
@@ -94,8 +96,28 @@ def _failed(name: str, count: int) -> str:
 
 
 def _folders(path: Path) -> set[Path]:
-    found = {file.parent.resolve() for name in ("summary.json", "records.jsonl") for file in path.rglob(name)}
-    return {folder for folder in found if "wandb" not in folder.relative_to(path.resolve()).parts}
+    return {file.parent.resolve() for name in ("summary.json", "records.jsonl") for file in _not_logged(path, name)}
+
+
+def _not_logged(path: Path, name: str) -> list[Path]:
+    """Files of this name under a folder, sorted, without the copies that W&B keeps."""
+    return [file for file in sorted(path.rglob(name)) if "wandb" not in file.relative_to(path).parts]
+
+
+def _reused(paths: Sequence[Path]) -> tuple[set[Path], list[str]]:
+    """Runs that jobs of sweeps name in place of one of their own, and why others cannot be read."""
+    found, problems = set(), []
+    for job in sorted({pointer.parent for path in paths for pointer in _not_logged(path, FINISHED)}):
+        try:
+            run = reused(job)
+        except GocaError as error:
+            problems.append(str(error))
+            continue
+        if run is not None and (run / "summary.json").is_file():
+            found.add(run.resolve())
+        elif run is not None:
+            problems.append(f"{job} was not computed, as {run} held its results; that has none any more. Repeat the sweep")
+    return found, problems
 
 
 def _load(folder: Path, name: str) -> Run:
@@ -129,6 +151,16 @@ def _class_sets(runs: Sequence[Run]) -> list[str]:
             apart.setdefault(f"{rule} background, unlike other runs on {kind.dataset}", []).append(run.name)
         elif kind.rules != other.rules and kind.prompts == other.prompts:
             apart.setdefault(f"other words or prompts than other runs on {kind.dataset}", []).append(run.name)
+        elif kind.unusual != other.unusual:
+            which = kind.unusual or "those of the protocol"
+            apart.setdefault(f"other rules than other runs on {kind.dataset} ({which})", []).append(run.name)
+        elif kind.image_set == other.image_set and kind.content != other.content:
+            what = (
+                "other pictures or masks of the same names than"
+                if kind.content and other.content
+                else "of another version of goca than"
+            )
+            apart.setdefault(f"{what} other runs on {kind.dataset}", []).append(run.name)
         elif kind.image_set != other.image_set:
             apart.setdefault(f"other images than other runs on {kind.dataset} ({kind.split})", []).append(run.name)
     return [f"{', '.join(names)}: {what}; ranked apart" for what, names in apart.items()]

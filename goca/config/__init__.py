@@ -10,7 +10,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from goca.config.arguments import late_help, quote
 from goca.config.chosen import prefer_chosen
+from goca.config.failures import by_job, failed_jobs
 from goca.config.folders import folders, remember_folders, use_folders
 from goca.config.folders import options as options
 from goca.config.objects import explain_instantiation, first_line
@@ -122,7 +123,7 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     quiet()
     failed: list[str] = []
     exit_code = 2
-    _failed_jobs.clear()
+    failed_jobs.clear()
     try:
         main()
     except GocaError as error:
@@ -131,7 +132,7 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     except (HydraException, OmegaConfBaseException) as error:
         failed.append(explain(error, config_name, sys.argv[1:]))
     except _STRAY as error:
-        if not (_raised_by_hydra(error) or _failed_jobs):  # an optimising sweeper raises when every job failed
+        if not (_raised_by_hydra(error) or failed_jobs):  # an optimising sweeper raises when every job failed
             raise
         failed.append(explain(error, config_name, sys.argv[1:]))
     except OSError as error:
@@ -144,7 +145,7 @@ def command(main: Callable[[], Any], config_name: str = "config") -> None:
     except KeyboardInterrupt:
         failed.append("stopped; what had been written is kept")
         exit_code = 130
-    failed = [*_by_job(_failed_jobs), *failed]
+    failed = [*by_job(failed_jobs), *failed]
     if failed:
         _stop(failed, exit_code)
 
@@ -169,29 +170,6 @@ def _stop(messages: Sequence[str], exit_code: int) -> NoReturn:
     sys.exit(exit_code)
 
 
-_failed_jobs: dict[str, str] = {}  # folder of a sweep's job -> why it failed
-
-
-def report_failures(failures: Mapping[str, str]) -> None:
-    """Have the command end with these messages, by job; other processes may have computed the jobs."""
-    _failed_jobs.update(failures)
-
-
-def _by_job(reasons: Mapping[str, str]) -> list[str]:
-    """A message per job; long ones that repeat an earlier job's only say so.
-
-    >>> _by_job({"0": "no data.\\nTree: a/ (x=1)", "1": "no data.\\nTree: a/ (x=2)"})
-    ['job 0: no data.\\nTree: a/ (x=1)', 'job 1: as job 0 (x=2)']
-    """
-    first: dict[str, str] = {}
-    messages = []
-    for name, reason in reasons.items():
-        why, _, overrides = reason.rpartition(" (")
-        earlier = first.setdefault(why or reason, name)
-        messages.append(f"job {name}: {reason if earlier == name or chr(10) not in why else f'as job {earlier} ({overrides}'}")
-    return messages
-
-
 # What Hydra meets when it makes the run folder.
 _UNWRITABLE = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR, errno.EEXIST),
@@ -203,8 +181,8 @@ _UNWRITABLE = (
 def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
     """Around one job's work: checks the configuration first, and keeps libraries quiet.
 
-    In a sweep, errors that the user can fix are kept for the end, and the other jobs go on; the message is also left in the
-    job's folder as `error.txt`. Only a signal stops a sweep.
+    Errors that the user can fix end the command with their message. In a sweep `goca.config.failures.SweepFailures` keeps them
+    for the end, and the other jobs go on; only a signal stops a sweep.
     """
     hydra_config = HydraConfig.get()
     quiet()
@@ -214,13 +192,9 @@ def job(cfg: DictConfig, config_name: str = "config") -> Iterator[None]:
         check(cfg, config_name, complete=True)
         yield
     except GocaError as error:
-        if hydra_config.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
-            _stop([str(error)], error.exit_code)  # here: on its way out Hydra would add a line of its own
-        folder = Path(hydra_config.runtime.output_dir)
-        reason = f"{error} ({hydra_config.job.override_dirname})"
-        report_failures({folder.name: reason})
-        if os.access(folder, os.W_OK):
-            (folder / "error.txt").write_text(f"{redact(reason)}\n", encoding="utf-8")
+        if hydra_config.mode == RunMode.MULTIRUN and not isinstance(error, Interrupted):
+            raise
+        _stop([str(error)], error.exit_code)  # here: on its way out Hydra would add a line of its own
 
 
 def quiet() -> None:

@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.experimental.callback import Callback
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from goca.config import report_failures
+from goca.config.failures import SweepFailures
 from goca.runs import sweeps
 from goca.runs.benchmark_row import row_table, rows_of
 from goca.runs.kinds import TOLD, Kind, kind_titles, regime
@@ -119,13 +118,20 @@ def print_table(table: PlainTable, title: str, console: Console) -> None:
         Console(file=console.file, width=max(console.width, needed), emoji=False).print(grid)
 
 
-class SweepTable(Callback):
-    """Hydra callback: when a multirun ends, one row per run, best first, one table per data set and protocol."""
+class SweepTable(SweepFailures):
+    """Hydra callback: when a multirun ends, one row per run, best first, one table per data set and protocol.
+
+    A job that failed has a row where it wrote its summary in this launch, as one of which too many images failed. A summary
+    that stood in its folder before is of an earlier launch, perhaps of other settings, and is not shown as this job's.
+    """
+
+    watched = (*SweepFailures.watched, *sweeps.NUMBERS)
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
+        super().on_multirun_end(config)
         folder = Path(config.hydra.sweep.dir)
-        print_sweep(sweeps.results(folder), folder)
-        report_failures(sweeps.failures(folder))
+        old = {job for job in self.failures(folder) if not any(self.is_new(folder / job / name) for name in sweeps.NUMBERS)}
+        print_sweep({job: summary for job, summary in sweeps.results(folder).items() if job not in old}, folder)
 
 
 def print_sweep(summaries: Mapping[str, Summary], folder: Path, console: Console | None = None) -> None:

@@ -15,6 +15,7 @@ import copy
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -35,7 +36,7 @@ from goca import config
 from goca.errors import ConfigError
 from goca.ops import SLOW_HALF, slow_half
 from goca.scenes.architectures import denoiser_of, text_encoders_of
-from goca.scenes.continued import settle
+from goca.scenes.continued import REPORT, identity, keep_others, settle
 from goca.scenes.datasets import CachedLatents, Look, ScenePixels, encode_latents
 from goca.scenes.objectives import Objective
 
@@ -167,8 +168,8 @@ def train(cfg: DictConfig) -> Path:
     """Run both trainings of one backbone config and save the pipeline folder; returns that folder.
 
     Raises:
-        ConfigError: a batch that `devices` does not divide; float16; `latents` made of other scenes; a `work` that holds a
-            training of other settings; a `start` that holds other networks; an unknown look.
+        ConfigError: a batch that `devices` does not divide; float16; `latents` made of other scenes; a `work` or an `output`
+            that holds a training of other settings; a `start` that holds other networks; an unknown look.
     """
     for part in ("vae", "denoiser"):
         batch = cfg.backbone[part].batch
@@ -185,7 +186,11 @@ def train(cfg: DictConfig) -> Path:
     pl.seed_everything(cfg.seed)
     started = time.monotonic()
     work = Path(cfg.work) / cfg.backbone.name
-    settle(cfg, work)
+    chosen = settle(cfg, work)
+    folder = Path(cfg.output) / cfg.backbone.name
+    kept = range(every, cfg.backbone.denoiser.steps, every) if (every := cfg.backbone.denoiser.keep_every) else ()
+    for place in (folder, *(_early(folder, step) for step in kept)):
+        keep_others(cfg, chosen, place)
     pipeline: Any = hydra.utils.instantiate(cfg.backbone.pipeline)
     if cfg.start:
         _load_trained(pipeline, cfg.start)
@@ -204,29 +209,30 @@ def train(cfg: DictConfig) -> Path:
     with sdpa_kernel(SDPBackend.MATH):
         _fit(denoiser, train_latents, settings, work / "denoiser", cfg)
 
-    folder = Path(cfg.output) / cfg.backbone.name
     if denoiser.global_rank:  # the first process saves
         return folder
     minutes = (time.monotonic() - started) / 60
-    _save(denoiser, folder, cfg, settings.steps, minutes)
+    _save(denoiser, folder, cfg, chosen, settings.steps, minutes)
     for checkpoint in (work / "denoiser").glob("step=*.ckpt"):
         step = int(checkpoint.stem.removeprefix("step="))
         if step < settings.steps:
             denoiser.load_state_dict(torch.load(checkpoint, weights_only=False)["state_dict"])
-            _save(denoiser, folder.with_name(f"{folder.name}_{step}"), cfg, step, None)
+            _save(denoiser, _early(folder, step), cfg, chosen, step, None)
     return folder
 
 
-def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int, minutes: float | None) -> None:
+def _early(folder: Path, step: int) -> Path:
+    """Where the pipeline of a step before the last one goes."""
+    return folder.with_name(f"{folder.name}_{step}")
+
+
+def _save(
+    denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, chosen: Mapping[str, Any], steps: int, minutes: float | None
+) -> None:
     """Write the pipeline in float16 with `training.json` beside it."""
     report = {
-        "seed": cfg.seed,
-        "scenes": cfg.scenes,
-        "look": cfg.look,
-        "started_from": Path(cfg.start).name if cfg.start else None,
+        **identity(cfg),
         "steps": steps,
-        "planned_steps": cfg.backbone.denoiser.steps,
-        "batch": cfg.backbone.denoiser.batch,
         "predicts": denoiser.objective.predicts,
         "held_out_loss": round(denoiser.held_out_loss(), 5),
         "minutes": None if minutes is None else round(minutes, 1),
@@ -237,7 +243,7 @@ def _save(denoiser: DenoiserTraining, folder: Path, cfg: DictConfig, steps: int,
     }
     copy.deepcopy(denoiser.pipeline).to(torch.float16).save_pretrained(folder, safe_serialization=True)
     name_as_published(folder)
-    (folder / "training.json").write_text(json.dumps(report, indent=2) + "\n")
+    (folder / REPORT).write_text(json.dumps({**report, "settings": chosen}, indent=2) + "\n")
     log.info("saved %s: %s", folder, report)
 
 

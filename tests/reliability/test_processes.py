@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,38 @@ def test_shards_that_do_not_fit_are_refused(shards: Path, run, undisturbed: Path
     capsys.readouterr()
     assert main([str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'} does not exist; give the folders of the shards\n"
+
+
+def test_a_merge_is_made_of_its_shards_alone(shards: Path, tmp_path: Path, capsys) -> None:
+    own, out = tmp_path / "shards", tmp_path / "out"
+    shutil.copytree(shards, own)
+    arguments = [str(own), "--out", str(out)]
+    assert main(arguments) == 0
+    whole = (out / "records.jsonl").read_text()
+    (out / "records.jsonl").write_text("".join(whole.splitlines(keepends=True)[:3]))  # interrupted
+    assert main(arguments) == 0
+    assert (out / "records.jsonl").read_text() == whole
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    records = own / "2" / "records.jsonl"  # computed again, with another result
+    first, *others = [json.loads(line) for line in records.read_text().splitlines()]
+    first["confusion"][0][2] += 1
+    records.write_text("".join(json.dumps(each) + "\n" for each in (first, *others)))
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        f"error: {out} holds another record of image {first['image_id']} than the shard {own / '2'}; a merge is made of its "
+        "shards alone: give another --out, or delete that folder\n"
+    )
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert main([str(own), "--out", str(tmp_path / "again")]) == 0
+
+
+def test_a_merge_of_its_own_output_has_no_shard(shards: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(shards / "1", tmp_path / "out")
+    assert main([str(tmp_path / "out"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(
+        f"error: beside {tmp_path / 'out'}, which is to be written, no shard is left; give"
+    )
 
 
 def test_job_arrays_are_configured_by_the_submitit_launcher() -> None:

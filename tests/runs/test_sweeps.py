@@ -1,11 +1,16 @@
 """Sweeps continue without repeating finished jobs, go on after a failed one, and say at the end which failed and why."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from goca.runs import sweeps
 from goca.runs.records import Summary
@@ -33,6 +38,16 @@ def test_a_finished_job_is_known_by_what_its_numbers_depend_on(tmp_path: Path) -
     assert summary.miou == 50.0
     assert {job: again.miou for job, again in sweeps.results(tmp_path / "b").items()} == {"3_x": 50.0}
     assert json.loads((tmp_path / "b" / "3_x" / sweeps.FINISHED).read_text())["run"] == str(old)
+
+
+def test_of_a_summary_and_a_run_that_was_found_the_later_one_counts(tmp_path: Path) -> None:
+    job, elsewhere = finished(tmp_path / "b" / "0_x", {"seed": 1}), finished(tmp_path / "a" / "0_x", {"seed": 2}, miou=7.0)
+    pointer = job / sweeps.FINISHED
+    pointer.write_text(json.dumps({"run": str(elsewhere)}))
+    for later, miou in ((1, 7.0), (-1, 50.0)):
+        changed = (job / "summary.json").stat().st_mtime_ns + later * 10**9
+        os.utime(pointer, ns=(changed, changed))
+        assert sweeps.results(tmp_path / "b")["0_x"].miou == miou
 
 
 @pytest.mark.parametrize(
@@ -70,12 +85,74 @@ def test_a_sweep_goes_on_after_a_failure_and_is_continued(
 
 
 @pytest.mark.slow
+def test_settings_that_are_refused_before_a_job_begins_stop_no_other(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep("batch_size=0,1", "figures.count=-1,0") == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 3
+    assert "job 0_scenes_scenes_unet: batch_size: should be greater than 0 (got 0)" in errors[0]
+    assert summaries(tmp_path) == 1
+
+
+@pytest.mark.slow
+def test_a_refused_job_does_not_show_the_number_that_stood_in_its_folder(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = f"output={tmp_path / 'out'}"
+    assert sweep("seed=0,1", output) == 0
+    assert sweep("seed=0,1", output) == 0  # finished before
+    assert "│ 1 " in capsys.readouterr().out
+    assert sweep("seed=0,2", output) == 2
+    said = capsys.readouterr()
+    assert "│ 0 " in said.out
+    assert "│ 1 " not in said.out
+    assert said.err.startswith("error: job 1_scenes_scenes_unet: ")
+    assert sweep("seed=0,1", output) == 0
+    assert not list(tmp_path.rglob("error.txt"))
+
+
+@pytest.mark.slow
 def test_joblib(sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.launcher.batch_size=2"]  # one process imports torch
     assert sweep("aggregation.reference=nowhere,${model.layers.reference}", *launcher) == 2  # though another process failed
     assert "error: job 0_scenes_scenes_unet: aggregation.reference: no layer" in capsys.readouterr().err
     assert summaries(tmp_path) == 1
+
+
+@pytest.mark.slow
+def test_joblib_tells_of_images_that_failed_and_of_settings_that_are_refused(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
+    data = tmp_path / "data"
+    for part, value in (("images", 200), ("masks", 1)):
+        (data / part).mkdir(parents=True)
+        for name in "ab":
+            Image.fromarray(np.full((24, 32), value, np.uint8)).save(data / part / f"{name}.png")
+    cut = data / "images" / "a.png"
+    cut.write_bytes(cut.read_bytes()[:45])
+    given = ["dataset=folder", "dataset.class_names=[red]", f"paths.data={data}", "limit=2", "hydra/launcher=joblib"]
+    assert sweep(*given, "hydra.launcher.n_jobs=2", "seed=0,x", f"output={tmp_path / 'out'}") == 2
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert [error.split(":")[1] for error in errors] == [" job 0_folder_scenes_unet", " job 1_folder_scenes_unet"]
+    assert "1 of 2 images failed, more than run.max_failed=0" in errors[0]
+    assert "seed: " in errors[1]
+    assert "│ 0 " in said.out  # the number that it has nevertheless
+    assert "│ 1 " not in said.out
+
+
+@pytest.mark.slow
+def test_joblib_tells_what_failed_in_commands_without_a_table(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="the extra sweep is not installed")
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    command = [sys.executable, "-m", "goca.generate", "-m", "guidance.scale=2,3", "scheduler=Nope", *launcher]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 2
+    errors = [line.split(":")[:3] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == [["error", f" job scenes_unet_goca_{scale}", " scheduler"] for scale in (2, 3)]
 
 
 @pytest.mark.slow

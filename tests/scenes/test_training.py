@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from goca.errors import ConfigError
 from goca.ops import multiplies_half
 from goca.paths import BUNDLED, CONF
 from goca.runs.provenance import generator_measures
-from goca.scenes.continued import settle
+from goca.scenes.continued import keep_others, settle
 from goca.scenes.datasets import CachedLatents
 from goca.scenes.generator import scene
 from goca.scenes.train import train
@@ -92,6 +93,50 @@ def test_a_training_of_other_settings_is_not_continued(trained, override):
 def test_the_same_training_is_continued_with_other_threads_and_folders(trained):
     unet = trained["scenes_unet"]
     settle(config("scenes_unet", unet.parent, "threads=2", "output=elsewhere"), unet.parent / "work" / "scenes_unet")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=1", "seed: 0 -> 1"),
+        ("backbone.denoiser.optimizer.learning_rate=0.5", "learning_rate: "),
+        ("start={unet}", "started_from: "),
+    ],
+)
+def test_a_finished_pipeline_is_not_replaced_by_another_training(trained, tmp_path, override, said):
+    unet = trained["scenes_unet"]
+    before = (unet / "training.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"(?s)holds the pipeline of another training.*Give output=DIR") as caught:
+        train(config("scenes_unet", unet.parent, f"work={tmp_path}", override.format(unet=unet)))
+    assert said in str(caught.value)
+    assert [path.name for path in (tmp_path / "scenes_unet").iterdir()] == ["training.yaml"]  # nothing was trained
+    assert (unet / "training.json").read_bytes() == before
+
+
+def test_a_pipeline_of_the_same_training_may_be_written_again(trained, tmp_path):
+    unet = trained["scenes_unet"]
+    cfg = config("scenes_unet", unet.parent, f"work={tmp_path}", "threads=2", "paths.output=elsewhere")
+    chosen = settle(cfg, tmp_path)
+    keep_others(cfg, chosen, unet)
+    keep_others(cfg, chosen, tmp_path / "nowhere")
+    noted = json.loads((unet / "training.json").read_text())
+    of_before = tmp_path / "of_before"
+    of_before.mkdir()
+    for keys, seed, refused in ((("seed", "scenes"), 0, False), (("seed", "scenes"), 1, True), (("scenes",), 1, False)):
+        report = {key: value for key, value in (noted | {"seed": seed}).items() if key in keys}
+        (of_before / "training.json").write_text(json.dumps(report))
+        with pytest.raises(ConfigError, match="seed: 1 -> 0") if refused else nullcontext():
+            keep_others(cfg, chosen, of_before)
+    (of_before / "training.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"training\.json cannot be read"):
+        keep_others(cfg, chosen, of_before)
+
+
+def test_states_along_training_of_another_are_not_replaced_either(tmp_path):
+    (tmp_path / "scenes_unet_2").mkdir()
+    (tmp_path / "scenes_unet_2" / "training.json").write_text('{"scenes": 9}')
+    with pytest.raises(ConfigError, match=r"scenes_unet_2 holds the pipeline of another training"):
+        train(config("scenes_unet", tmp_path, "backbone.denoiser.steps=4", "backbone.denoiser.keep_every=2"))
 
 
 def test_backbones_share_the_autoencoder(trained):

@@ -56,6 +56,15 @@ def test_a_labelled_data_set_by_generation(tmp_path, tiny_model):
             made(tmp_path, *model, *overrides)
 
 
+def test_a_shard_shows_its_own_labels_where_the_other_has_none_yet(tmp_path, tiny_model):
+    cut = [*tiny_model, "model=scenes_unet", "batch_size=1"]
+    made(tmp_path, *cut, "save_labels=false")
+    for shard, there in (("1/2", ["0"]), ("2/2", ["0", "1"])):
+        made(tmp_path, *cut, f"shard={shard}")
+        for pattern in ("masks/*.png", "figure_labels_*.png"):
+            assert sorted(path.stem.removeprefix("figure_labels_") for path in tmp_path.glob(pattern)) == there
+
+
 def test_a_word_belongs_to_one_class_and_a_background_in_a_prompt_to_none(tmp_path, tiny_model):
     model = [*tiny_model, "model=scenes_unet", "prompts.source=['red circle and grass','a circle on a white background']"]
     made(tmp_path / "named", *model, "labels.classes=[circle,red circle,grass]")

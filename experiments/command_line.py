@@ -1,4 +1,4 @@
-"""What the command lines of the experiments on scenes have in common."""
+"""What the command lines of the experiments on scenes have in common, and how their counts are written."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from goca.disk import replacing
 from goca.errors import ConfigError
 
 Work = Callable[[argparse.Namespace], object]
+CLAIM = "training.json"  # of which training the counts beside it are
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -36,6 +39,13 @@ def perform(
     arguments.add_argument(flag, dest="instead", action="store_true", help=help)
     options = arguments.parse_args()
     torch.set_num_threads(options.threads)
-    if options.instead and flag == "--report" and not any(path.is_file() for path in options.out.rglob("*")):
+    found = (path for path in options.out.rglob("*") if path.is_file() and path.name != CLAIM)
+    if options.instead and flag == "--report" and not any(found):
         raise ConfigError(f"{options.out} holds no results: run the experiment without {flag} first, or give its --out")
     (other if options.instead else run)(options)
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """A compressed npz file of these arrays, whole or not at all: what is there counts as done."""
+    with replacing(path) as part, part.open("wb") as file:  # a name without .npz would get it
+        np.savez_compressed(file, **arrays)

@@ -177,8 +177,7 @@ def run(options: argparse.Namespace) -> None:
             if not file.exists():
                 crosses[model] = crosses.get(model) or Cross(model)
                 counts = crosses[model].measure(scenes(look, places.stop, options.split), places)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                np.savez_compressed(file, **counts)
+                command_line.save(file, **counts)
                 print(file, flush=True)
 
 

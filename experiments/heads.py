@@ -30,6 +30,7 @@ from experiments.scaling_scenes import Recorder, evaluate
 from goca import config
 from goca.attention.call import AttentionCall, probabilities
 from goca.compare.statistics import ImageCounts, bootstrap, interval
+from goca.disk import replacing
 from goca.method.aggregation import heads
 from goca.method.calibration import Calibration
 from goca.paths import BUNDLED
@@ -174,8 +175,8 @@ def run(options: argparse.Namespace) -> None:
         found = described(model, checkpoint, scenes(options.look, options.fit, "train"))
         found["training"] = json.loads((Path(checkpoint) / "training.json").read_text())
         found["counts"] = {variant: both.astype(int).tolist() for variant, both in counts.items()}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found) + "\n")
+        with replacing(file) as part:
+            part.write_text(json.dumps(found) + "\n")
         print(file, flush=True)
 
 

@@ -6,7 +6,8 @@ python -m experiments.methods_report outputs/methods      the tables
 
 Methods that want the same forward (prompt, noise level, views) share it; what each computes from it is what it computes alone.
 Work goes in rounds of `--round` scenes through all rows, and counts of finished rounds are not computed again, so that a run
-that is stopped leaves the same scenes in every row. Files: OUT/LOOK/NAMES/MODEL/METHOD/SEED_FIRST_END.npz; refused.json.
+that is stopped leaves the same scenes in every row. Files: OUT/LOOK/NAMES/MODEL/METHOD/SEED_FIRST_END.npz; refused.json;
+trainings/MODEL/training.json, of which weights the counts are: those of others (`--trained`) want another OUT.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import torch
 from omegaconf import OmegaConf
 
 from experiments import command_line
-from experiments.scaling_scenes import Recorder, evaluate
+from experiments.scaling_scenes import Recorder, claim_each, evaluate
 from goca import config
 from goca.attention.statistics import Observation
 from goca.config.identity import difference
 from goca.data.sizes import to_pixels
+from goca.disk import replacing
 from goca.errors import ConfigError, ModelError
 from goca.method import Plan
 from goca.method.aggregation.concepts import ConceptMaps
@@ -213,9 +215,14 @@ def observed_together(group: Sequence[Row], recorder: Recorder) -> dict[str, Obs
 
 
 class Table:
-    """All rows, each built when it is asked for."""
+    """All rows, each built when it is asked for.
+
+    Raises:
+        ConfigError: there are counts of other trainings of these models.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
+        claim_each(options, lambda model: any(options.out.glob(f"*/*/{model}/*/*.npz")))
         self.options = options
         file = options.out / "refused.json"
         self.refused: dict[str, str] = json.loads(file.read_text()) if file.exists() else {}
@@ -274,9 +281,9 @@ def run(options: argparse.Namespace) -> None:
             rows = [row for name in todo if (row := table.row(model, names, name))]
             for group in groups_of(rows):
                 for name, counts in measure(group, datasets[look], places, seed).items():
-                    (folder / name).mkdir(parents=True, exist_ok=True)
-                    np.savez_compressed(folder / name / file, hits=counts[:, 0], unions=counts[:, 1])
-            (options.out / "refused.json").write_text(json.dumps(table.refused, indent=1) + "\n")
+                    command_line.save(folder / name / file, hits=counts[:, 0], unions=counts[:, 1])
+            with replacing(options.out / "refused.json") as part:
+                part.write_text(json.dumps(table.refused, indent=1) + "\n")
         print(f"seed {seed}, scenes {first} to {places.stop - 1}: done {time.strftime('%T')}", flush=True)
 
 
@@ -306,9 +313,9 @@ def timed(options: argparse.Namespace) -> None:
                     f"{model:24} {names:8} {row.name:26} {1000 * seconds:8.1f} ms {sum(calls) / options.count:6.1f}", flush=True
                 )
     file = options.out / "times.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(before | found, indent=1) + "\n")
+    with replacing(file) as part:
+        part.write_text(json.dumps(before | found, indent=1) + "\n")
 
 
 def main() -> None:

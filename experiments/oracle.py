@@ -26,11 +26,13 @@ from scipy.stats import spearmanr
 from experiments import command_line
 from experiments.methods import LOOKS, Row, batches, build, measure, scenes
 from experiments.scaling_report import DRAWS, table
-from experiments.scaling_scenes import Recorder
+from experiments.scaling_scenes import Recorder, claim_each
 from goca import config
 from goca.attention.call import AttentionCall, probabilities
 from goca.attention.reductions import head_weights
 from goca.compare.statistics import ImageCounts, bootstrap, interval
+from goca.disk import replacing
+from goca.errors import ConfigError
 from goca.method.calibration import Calibration, ClassMaps, PlainGroups
 from goca.ops import resize
 from goca.runs.metrics import confusion
@@ -273,16 +275,26 @@ def _row(counts: ImageCounts, own: ImageCounts) -> dict[str, float]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Everything that has no file yet."""
-    for look, model in itertools.product(options.looks, options.models):
-        file = options.out / f"{model}_{look}.json"
+    """Everything that has no file yet.
+
+    Raises:
+        ConfigError: there is a file of another training, or of other numbers of scenes.
+    """
+    files = {(look, model): options.out / f"{model}_{look}.json" for look in options.looks for model in options.models}
+    claim_each(options, lambda model: any((options.out / f"{model}_{look}.json").exists() for look in LOOKS))
+    scenes_of = {"fit": options.fit, "count": options.count}
+    for file in filter(Path.exists, files.values()):
+        before = json.loads(file.read_text())
+        if other := [f"--{key} {before[key]}" for key, number in scenes_of.items() if before.get(key, number) != number]:
+            raise ConfigError(f"{file} was made with {' '.join(other)}; give that again, or choose another --out")
+    for (look, model), file in files.items():
         if file.exists():
             continue
         checkpoint = options.trained and str(options.trained / model)
         sets = scenes(look, options.fit, "train"), scenes(look, options.count)
-        found = Oracle(model, checkpoint, *sets).everything() | {"fit": options.fit, "count": options.count}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        found = Oracle(model, checkpoint, *sets).everything() | scenes_of
+        with replacing(file) as part:
+            part.write_text(json.dumps(found, indent=1) + "\n")
         print(file, flush=True)
 
 

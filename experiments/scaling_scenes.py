@@ -15,19 +15,20 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from experiments.command_line import CLAIM, save
 from goca import config
 from goca.attention.call import AttentionCall, probabilities
 from goca.attention.mixture import collector
 from goca.attention.statistics import Observation
 from goca.data.sizes import to_pixels
+from goca.disk import replacing
 from goca.errors import ConfigError
 from goca.method import Plan
 from goca.paths import BUNDLED
@@ -148,7 +149,7 @@ def measure(model: str, methods: dict[str, list[str]], split: str, count: int, s
         for name in names:
             both = np.stack(counts[name]).reshape(len(seeds), len(dataset), 2, -1)
             extra = {"mass": np.stack(masses)} if name == "goca" else {}
-            np.savez_compressed(folder / f"{name}.npz", hits=both[:, :, 0], unions=both[:, :, 1], **extra)
+            save(folder / f"{name}.npz", hits=both[:, :, 0], unions=both[:, :, 1], **extra)
             print(model, name, flush=True)
 
 
@@ -179,20 +180,45 @@ def mass(calls: list[AttentionCall], row: int, prompt: Prompt) -> np.ndarray:
     return np.mean(layers, axis=0)
 
 
-def claim(folder: Path, training: Path) -> None:
+def claim(folder: Path, training: Path, counts: bool = False) -> None:
     """Keep a training's report beside the counts that will be of it.
 
+    Args:
+        folder: where the report is kept.
+        training: the report in the pipeline's folder.
+        counts: there are some already; without a report beside them they are of the bundled training.
+
     Raises:
-        ConfigError: the folder holds counts of another training.
+        ConfigError: there are counts of another training, or this one has no report.
     """
-    noted = folder / "training.json"
+    noted = folder / CLAIM
+    if not training.is_file():
+        raise ConfigError(f"--trained: there is no {training}, by which counts of several trainings are told apart")
     report = json.loads(training.read_text())
-    if noted.exists() and any(json.loads(noted.read_text())[key] != report[key] for key in ("steps", "held_out_loss")):
-        raise ConfigError(
-            f"{folder} holds counts of another training than {training.parent}: delete it, or choose another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(training, noted)
+    if noted.exists():
+        before = json.loads(noted.read_text())
+        other = any(before.get(key) != report.get(key) for key in ("steps", "held_out_loss"))
+    else:
+        other = counts and training.resolve().parent.parent != BUNDLED
+    if other:
+        raise ConfigError(f"{folder}: the counts there are of another training than {training.parent}; choose another --out")
+    with replacing(noted) as part:
+        part.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def claim_each(options: argparse.Namespace, counts: Callable[[str], bool]) -> None:
+    """`claim` for every model of a table in `--out`; its counts are of the pipelines in `--trained`, or of the bundled ones.
+
+    Args:
+        counts: whether there are some of a model already.
+
+    Raises:
+        ConfigError: as `claim`.
+    """
+    for model in options.models:
+        training = (options.trained or BUNDLED) / model / CLAIM
+        if options.trained or training.is_file():  # other models have weights of their own
+            claim(options.out / "trainings" / model, training, counts(model))
 
 
 def main() -> None:
@@ -209,7 +235,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     models = options.models or sorted(path.parent.name for path in options.trained.glob("*/model_index.json"))
-    missing = [model for model in models if not (options.trained / model / "training.json").exists()]
+    missing = [model for model in models if not (options.trained / model / CLAIM).exists()]
     if missing or not models:
         parser.error(f"--trained: {options.trained} holds no {', '.join(missing) or 'pipelines'}")
     for model in models:
@@ -217,7 +243,7 @@ def main() -> None:
         if options.methods:
             methods = {name: methods[name] for name in options.methods}
         pipeline, folder = options.trained / model, options.out / options.split / model
-        claim(folder, pipeline / "training.json")
+        claim(folder, pipeline / CLAIM, counts=any(folder.glob("*.npz")))
         methods = {name: [*overrides, f"model.checkpoint={pipeline}"] for name, overrides in methods.items()}
         measure(model, methods, options.split, options.count, options.seeds, folder)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from experiments.command_line import save
 from goca import config
 from goca.compare.statistics import ImageCounts, bootstrap, interval
 from goca.data.base import Sample, present_classes
@@ -72,9 +73,8 @@ def measure(model: str, overrides: Sequence[str], samples: Sequence[Sample]) -> 
 def counted(file: Path, model: str, overrides: Sequence[str], samples: Sequence[Sample]) -> ImageCounts:
     """The counts in the file, computed if it is not there yet."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         hits, unions = measure(model, overrides, samples)
-        np.savez_compressed(file, hits=hits, unions=unions)
+        save(file, hits=hits, unions=unions)
     with np.load(file) as stored:
         return ImageCounts(stored["hits"], stored["unions"], has_background=False)
 

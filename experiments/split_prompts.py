@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from experiments.command_line import save
 from experiments.sizes import BATCH, MODELS, row
 from goca import config
 from goca.compare.statistics import ImageCounts
@@ -99,10 +100,9 @@ def main() -> None:
                 kind = "_".join([str(options.count), *(["objects"] if options.background else []), *options.set])
                 file = options.out / kind / model / f"{label}.npz"
                 if not file.exists():
-                    file.parent.mkdir(parents=True, exist_ok=True)
                     measured = measure(segmentor, dataset, options.count, count, with_word, options.background)
                     flat = {f"{way}|{name}": values for way, each in measured.items() for name, values in each.items()}
-                    np.savez_compressed(file, **flat)
+                    save(file, **flat)
                 with np.load(file) as stored:
                     for way in dict.fromkeys(key.partition("|")[0] for key in stored.files):
                         hits, unions = stored[f"{way}|hits"], stored[f"{way}|unions"]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import cross, heads, methods, methods_report, oracle
+from experiments import command_line, cross, heads, methods, methods_report, oracle, sizes
 from goca.attention.call import AttentionCall
+from goca.errors import ConfigError
 from goca.method.calibration import Calibration, PlainGroups
+from goca.paths import BUNDLED
 
 MODEL, COUNT = "scenes_dit", 2
 FAST = ("vanilla", "goca", "lift_walk", "nerve", "goca, colours")
@@ -84,6 +86,101 @@ def test_a_stopped_run_is_gone_on_with_and_refusals_are_kept(tmp_path, capsys, m
     printed = capsys.readouterr().out
     assert "2 scenes x 1 seed |" in printed  # only what all rows have
     assert "| `goca` |" in printed
+
+
+def another_training(folder: Path) -> Path:
+    """A folder for `--trained` with a pipeline of other weights, by its report."""
+    report = json.loads((BUNDLED / MODEL / "training.json").read_text())
+    (folder / MODEL).mkdir(parents=True)
+    (folder / MODEL / "training.json").write_text(json.dumps(report | {"held_out_loss": 0.5}))
+    return folder
+
+
+def asked_for(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Nothing is built; what would be is noted in this list."""
+    asked: list[str] = []
+    monkeypatch.setattr(methods.Table, "row", lambda table, model, names, name: asked.append(name))
+    monkeypatch.setattr(oracle.Oracle, "__init__", lambda *_: None)
+    monkeypatch.setattr(oracle.Oracle, "everything", lambda _: asked.append("oracle") or {})
+    return asked
+
+
+def test_counts_of_other_weights_are_not_taken_for_those_asked_for(tmp_path, monkeypatch):
+    asked, trained = asked_for(monkeypatch), another_training(tmp_path / "trained")
+    one, other = tmp_path / "one", tmp_path / "other"
+    named = {"methods": ["goca"], "count": 2}
+    command_line.save(one / "plain" / "present" / MODEL / "goca" / "0_0000_0002.npz", hits=np.ones(1), unions=np.ones(1))
+    with pytest.raises(ConfigError, match=rf"one.*{MODEL}: the counts there are of another training than .*trained.*--out"):
+        methods.run(options(one, trained=trained, **named))
+    methods.run(options(one, **named))  # of a version before weights were noted: bundled ones, as they are by default
+    methods.run(options(one, trained=BUNDLED, **named))
+    assert asked == []
+    methods.run(options(other, trained=trained, **named))
+    assert asked == ["goca"]
+    for folder, weights in ((one, trained), (other, None), (other, BUNDLED)):
+        for work in (methods.run, methods.timed):
+            with pytest.raises(ConfigError, match="another training"):
+                work(options(folder, trained=weights, **named))
+    with pytest.raises(ConfigError, match=r"--trained: there is no .*scenes_unet_tiny.training\.json"):
+        methods.run(options(tmp_path / "new", trained=trained, models=["scenes_unet_tiny"]))
+
+
+def test_the_oracle_takes_no_file_of_other_weights_or_scenes(tmp_path, monkeypatch):
+    asked, trained = asked_for(monkeypatch), another_training(tmp_path / "trained")
+    named = {"fit": 3, "count": 4}
+    file = tmp_path / "one" / f"{MODEL}_plain.json"
+    file.parent.mkdir()
+    file.write_text(json.dumps(named))
+    oracle.run(options(file.parent, **named))
+    assert asked == []
+    for changed, message in (
+        ({"trained": trained}, "another training"),
+        ({"fit": 5}, r"_plain\.json was made with --fit 3; .*--out"),
+        ({"count": 5}, "was made with --count 4"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            oracle.run(options(file.parent, **(named | changed)))
+    oracle.run(options(tmp_path / "other", trained=trained, **named))
+    assert asked == ["oracle"]
+    assert json.loads((tmp_path / "other" / file.name).read_text()) == named
+    with pytest.raises(ConfigError, match="another training"):
+        oracle.run(options(tmp_path / "other", **named))
+
+
+def test_a_claim_alone_is_no_result(tmp_path, monkeypatch):
+    asked_for(monkeypatch)
+    oracle.run(options(tmp_path, fit=3, count=4))
+    (tmp_path / f"{MODEL}_plain.json").unlink()
+    monkeypatch.setattr("sys.argv", ["oracle", "--report", "--out", str(tmp_path)])
+    with pytest.raises(ConfigError, match="holds no results"):
+        oracle.main()
+
+
+def test_counts_that_a_kill_cut_off_are_computed_again(tmp_path, monkeypatch):
+    """What is there counts as done, so that half a file would do so for ever."""
+    counts, whole = np.arange(6.0).reshape(2, 3), np.savez_compressed
+    monkeypatch.setattr(sizes, "measure", lambda *_: (counts, 2 * counts))
+
+    def killed(file, **arrays):
+        whole(file, **arrays)
+        file.truncate(40)
+        raise KeyboardInterrupt
+
+    file = tmp_path / "model" / "goca | lift.npz"
+    monkeypatch.setattr(np, "savez_compressed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        sizes.counted(file, "model", [], [])
+    monkeypatch.setattr(np, "savez_compressed", whole)
+    assert list(file.parent.iterdir()) == []
+    assert np.array_equal(sizes.counted(file, "model", [], []).unions, 2 * counts)
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("path", sorted(Path(methods.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_counts_are_written_as_a_whole(path):
+    """By `command_line.save`, or beside their place and then renamed."""
+    if path.stem not in ("command_line", "generated_labels"):
+        assert "np.savez" not in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

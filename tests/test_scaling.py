@@ -47,6 +47,16 @@ def test_counts_of_two_trainings_do_not_mix(measured):
         claim(measured, BUNDLED / "scenes_mmdit" / "training.json")
 
 
+def test_counts_that_nothing_is_noted_of_are_those_of_the_bundled_training(tmp_path):
+    training = tmp_path / "other" / MODEL / "training.json"
+    training.parent.mkdir(parents=True)
+    training.write_text((BUNDLED / MODEL / "training.json").read_text())
+    with pytest.raises(ConfigError, match="another training"):
+        claim(tmp_path / "counts", training, counts=True)
+    claim(tmp_path / "counts", BUNDLED / MODEL / "training.json", counts=True)
+    claim(tmp_path / "counts", training, counts=True)  # a copy of the same
+
+
 def test_the_report_has_every_table_and_a_plot(measured, tmp_path, monkeypatch, capsys):
     folder = str(measured.parent)
     monkeypatch.setattr("sys.argv", ["scaling_report", folder, str(tmp_path / "plot.png"), "--trainings", folder])

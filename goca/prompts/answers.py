@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from goca.disk import Journal
 from goca.errors import ConfigError, DataError
 from goca.prompts.files import image_key, read_jsonl
+from goca.prompts.pictures import FIELD
 
 Status = Literal["ok", "refused", "empty", "malformed"]
 
@@ -68,12 +69,14 @@ class AnswerFile:
 
     Attributes:
         answered: image key -> status of its latest answer.
+        pictures: image key -> hash of the picture that was asked about, where the file says so.
     """
 
     def __init__(self, path: Path, model: str, request: str) -> None:
         self.path, self.model = path, model
         self.prompt_hash = hashlib.sha256(request.encode()).hexdigest()[:12]
         self.answered: dict[str, Status] = {}
+        self.pictures: dict[str, str] = {}
         self._writing = Lock()
         self._journal: Journal
 
@@ -96,13 +99,18 @@ class AnswerFile:
         except Timeout:
             raise DataError(f"{self.path}: another captioning run is writing this file; choose another prompts.path") from None
 
-    def append(self, image_id: str, answer: Answer) -> None:
-        """Write one answer; it is on the disk when this returns. Safe to call from several threads."""
+    def append(self, image_id: str, answer: Answer, picture: str | None = None) -> None:
+        """Write one answer; it is on the disk when this returns. Safe to call from several threads.
+
+        Args:
+            picture: `picture_hash` of what was asked about.
+        """
         record = {
             "image_id": image_id,
             **{key: value for key, value in asdict(answer).items() if key != "scores" or value is not None},
             "model": self.model,
             "prompt_hash": self.prompt_hash,
+            **({FIELD: picture} if picture else {}),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with self._writing:
@@ -121,3 +129,5 @@ class AnswerFile:
                 f"model {self.model} and request {self.prompt_hash}. Choose another prompts.path"
             )
         self.answered[image_key(image_id)] = status
+        if isinstance(row.get(FIELD), str):
+            self.pictures[image_key(image_id)] = row[FIELD]

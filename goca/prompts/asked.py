@@ -16,6 +16,7 @@ from goca.data.base import SegmentationDataset
 from goca.errors import ConfigError, DataError, ModelError
 from goca.prompts.answers import Answer, AnswerFile, Status, usage
 from goca.prompts.files import image_key, read_captions
+from goca.prompts.pictures import check_one, check_picture, picture_hash, read_pictures
 from goca.prompts.sources import Captions
 
 MAX_MALFORMED = (
@@ -69,6 +70,10 @@ class Asked(Captions):
     def captions(self) -> Mapping[str, str]:
         return read_captions(self.path)
 
+    @cached_property
+    def pictures(self) -> Mapping[str, str]:
+        return read_pictures(self.path)
+
     @property
     def origin(self) -> str:
         return str(self.path)
@@ -111,6 +116,9 @@ def ask_all(
 
     Interrupted, it starts no further request, waits for those under way, which may be charged for, and writes their answers.
 
+    Before anything is asked, one of the images that have an answer is compared with the picture the answer was given for, and
+    so is each that is asked about again. The others are where they are read (`Captions.caption_of`), at no cost of decoding.
+
     Args:
         indices: positions of the images in the data set.
         advance: told how many images are done, first with those of earlier runs.
@@ -119,7 +127,7 @@ def ask_all(
         Image id -> reason, for images that got no answer; they are not recorded, so the next run asks for them.
 
     Raises:
-        DataError, ConfigError, ModelError: where going on makes no sense.
+        DataError, ConfigError, ModelError: where going on makes no sense; the file is that of other pictures.
     """
     request = source.request(dataset)
     with AnswerFile(source.path, source.model, request).open() as answers:
@@ -128,6 +136,7 @@ def ask_all(
         advance(len(indices) - len(pending))
         if not pending:
             return {}
+        check_one(source.path, answers.pictures, dataset, [dataset.image_ids[i] for i in indices])
         source.load()
         stop = Event()
 
@@ -135,8 +144,9 @@ def ask_all(
             if stop.is_set():
                 return None
             sample = dataset[index]
+            check_picture(source.path, answers.pictures, sample)
             answered = source.ask(sample.image, request)
-            answers.append(sample.image_id, answered)
+            answers.append(sample.image_id, answered, picture_hash(sample.image))
             return answered
 
         failures: dict[str, str] = {}

@@ -118,19 +118,19 @@ class Predicted(Asked):
             return  # it may speak of more than it was asked for
         for key, names in self.captions.items():
             for name in filter(None, names.split(SEPARATOR)):
-                if class_named(name, dataset.classes) is None:
+                if dataset.classes.class_named(name) is None:
                     known = ", ".join(dataset.classes.names[1:])
                     raise DataError(f"{self.path}: image {key} has {name!r}, which is no class of {dataset.name}: {known}")
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
         """The predicted names in as few prompts as the token limit allows; none where nothing was found."""
-        names = None if sample is None else self.captions.get(image_key(sample.image_id))
+        names = None if sample is None else self.caption_of(sample)
         if names is None:
             return Captions.__call__(self, sample, table, segments)
         if self._in_own_words:
             ids = [entity.class_id for entity in parse(tidy(names), table)]
         else:
-            ids = [class_named(name, table) for name in names.split(SEPARATOR)]
+            ids = [table.class_named(name) for name in names.split(SEPARATOR)]
         words = tuple(word_of(class_id, table) for class_id in dict.fromkeys(ids) if class_id is not None)
         return Vocabulary(words=words, background_token=self.background_token)(sample, table, segments) if words else ()
 
@@ -183,12 +183,6 @@ def word_of(class_id: int, table: ClassTable) -> str:
     """The first word of a class that stands for it before all others: some words name two classes."""
     synonyms = table.synonyms[class_id]
     return next((word for word in synonyms if table.id_of(word)[:1] == (class_id,)), synonyms[0])
-
-
-def class_named(name: str, table: ClassTable) -> int | None:
-    """The class that a word or the data set's own name stands for."""
-    ids = table.id_of(name) or tuple(i for i, known in enumerate(table.names) if i and known.lower() == name.lower())
-    return ids[0] if ids else None
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str, Any]]:

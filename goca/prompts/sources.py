@@ -19,6 +19,7 @@ from goca.prompts.align import align
 from goca.prompts.caption import SEPARATOR, parse, split, tidy
 from goca.prompts.files import image_key, read_captions, read_folder
 from goca.prompts.filters import Filters, need_labels, present_classes
+from goca.prompts.pictures import check_one, check_picture, read_pictures
 from goca.prompts.prompt import Across, Prompt, TextSegment
 from goca.prompts.sentence import BACKGROUND, check_names, check_text, from_sentence, is_caption, note, speaks_of_background
 from goca.prompts.words import names_prompt, names_prompts, words_of
@@ -119,11 +120,11 @@ class Vocabulary:
     def _ids(self, table: ClassTable) -> tuple[int, ...]:
         if self.words is None:
             return tuple(i for i in range(1, len(table)) if table.words(i))
-        found = {word: table.id_of(word.lower()) for word in self.words}
-        if unknown := [word for word, ids in found.items() if not ids]:
+        found = {word: table.class_named(word) for word in self.words}
+        if unknown := [word for word, class_id in found.items() if class_id is None]:
             words, names = ", ".join(map(repr, unknown)), ", ".join(table.names[1:])
             raise ConfigError(f"prompts.words: {words} is not a class of this data set, which has {names}")
-        return tuple(dict.fromkeys(ids[0] for ids in found.values()))
+        return tuple(dict.fromkeys(class_id for class_id in found.values() if class_id is not None))
 
 
 @dataclass(frozen=True, kw_only=True, config=_CONFIG)
@@ -143,6 +144,11 @@ class Captions(Filters):
         raise NotImplementedError
 
     @property
+    def pictures(self) -> Mapping[str, str]:
+        """Image id (as `image_key` writes it) -> hash of the picture that its caption was given for, where that is known."""
+        return {}
+
+    @property
     def origin(self) -> str:
         """Where the captions come from, for messages."""
         raise NotImplementedError
@@ -152,6 +158,8 @@ class Captions(Filters):
 
         Raises:
             DataError: for a file that cannot be read, or for images without a caption where on_missing=error.
+            ConfigError: the captions were given for other pictures of these names; one picture is looked at here, each of the
+                others when its prompt is made.
         """
         for option in ("ground_truth", "add_missing"):
             if getattr(self, option):
@@ -164,17 +172,27 @@ class Captions(Filters):
                 f"{self.origin} has no caption for {len(missing)} of {len(wanted)} images ({some}); "
                 "complete it, or set prompts.on_missing to classes or skip"
             )
+        check_one(self.origin, self.pictures, dataset, wanted)
 
     def __call__(self, sample: Sample | None, table: ClassTable, segments: Sequence[TextSegment]) -> tuple[Prompt, ...]:
         """One prompt; none for an image that has no caption, or no class in its label, to make one of."""
         if sample is None:
             raise ConfigError(f"captions from {self.origin} belong to images of a data set; give the caption itself instead")
-        caption = self.captions.get(image_key(sample.image_id))
+        caption = self.caption_of(sample)
         if caption is not None:
             return (self.prompt(caption, sample, table, segments),)
         if self.on_missing == "error":
             raise DataError(f"{self.origin} has no caption for image {sample.image_id!r}")
         return Classes(background_token=self.background_token)(sample, table, segments) if self.on_missing == "classes" else ()
+
+    def caption_of(self, sample: Sample) -> str | None:
+        """The caption of an image; None where there is none.
+
+        Raises:
+            ConfigError: it was given for another picture of that name.
+        """
+        check_picture(self.origin, self.pictures, sample)
+        return self.captions.get(image_key(sample.image_id))
 
     def leaves_out(self, image_id: str) -> bool:
         """Whether an image takes no part in the numbers: it has no caption, and on_missing is skip."""
@@ -199,6 +217,10 @@ class Published(Captions):
     @cached_property
     def captions(self) -> Mapping[str, str]:
         return read_captions(self.path)
+
+    @cached_property
+    def pictures(self) -> Mapping[str, str]:
+        return read_pictures(self.path)
 
     @property
     def origin(self) -> str:

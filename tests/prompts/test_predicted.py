@@ -13,6 +13,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from experiments.predict_scenes import predictions
 from goca import config
+from goca.data.base import Sample
 from goca.data.classes import ClassTable
 from goca.data.protocol import Protocol
 from goca.data.scenes import Scenes
@@ -23,6 +24,7 @@ from goca.prompts.predicted import Predicted, word_of
 from goca.runs.evaluation import evaluate
 from goca.scenes.tokenizer import small_clip_tokenizer
 from tests.helpers.tiny_clip import tiny_clip
+from tests.helpers.vocabularies import letter_t5_tokenizer
 
 TABLES = ("voc", "context", "coco_object", "coco_stuff171", "cityscapes", "ade20k")
 
@@ -171,6 +173,20 @@ def test_every_class_has_a_word_that_stands_for_it_first(name: str) -> None:
     words = [word_of(i, table) for i in range(1, len(table)) if table.synonyms[i]]
     assert len(set(words)) == len(words)
     assert [table.id_of(word)[0] for word in words] == [i for i in range(1, len(table)) if table.synonyms[i]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_classifier_s_words_and_the_names_of_a_file_come_back_as_their_classes(name: str, tmp_path: Path) -> None:
+    """Also where a class has the name of another one among its words (ADE20K's screen), or its name among none."""
+    table = ClassTable.load(name)
+    axis = (TextSegment(letter_t5_tokenizer(), 512),)
+    asked = [i for i in range(1, len(table)) if table.synonyms[i]]
+    sample = Sample("a", np.zeros((1, 1, 3), np.uint8), None, ())
+    for position, said in enumerate(([word_of(i, table) for i in asked], [table.names[i] for i in asked])):
+        for i, word in zip(asked, said, strict=True):
+            path = write(tmp_path / f"{position}_{i}.json", {"a": [word]})
+            (prompt,) = Predicted(path=path, model=None)(sample, table, axis)
+            assert list(prompt.class_tokens) == [i], word
 
 
 def test_the_bundled_classifier_finds_the_classes_of_scenes(scenes: Scenes, segments: Any, tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def test_vocabulary_of_a_user(text_axes: Axes) -> None:
         Vocabulary(words=("cat", "unicorn")).setup(type("Data", (), {"classes": VOC})())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "word", "text"), [("ade20k", "screen", "screen"), ("coco_stuff171", "wall-brick", "brick wall")]
+)
+def test_vocabulary_takes_a_class_by_its_own_name(text_axes: Axes, dataset: str, word: str, text: str) -> None:
+    """Another class may have it among its words, or none may."""
+    table = ClassTable.load(dataset)
+    (prompt,) = Vocabulary(words=(word,), background_words=False)(None, table, text_axes["clip"])
+    assert list(prompt.class_tokens) == [table.names.index(word)]
+    assert prompt.text == text
+
+
 def test_word_without_a_token(text_axes: Axes) -> None:
     with pytest.raises(ConfigError, match="no usable token for '☃'"):
         Vocabulary()(None, ClassTable.from_names(["cat", "☃"]), text_axes["bert"])

@@ -119,6 +119,17 @@ class ClassTable:
         """Ids of the classes that have exactly this synonym, ascending; several where the word is ambiguous."""
         return self._ids.get(word.strip().lower(), ())
 
+    def class_named(self, word: str) -> int | None:
+        """The class that is meant where classes are chosen by name: that of this very name, else the first with this synonym.
+
+        >>> table = ClassTable.load("ade20k")
+        >>> [table.names[table.class_named(word)] for word in ("screen", "screen door", "silver screen")]
+        ['screen', 'screen door', 'screen']
+        """
+        wanted = word.strip().lower()
+        named = [i for i, name in enumerate(self.names) if name.lower() == wanted and self.words(i)]
+        return next(iter((*named, *self.id_of(word))), None)
+
 
 def _read_rows(file: Path) -> list[Mapping[str, Any]]:
     """The rows of a user's table, each with a name and the background first."""

@@ -17,6 +17,7 @@ from goca.data.label_maps import IGNORE, UNKNOWN, stored_map
 from goca.errors import DataError
 
 _CONVERTED = "SegmentationClassContext"
+_IN_VOC_2012 = {"train": 964}  # images of its segmentation list that have a label
 # Images of VOC 2010's lists that the detail annotation lacks, and so every list that was made with its interface.
 _NOT_IN_DETAIL = {"train": ("2008_003252", "2010_001592"), "val": ("2010_001606",)}
 
@@ -53,6 +54,8 @@ class Context(SegmentationDataset):
 
     @property
     def official_count(self) -> int | None:
+        if self.protocol.name == "upstream":
+            return _IN_VOC_2012.get(str(self.split))
         count = super().official_count
         return count if count is None or self.image_list == "all" else count - len(_NOT_IN_DETAIL[str(self.split)])
 

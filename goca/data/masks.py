@@ -64,12 +64,27 @@ def read_indices(
             f"the mask {name} is a colour picture (mode {picture.mode}); class ids must be palette indices or grey levels"
         )
     values = np.array(picture).astype(np.int32)
+    bits = _grey_bits(path)
+    if bits in (2, 4) and known is not None and values.any():  # PIL takes them for grey levels
+        ids = values // (255 // (2**bits - 1))
+        if ids.max() < len(known) and known[ids].all():  # levels that are no ids are not refused under every protocol
+            raise DataError(
+                f"the mask {name} stores {bits} bits a pixel, which may be class ids ({ids.max()} at most) or grey levels "
+                f"({values.max()}); save class ids with 8 bits"
+            )
     if picture.mode == "1" and known is not None and known[2:255].any() and values.any():
         raise DataError(
             f"the mask {name} stores one bit a pixel: class 1, or void (255) that an optimiser has made smaller; save class "
             "ids with 8 bits"
         )
     return values
+
+
+def _grey_bits(path: Path) -> int | None:
+    """Bits a pixel of a grey PNG, from its header; None for other files."""
+    with path.open("rb") as file:
+        header = file.read(26)
+    return header[24] if header.startswith(b"\x89PNG\r\n\x1a\n") and header[25:] == b"\0" else None
 
 
 def read_panoptic(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:

@@ -60,7 +60,8 @@ def worded(
         _check_order(listed, table, ids, names)
         asked: list[tuple[str, ...]] = [()] * len(table)
         for class_id, words in zip(ids, listed.classes, strict=True):
-            asked[class_id] = words
+            if table.synonyms[class_id]:  # a class that is merged into another one is in no label
+                asked[class_id] = words
         table, background = replace(table, asked=tuple(asked)), listed.background
     if not has_background:
         return table

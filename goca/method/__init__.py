@@ -152,10 +152,11 @@ class Method:
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=(background,)))
 
     def trying(self, background: float | None) -> Method:
-        """This method with a background threshold among those of its sweep; None leaves it as it is."""
+        """This method with a background threshold in its sweep, in place of one equal to six digits; None: as it is."""
         if background is None or isinstance(self.decision, Hungarian) or background in self.decision.thresholds:
             return self
-        thresholds = tuple(sorted((*self.decision.thresholds, background)))
+        others = (tau for tau in self.decision.thresholds if f"{tau:g}" != f"{background:g}")  # such as 0.30000000000000004
+        thresholds = tuple(sorted((*others, background)))
         return dataclasses.replace(self, decision=dataclasses.replace(self.decision, thresholds=thresholds))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, PositiveInt, field_validator
 from pydantic.dataclasses import dataclass
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -20,8 +20,18 @@ from goca.registry import Registry, dotted_path
 BackgroundRule = Callable[[Tensor, float], Tensor]
 RULES: Registry[BackgroundRule] = Registry("decision.rule", "background rule")
 NEAR = 1e-5  # scores closer than this may change places with another order of summation
-Thresholds = Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
 _CONFIG = ConfigDict(extra="forbid")
+
+
+def _each_once(thresholds: tuple[float, ...]) -> tuple[float, ...]:
+    """Results go by their threshold, written with six digits."""
+    written = [f"{tau + 0.0:g}" for tau in thresholds]  # -0 is 0
+    if again := [text for place, text in enumerate(written) if text in written[:place]]:
+        raise ValueError(f"the threshold {again[0]} is given more than once (six digits count)")
+    return thresholds
+
+
+Thresholds = Annotated[tuple[FiniteFloat, ...], Field(min_length=1), AfterValidator(_each_once)]
 
 
 class Decided(NamedTuple):

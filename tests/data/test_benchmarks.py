@@ -203,6 +203,16 @@ def test_the_check_knows_every_benchmark(tmp_path: Path, build: Build, name: str
     assert not report.complete
 
 
+@pytest.mark.parametrize("dataset", ["context", "context60", "context59"])
+def test_the_check_knows_context_as_the_released_code_takes_it(tmp_path: Path, build: Build, dataset: str) -> None:
+    """964 images of VOC 2012's list of `train` have a label; nobody says how many of `val` have."""
+    (tmp_path / "VOCdevkit/VOC2010/trainval").mkdir(parents=True)
+    assert build(dataset, tmp_path, "upstream").split == "train"
+    assert check(build(dataset, tmp_path, "upstream")).expected == 964
+    assert check(build(dataset, tmp_path, "upstream", split="val")).expected is None
+    assert check(build(dataset, tmp_path, split="train")).expected in (4996, 4998)
+
+
 def test_the_check_is_a_command_for_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     make_converted(tmp_path, "context59", stored("context59"))
     code = main(["check", "dataset=context59", f"paths.data={tmp_path}", "protocol=ovss", "split=val"])

@@ -85,6 +85,35 @@ def test_slips_of_the_released_tables(name: str, word: str, upstream: tuple[int,
     assert tuple(table.names[i] for i in table.id_of(word)) == names
 
 
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("synonyms", ["corrected", "upstream"])
+def test_every_class_is_found_by_its_own_name(name: str, synonyms: str) -> None:
+    table = ClassTable.load(name, synonyms)
+    asked = [i for i in range(len(table)) if table.words(i)]
+    assert [table.class_named(table.names[i]) for i in asked] == asked
+    assert [table.class_named(f" {table.names[i].upper()} ") for i in asked] == asked
+    without = [table.names[i] for i in range(len(table)) if i not in asked]  # the background, and what is merged into others
+    assert {table.class_named(word) for word in without} <= {None}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_word_that_is_no_name_means_the_class_that_has_it(name: str) -> None:
+    table = ClassTable.load(name)
+    named = {table.names[i].lower() for i in range(len(table)) if table.words(i)}
+    words = {word for words in table.synonyms for word in words} - named
+    assert {table.class_named(word) for word in words} <= set(range(1, len(table)))
+    assert all(table.class_named(word) == table.id_of(word)[0] for word in words)
+    assert table.class_named("no such word") is None
+
+
+def test_a_name_goes_before_the_same_word_of_another_class() -> None:
+    """ADE20K's screen door is a "screen" too, and comes first."""
+    table = ClassTable.load("ade20k")
+    assert table.id_of("screen")[0] == table.names.index("screen door") < 131
+    assert table.class_named("screen") == 131
+    assert ClassTable.load("coco_stuff171").class_named("wall-brick") == 160  # no word says so
+
+
 def test_official_palettes() -> None:
     assert ClassTable.load("voc").colours[15] == (192, 128, 128)
     assert ClassTable.load("cityscapes").colours[1] == (128, 64, 128)

@@ -7,6 +7,8 @@ import pytest
 from goca.data.classes import ClassTable
 from goca.data.name_lists import SHIPPED, parse, worded
 from goca.errors import ConfigError
+from goca.prompts import TextSegment, Vocabulary
+from goca.scenes.tokenizer import small_clip_tokenizer
 from tests.data.conftest import Build
 
 TABLES = {"voc": "voc21", "context": "context60", "coco_object": "coco_object", "coco_stuff171": "coco_stuff171",
@@ -63,6 +65,19 @@ def test_a_list_of_ones_own_in_either_format(tmp_path: Path, build: Build) -> No
     table = build("context60", names=str(file)).classes
     assert table.words(names.index("aeroplane")) == ("plane", "jet", "aeroplane")
     assert table.background_words == ("background",)
+
+
+@pytest.mark.parametrize(("dataset", "asked"), [("coco_stuff", 25), ("coco_stuff27", 27)])
+def test_a_list_asks_for_no_class_that_is_merged_into_another(tmp_path: Path, build: Build, dataset: str, asked: int) -> None:
+    """COCO-Stuff's 15 and 16 are in no label of the merged set: what they win, 3 and 4 lose."""
+    (tmp_path / "names.txt").write_text("".join(f"word{number}\n" for number in range(1, 28)))
+    plain, listed = build(dataset).classes, build(dataset, names=str(tmp_path / "names.txt")).classes
+    segments = (TextSegment(small_clip_tokenizer([f"word{number}" for number in range(1, 28)]), 200),)
+    (prompt,) = Vocabulary()(None, listed, segments)
+    wanted = [class_id for class_id in range(1, 28) if plain.words(class_id)]
+    assert len(wanted) == asked
+    assert list(prompt.class_tokens) == wanted
+    assert prompt.text.split(", ") == [f"word{class_id}" for class_id in wanted]
 
 
 def test_names_stay_as_they_are(build: Build) -> None:

@@ -53,6 +53,28 @@ def test_grey_of_fewer_bits_keeps_its_levels(tmp_path_factory: Any, depth: int, 
     assert np.array_equal(read_indices(path), samples * (255 // (2**depth - 1)))
 
 
+@pytest.mark.parametrize("protocol", ["standard", "upstream"])
+@pytest.mark.parametrize("classes", [2, 90])
+@pytest.mark.parametrize("depth", [2, 4])
+def test_grey_of_fewer_bits_that_may_be_ids_is_refused(tmp_path: Path, depth: int, classes: int, protocol: str) -> None:
+    """A program that saves bits means 1 by the 1 that an optimiser writes for 85 or 17."""
+    names = "".join(f"n{number}n\n" for number in range(classes))
+    root = _folder(tmp_path, np.zeros((1, 3)), classes=names)
+    write_png(root / "masks" / "0.png", np.array([[0, 1, 2]]), depth, 0)
+    message = rf"0\.png stores {depth} bits a pixel, which may be class ids \(2 at most\) or grey levels.*with 8 bits"
+    with pytest.raises(DataError, match=message) as caught:
+        build_dataset("folder", root, protocol)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_grey_of_fewer_bits_that_can_be_no_ids_keeps_its_levels(tmp_path: Path) -> None:
+    """Void (255) is 15 in four bits and 3 in two; where there are fewer classes it is nothing else. Zero is zero either way."""
+    root = _folder(tmp_path, np.zeros((1, 2)), classes="cat\n")
+    for depth, samples in ((2, [[0, 3]]), (4, [[0, 15]]), (4, [[0, 0]])):
+        path = write_png(root / "masks" / "0.png", np.array(samples), depth, 0)
+        assert np.array_equal(read_indices(path, known=identity_map(1) != UNKNOWN), np.array(samples) * (255 // (2**depth - 1)))
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=2, max_size=8, unique=True), st.integers(0, 99))
 def test_a_palette_of_ones_own_is_refused_unless_its_order_is_vouched_for(

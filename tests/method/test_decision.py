@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from goca import config
 from goca.errors import ConfigError, DataError
 from goca.method.calibration import ClassMaps
 from goca.method.decision import Decision, Hungarian, match_clusters, upsampled_bands
@@ -164,3 +165,13 @@ def test_the_same_on_a_gpu():
 def test_thresholds_are_numbers_and_at_least_one(decision, thresholds):
     with pytest.raises(ValueError, match="thresholds"):
         decision(thresholds=thresholds)
+
+
+@pytest.mark.parametrize("again", [(0.1, 0.2, 0.1), (0.3, 0.1 + 0.2), (0.1234567, 0.1234568)])
+@pytest.mark.parametrize("name", ["offset", "scored"])
+def test_a_threshold_is_given_once(again, name):
+    """Results go by it, with six digits: of two equal ones the second would take the place of the first."""
+    with pytest.raises(ConfigError) as caught:
+        config.build(config.compose([f"decision={name}", f"decision.thresholds={list(again)}"]), "decision")
+    (line,) = str(caught.value).splitlines()
+    assert line == f"decision.thresholds: the threshold {again[0]:g} is given more than once (six digits count)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -22,17 +23,19 @@ def main(cfg: DictConfig) -> float | None:
     with config.job(cfg):
         if cfg.trainer.devices != 1:  # processes that share cores: a thread that waits must not keep another from its core
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from goca.runs.evaluation import evaluate, show_finished  # torch loads only when there is something to compute
+        from goca.runs import evaluation  # torch loads only when there is something to compute
 
         config.quiet()  # also the libraries that this import has brought
         folder = Path(HydraConfig.get().runtime.output_dir)
         if not cfg.resume:
-            return _miou(evaluate(cfg, folder))
+            return _miou(evaluation.evaluate(cfg, folder))
         plain, group = redact(config.plain(cfg)), Path(cfg.paths.output, str(cfg.group))
+        holds = partial(evaluation.still_holds, cfg)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return _miou(sweeps.job(plain, folder, group, lambda: evaluate(cfg, folder)))
-        finished = None if (folder / "config.yaml").is_file() else sweeps.find_finished(group, sweeps.config_hash(plain))
-        return _miou(evaluate(cfg, folder) if finished is None else show_finished(finished))
+            return _miou(sweeps.job(plain, folder, group, lambda: evaluation.evaluate(cfg, folder), holds))
+        begun = (folder / "config.yaml").is_file()
+        finished = None if begun else sweeps.find_finished(group, sweeps.config_hash(plain), holds)
+        return _miou(evaluation.evaluate(cfg, folder) if finished is None else evaluation.show_finished(finished))
     return None
 
 

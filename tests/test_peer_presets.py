@@ -184,6 +184,15 @@ def test_maps_from_files_with_an_empty_prompt_are_another_regime_than_no_names(t
     assert summary.miou > 95  # the maps are the truth
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("prompts", ["vocabulary", "unprompted"])
+def test_segments_matched_with_ground_truth_are_a_regime_of_their_own(tmp_path: Path, prompts: str):
+    _run(tmp_path / "run", "preset=diffcut", "decision=hungarian", f"prompts={prompts}", "dataset.count=1")
+    summary = RunFolder(tmp_path / "run").summary()
+    assert regime(summary.prompts) == "matched with ground truth"
+    assert Kind.of(summary).prompts.endswith("(matched with ground truth)")
+
+
 def test_cliper_finds_classes_where_there_is_a_background(backbones: dict):
     """Scores are of the maps that go into the chain; of raw attention, which reaches 0.2, no class would pass min_score."""
     cfg = config.compose(["preset=cliper", "dataset.count=2"])

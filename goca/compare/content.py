@@ -57,7 +57,7 @@ class Comparison:
     """
 
     def __init__(self, runs: Sequence[Run], settings: Settings) -> None:
-        self.settings = settings
+        self.settings, self.runs = settings, tuple(runs)
         self.kinds: dict[Kind, list[Run]] = {}
         for run in runs:
             self.kinds.setdefault(run.kind, []).append(run)
@@ -79,10 +79,12 @@ class Comparison:
         low, high = interval(self._resampled[run.path] - self._resampled[other.path], self.settings.level)
         return run.miou - other.miou, low, high
 
-    def baseline(self, members: Sequence[Run]) -> Run:
-        """The run that others of its kind and model are measured against."""
-        named = [run for run in members if run.summary.method == self.baseline_name]
-        return named[0] if named else min(members, key=lambda run: run.miou)
+    def baseline(self, members: Sequence[Run], run: Run) -> Run:
+        """The one of these runs, of one kind and model, that a run is measured against: of its own seed where there is one."""
+        named = [other for other in members if other.summary.method == self.baseline_name]
+        if not named:
+            return min(members, key=lambda other: other.miou)
+        return min(named, key=lambda other: (other.summary.seed != run.summary.seed, other.summary.seed))
 
     # ----------------------------------------------------------------------------------------------------------- tables
     def leaderboard(self, members: Sequence[Run]) -> Table:
@@ -136,20 +138,22 @@ class Comparison:
             if len(runs) < 2:
                 continue
             title = f"{group}, {model}" if several else model
-            base = self.baseline(runs)
             flat = [_flatten(run.config) for run in runs]
             keys = sorted({key for settings in flat for key in settings})
             # A setting that repeats another one's values, such as a reference to it, says nothing new.
             varying = {tuple(settings.get(key) for settings in flat): key for key in reversed(keys)}
-            differing = sorted(key for values, key in varying.items() if len(set(values)) > 1)[:_COLUMNS_OF_ABLATION]
+            every = sorted(key for values, key in varying.items() if len(set(values)) > 1)
+            differing, rest = every[:_COLUMNS_OF_ABLATION], len(every) - _COLUMNS_OF_ABLATION
             methods = _distinct_methods(runs)
             rows = []
             for run, settings in sorted(zip(runs, flat, strict=True), key=lambda pair: pair[0].miou):
                 values = (settings.get(key) for key in differing)
+                base = self.baseline(runs, run)
                 change = (None, None, None) if run is base else (round(value, 4) for value in self.difference(run, base))
                 method = (methods[run.path],) if any(methods.values()) else ()
-                rows.append((*method, run.miou, *change, *values))
-            columns = (*(("method",) if any(methods.values()) else ()), "mIoU", "difference", "low", "high", *differing)
+                rows.append((*method, run.miou, *change, *values, *((None,) if rest > 0 else ())))
+            more = (f"and {rest} more settings",) if rest > 0 else ()
+            columns = (*(("method",) if any(methods.values()) else ()), "mIoU", "difference", "low", "high", *differing, *more)
             tables[title] = Table(columns, tuple(rows), better={"mIoU": "higher"})
         return tables
 
@@ -230,15 +234,19 @@ def number(value: float) -> float | None:
 
 
 def repeats(members: Sequence[Run]) -> Table:
-    """Mean and deviation of runs that differ in their seed alone, best mean first; empty where none is repeated."""
-    groups: dict[str, list[Run]] = {}
-    for run in members:
+    """Mean and deviation of runs that differ in their seed alone, best mean first; empty where none is repeated.
+
+    Of two runs with one seed the one in the later folder counts.
+    """
+    groups: dict[str, dict[Any, Run]] = {}
+    for run in sorted(members, key=lambda run: run.path):
         settings = {key: value for key, value in _flatten(run.config).items() if key != "seed"}
-        groups.setdefault(repr((run.summary.model, run.summary.method, sorted(settings.items()))), []).append(run)
+        key = repr((run.summary.model, run.summary.method, sorted(settings.items())))
+        groups.setdefault(key, {})[run.config.get("seed")] = run
     rows = []
-    for runs in groups.values():
-        seeds = {run.config.get("seed") for run in runs}
-        if len(seeds) > 1 and len(seeds) == len(runs):
+    for by_seed in groups.values():
+        runs = list(by_seed.values())
+        if len(runs) > 1:
             miou = np.array([run.miou for run in runs])
             first = runs[0].summary
             spread = (number(miou.mean()), number(miou.std(ddof=1)), number(miou.min()), number(miou.max()))

@@ -53,7 +53,7 @@ def grids(runs: Sequence[Run]) -> list[Grid]:
     """The grids of these runs, in their order.
 
     How a prompt is worded belongs to a method here, as presets word prompts; whether it was made with the help of ground truth
-    does not, and divides grids, as do images, classes and protocol.
+    does not, and divides grids, as do pictures, classes, protocol and rules that it does not promise.
     """
     groups: dict[Kind, list[Run]] = {}
     for run in runs:
@@ -65,13 +65,19 @@ def grids(runs: Sequence[Run]) -> list[Grid]:
 
 def _grid(kind: Kind, runs: Sequence[Run]) -> Grid:
     cells: dict[tuple[str, str], list[Run]] = {}
+    weights: dict[str, set[str]] = {}
     for run in runs:
-        cells.setdefault((run.summary.method, run.summary.model), []).append(run)
+        weights.setdefault(run.summary.model, set()).add(run.summary.checkpoint)
+    for run in runs:
+        model, checkpoint = run.summary.model, run.summary.checkpoint
+        several = len(weights[model]) > 1 and checkpoint
+        cells.setdefault((run.summary.method, f"{model} ({checkpoint})" if several else model), []).append(run)
     miou = {key: fmean(float(run.summary.miou or 0.0) for run in members) for key, members in cells.items()}
     seconds = {key: fmean(run.summary.seconds_per_image for run in members) for key, members in cells.items()}
     means: dict[str, list[float]] = {}
     for (method, _), value in miou.items():
         means.setdefault(method, []).append(value)
     methods = tuple(sorted(means, key=lambda name: -fmean(means[name])))
-    title = f"{kind.dataset} {kind.split}, protocol {kind.protocol}, {kind.prompts}, {kind.images} images"
+    parts = (f"{kind.dataset} {kind.split}", f"protocol {kind.protocol}", kind.prompts, f"{kind.images} images", kind.unusual)
+    title = ", ".join(filter(None, parts))
     return Grid(title, methods, tuple(sorted({model for _, model in cells})), miou, seconds)

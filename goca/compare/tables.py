@@ -20,7 +20,7 @@ _OF_A_KIND = ("ablation", "thresholds")
 
 def benchmarks(comparison: Comparison) -> Table | None:
     """The eight benchmarks, runs and quoted rows by regime; None where no run belongs to them."""
-    summaries = [run.summary for members in comparison.kinds.values() for run in members]
+    summaries = [run.summary for run in comparison.runs]
     rows, quoted = rows_of(summaries), comparison.settings.quoted
     if not rows or quoted is False:
         return row_table(rows) if rows else None

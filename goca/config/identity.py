@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Where things lie, what is shown and how the work is spread. `data` repeats keys of the root and the section `dataset`; a
-# checkpoint is compared by its hash; the batch size moves results by less than docs/reliability.md says.
+# Where things lie, what is shown and how the work is spread. `data` repeats keys of the root and the section `dataset`; data
+# sets and checkpoints are compared by what they hold (`goca.runs.inputs`); the batch size moves results by less than
+# docs/reliability.md says.
 FREE = (
-    "run", "output", "resume", "logger", "trainer", "figures", "paths", "group", "experiment", "save_predictions", "hydra",
+    "run", "output", "resume", "logger", "figures", "trainer._target_", "trainer.enable_progress_bar", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.accelerator", "paths", "group", "experiment", "save_predictions", "hydra",
     "attention.max_bytes", "shard", "batch_size", "data.dataset", "data.batch_size", "data.num_workers",
     "data.keep_unreadable", "dataset.root", "model.checkpoint", "model.device", "model.placement", "model.prompt_cache",
     "model.text_encoders", "model.allow_pickle", "model.layers.peers",
@@ -47,7 +49,8 @@ ADDED: Mapping[str, Any] = {
     "views.views": 1,
 }
 
-_EXACT_SIZE = 512  # pixels
+_EXACT_SIZE = 512  # pixels, where references are at a sixteenth of the picture; see goca.method.aggregation.layers.EXACT_UP_TO
+_EXACT_SCENES = 128  # of bundled backbones, whose references are at a quarter
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[str, tuple[Any, Any]]:
@@ -73,10 +76,10 @@ def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[st
     {'seed': 0}
     """
     flat = dict(_flat(config))
-    # Null stands for all rows. Up to this image size `auto`, the default since, takes all of them as well.
-    if flat.get("aggregation.rows", "auto") is None and flat.get("model.size", 0) > _EXACT_SIZE:
+    # Null stood for all rows. Of small pictures `auto`, the default since, takes all of them as well.
+    if flat.get("aggregation.rows", "auto") is None and not _takes_all_rows(flat):
         flat["aggregation.rows"] = "all"
-    elif flat.get("aggregation.rows") == "all" and flat.get("model.size", 0) <= _EXACT_SIZE:
+    elif flat.get("aggregation.rows") == "all" and _takes_all_rows(flat):
         flat["aggregation.rows"] = "auto"
     if flat.get("protocol.name") != "ovss":  # the only one that reads the data set's thresholds
         flat = {key: value for key, value in flat.items() if not key.startswith("dataset.threshold.")}
@@ -85,6 +88,12 @@ def decisive(config: Mapping[str, Any], free: tuple[str, ...] = FREE) -> dict[st
         for key, value in flat.items()
         if not is_free(key, free) and value is not None and not (value == _added(key) and type(value) is type(_added(key)))
     }
+
+
+def _takes_all_rows(flat: Mapping[str, Any]) -> bool:
+    """Whether `aggregation.rows=auto` surely takes every row of the reference."""
+    largest = _EXACT_SCENES if str(flat.get("model.name")).startswith("scenes") else _EXACT_SIZE
+    return flat.get("model.size", 0) <= largest and flat.get("sizing._target_", "Square") == "Square"
 
 
 def is_free(key: str, free: tuple[str, ...] = FREE) -> bool:

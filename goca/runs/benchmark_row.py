@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
+from goca.data.name_lists import OWN
 from goca.runs.kinds import Kind, Regime, regime
 from goca.runs.records import Summary
 from goca.runs.table import Cell, Table
@@ -40,6 +43,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 }
 _PARTIAL = ": no numbers of the benchmarks"
 PROTOCOL = "ovss"  # under which numbers may stand beside those of papers
+# Options of prompts that every data set has its own of: files, chosen words, and how its captions are read.
+_OF_A_SET = {"path", "words", "background_token", "add_missing", "captions"}
 # Data sets that are one benchmark or another by their background.
 _OTHER_NAMES = {
     ("voc", True): "voc21",
@@ -78,47 +83,95 @@ def column_of(summary: Summary) -> str | None:
     return name if fits else None
 
 
-def group_name(known: Regime, protocol: str, version: int, part: str = "") -> str:
-    """The heading of rows that can be ranked together; `part` names the images where they are not the whole sets."""
-    return f"{known}, protocol {protocol} version {version}{f', {part}{_PARTIAL}' if part else ''}"
+def group_name(known: Regime, protocol: str, version: int, special: str = "", part: str = "") -> str:
+    """The heading of rows that can be ranked together.
+
+    Args:
+        special: what is not as papers have it: another list of names, rules set by hand.
+        part: the images, where they are not the whole sets.
+    """
+    words = filter(None, (f"{known}, protocol {protocol} version {version}", special, part))
+    return ", ".join(words) + (_PARTIAL if part else "")
 
 
 def rows_of(summaries: Sequence[Summary]) -> list[Row]:
-    """One row per group, method and model. Of several runs of one cell the mean where they differ in seed, else the last."""
+    """One row per group, method and model, each cell the mean over seeds.
+
+    Args:
+        summaries: in the order in which the runs were made; of two with one seed the later one counts.
+    """
+    runs = [_Run.of(column, summary) for summary in summaries if (column := column_of(summary)) and summary.miou is not None]
     cells: dict[tuple[str, str, str], dict[str, list[Summary]]] = {}
-    words, sets = _Variants(), _Variants()
-    for summary in summaries:
-        column = column_of(summary)
-        if column is None or summary.miou is None:
-            continue
-        kind, part = Kind.of(summary), ""
-        if summary.split != "val" or kind.images not in BENCHMARKS[column].images:
-            number = sets.number((column, kind.images), kind.image_set)
-            part = f"{kind.images} images of {kind.split}{f', set {number}' if number > 1 else ''}"
-        number = words.number(column, (kind.rules, kind.classes))
-        known = regime(summary.prompts)
-        group = group_name(known, kind.protocol, summary.rules_version, part)
-        group = group if number == 1 else f"names, words and prompts {number}: {group}"
-        cells.setdefault((group, summary.method, summary.model), {}).setdefault(column, []).append(summary)
-    return [Row(*key, {column: _value(runs) for column, runs in row.items()}) for key, row in cells.items()]
+    for run in runs:
+        key = (_heading(run, runs), run.summary.method, run.summary.model)
+        cells.setdefault(key, {}).setdefault(run.column, []).append(run.summary)
+    return [Row(*key, {column: _value(members) for column, members in row.items()}) for key, row in cells.items()]
 
 
-class _Variants:
-    """Numbers what must not be ranked together: the first of its kind is 1."""
+@dataclass(frozen=True)
+class _Run:
+    """What decides which row a run belongs to.
 
-    def __init__(self) -> None:
-        self._seen: dict[Hashable, list[Hashable]] = {}
+    Args:
+        group: regime, protocol, and what is special, of all data sets of a row alike.
+        asked: the options of its prompts, without those that every data set has its own of.
+        words: the data set's classes and words; within one column they tell variants apart.
+    """
 
-    def number(self, of: Hashable, variant: Hashable) -> int:
-        seen = self._seen.setdefault(of, [])
-        if variant not in seen:
-            seen.append(variant)
-        return seen.index(variant) + 1
+    column: str
+    summary: Summary
+    kind: Kind
+    group: tuple[Regime, str, int, str]
+    asked: str
+    words: tuple[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, column: str, summary: Summary) -> _Run:
+        kind, prompts = Kind.of(summary), summary.prompts
+        names = "" if summary.names in ("", OWN) else f"names {Path(summary.names).name}"
+        group = (
+            regime(prompts),
+            kind.protocol,
+            summary.rules_version,
+            ", ".join(filter(None, (names, kind.unusual))),
+        )
+        asked = json.dumps({key: prompts[key] for key in prompts.keys() - _OF_A_SET}, sort_keys=True, default=str)
+        return cls(column, summary, kind, group, asked, (kind.rules, kind.classes))
+
+
+def _heading(run: _Run, runs: Sequence[_Run]) -> str:
+    """The group of a run; the order of runs makes no difference.
+
+    A row has one way to make prompts in all its columns. The one that most columns have stands under the plain heading, beside
+    published rows; others are numbered.
+    """
+    part = ""
+    if run.summary.split != "val" or run.kind.images not in BENCHMARKS[run.column].images:
+        alike = sorted({other.kind.image_set for other in runs if _images(other) == _images(run)})
+        number = alike.index(run.kind.image_set) + 1
+        part = f"{run.kind.images} images of {run.kind.split}{f', set {number}' if number > 1 else ''}"
+    group = [other for other in runs if other.group == run.group]
+    columns: dict[str, set[str]] = {}
+    for other in group:
+        columns.setdefault(other.asked, set()).add(other.column)
+    ways = sorted(columns, key=lambda asked: (-len(columns[asked]), asked))
+
+    def variant(one: _Run) -> tuple[int, int]:
+        same = {other.words for other in group if (other.asked, other.column) == (one.asked, one.column)}
+        return ways.index(one.asked), sorted(same).index(one.words)
+
+    number = sorted({variant(other) for other in group}).index(variant(run)) + 1
+    heading = group_name(*run.group, part)
+    return heading if number == 1 else f"names, words and prompts {number}: {heading}"
+
+
+def _images(run: _Run) -> tuple[str, str | None, int]:
+    return run.column, run.kind.split, run.kind.images
 
 
 def _value(runs: Sequence[Summary]) -> float:
-    numbers = [summary.miou for summary in runs if summary.miou is not None]
-    return fmean(numbers) if len({summary.seed for summary in runs}) == len(runs) else numbers[-1]
+    """Mean over seeds, the last run of each."""
+    return fmean({summary.seed: float(summary.miou or 0.0) for summary in runs}.values())
 
 
 def row_table(rows: Sequence[Row]) -> Table:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,28 @@ from goca.config.redact import redact
 from goca.data.datamodule import SegmentationDataModule
 from goca.errors import DataError
 from goca.figures.thumbnails import Gallery
+from goca.method.decision import Hungarian
 from goca.method.outside import MapFiles
 from goca.runs.callbacks import Pictures, Recorder, RunningMiou
 from goca.runs.evaluator import Evaluator
 from goca.runs.folder import RunFolder, stops_cleanly
+from goca.runs.inputs import inputs
 from goca.runs.machine import keep_freed_memory, keep_threads
 from goca.runs.metrics import SegmentationMetric
 from goca.runs.naming import method_name
 from goca.runs.provenance import checkpoint_identity, environment, generator_measures, keep_commits
 from goca.runs.records import Facts, Summary
 from goca.runs.report import Logger, segmentation_report
-from goca.runs.rules import fixed_threshold, rules_hash, threshold_name
+from goca.runs.rules import fixed_threshold, rules_hash, threshold_name, unusual_rules
 from goca.runs.signals import StopOnSignal
 from goca.runs.summary import total_counts
 from goca.runs.terminal import print_continued, print_summary
 from goca.runs.trainer import make_trainer
 from goca.segmentor import Segmentor
 
-__all__ = ["Evaluator", "evaluate", "show_finished"]
+__all__ = ["Evaluator", "evaluate", "show_finished", "still_holds"]
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
@@ -70,10 +75,18 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
         data.setup()
         prompts.setup(dataset, data.image_ids)
         output.claim(plain)
+        read = inputs(data, prompts, segmentor.backbone)
+        output.check_inputs(read, frozenset(data.image_ids))
         records = [record for record in output.records() if not record.error]
         recorded = frozenset(record.image_id for record in records)
         if recorded and trainer.is_global_zero:
             print_continued(folder, len(recorded.intersection(data.image_ids)), len(data.image_ids))
+            if cfg.save_predictions and (missing := output.labels.missing(recorded)):
+                log.warning(
+                    "save_predictions: no label map was kept of %d images that were recorded before; another output folder "
+                    "gets all of them",
+                    len(missing),
+                )
         if not recorded.issuperset(data.image_ids):
             data.done = recorded
             begun: Mapping[str, Any] = output.facts() if (folder / "run.json").is_file() else {}
@@ -84,7 +97,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
                 keep_freed_memory()
             data.size = segmentor.fit
             if trainer.is_global_zero:
-                output.begin(_facts(cfg, evaluator, data, begun, fixed))
+                output.begin(_facts(cfg, evaluator, data, begun, fixed, read))
             positions = dict(zip(data.image_ids, data.positions, strict=True))
             again = {dataset.image_ids[position] for batch in data.open_batches() for position in batch}
             before = [record for record in records if record.image_id not in again]
@@ -105,6 +118,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
         trainer.strategy.barrier()  # until every process has closed its records
         if not trainer.is_global_zero:
             return None
+        _check_complete(output, data.image_ids)
         summary = output.conclude()
         output.labels.choose(summary.threshold_index, len(metric.thresholds))
         report = segmentation_report(output, plain, summary, dataset.classes)
@@ -112,6 +126,33 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
     _show(summary, output, where)
     _check_failures(summary, cfg.run.max_failed, folder)
     return summary
+
+
+def still_holds(cfg: DictConfig, folder: Path) -> bool:
+    """Whether a finished run of this configuration is what it would give now: of the same pictures, words and weights.
+
+    Where the data set or the captions are no longer there, at the place that the run found them in, they cannot differ.
+
+    Raises:
+        DataError: the data set is not where this configuration says.
+    """
+    output = RunFolder(folder)
+    summary = output.summary()
+    data: SegmentationDataModule = config.build(cfg, "data")
+    try:
+        data.setup()
+        differing = summary.other_inputs(inputs(data, config.build(cfg, "prompts"), Segmentor.build(cfg).backbone))
+    except DataError:
+        if output.config().get("dataset", {}).get("root") == config.plain(cfg.dataset).get("root"):
+            return True
+        raise
+    if summary.images != len(data.image_ids):
+        differing["images"] = (summary.images, len(data.image_ids))
+    if cfg.save_predictions and (missing := output.labels.missing(data.image_ids)):
+        differing["label maps"] = (None, len(missing))
+    if differing:
+        log.warning("%s finished before, but not with these: %s; computed again", folder, ", ".join(differing))
+    return not differing
 
 
 def show_finished(folder: Path) -> Summary:
@@ -123,24 +164,34 @@ def show_finished(folder: Path) -> Summary:
 
 
 def _facts(
-    cfg: DictConfig, evaluator: Evaluator, data: SegmentationDataModule, begun: Mapping[str, Any], fixed: float | None
+    cfg: DictConfig,
+    evaluator: Evaluator,
+    data: SegmentationDataModule,
+    begun: Mapping[str, Any],
+    fixed: float | None,
+    read: Mapping[str, Any],
 ) -> Facts:
     """What was evaluated, with what: all that the summary says besides numbers."""
-    dataset, backbone = data.dataset, evaluator.segmentor.backbone
+    dataset, backbone, method = data.dataset, evaluator.segmentor.backbone, evaluator.segmentor.method
     assert evaluator.metric is not None
-    maps = {"maps": "files"} if isinstance(evaluator.segmentor.method.calibration, MapFiles) else {}
+    told = {"maps": "files"} if isinstance(method.calibration, MapFiles) else {}
+    told |= {"matched": "ground truth"} if isinstance(method.decision, Hungarian) else {}
     return Facts(
         dataset=dataset.name,
         split=dataset.split,
         model=backbone.name,
-        method=", ".join(filter(None, [method_name(cfg), threshold_name(dataset, evaluator.segmentor.method.decision, fixed)])),
+        method=", ".join(filter(None, [method_name(cfg), threshold_name(dataset, method.decision, fixed)])),
         protocol=dataset.protocol.name,
-        prompts=redact({**evaluator.prompts.describe(), **maps}),
+        prompts=redact({**evaluator.prompts.describe(), **told}),
         classes=list(dataset.classes.names),
         thresholds=list(evaluator.metric.thresholds),
         fixed_threshold=fixed,
         rules_version=dataset.protocol.version,
         rules_hash=rules_hash(dataset, evaluator.prompts),
+        names=redact(dataset.names),
+        unusual=unusual_rules(dataset),
+        words_hash=read["words_hash"],
+        pictures=read["pictures"],
         unseen_classes=dataset.protocol.unseen_classes,
         has_background=dataset.has_background,
         total_images=data.total,
@@ -162,6 +213,17 @@ def _show(summary: Summary, output: RunFolder, logged: str | None) -> None:
     for name, place in places.items():
         if place:
             console.print(f"{name:<9} {place}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_complete(output: RunFolder, image_ids: Sequence[str]) -> None:
+    """Raise where images have no record: numbers of a part would pass for those of the whole."""
+    recorded = {record.image_id for record in output.records()}
+    missing = [image_id for image_id in image_ids if image_id not in recorded]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(image_ids)} images have no record (the first is {missing[0]}): the trainer stopped before "
+            f"them; without options such as trainer.limit_predict_batches, the same command with output={output.path} continues"
+        )
 
 
 def _check_failures(summary: Summary, allowed: int | None, folder: Path) -> None:

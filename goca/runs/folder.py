@@ -6,7 +6,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from goca.runs.parquet import write_parquet
 from goca.runs.records import Facts, ImageRecord, Summary
 from goca.runs.summary import summarize
 
+_SHOWN = 3  # image ids in a message
 _FULL_OR_READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -42,9 +43,9 @@ class RunFolder:
         colours: of the classes, for label maps.
     """
 
-    def __init__(self, path: Path, process: int = 0, colours: Sequence[tuple[int, int, int]] = ()) -> None:
-        self.path, self.process = path, process
-        self.labels = LabelMaps(path / "predictions", colours)
+    def __init__(self, path: str | Path, process: int = 0, colours: Sequence[tuple[int, int, int]] = ()) -> None:
+        self.path, self.process = Path(path), process
+        self.labels = LabelMaps(self.path / "predictions", colours)
         self._done: frozenset[str] = frozenset()
         self._journal: Journal | None = None
         self._lock: int | None = None
@@ -82,6 +83,25 @@ class RunFolder:
         elif self.process == 0:
             self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self._done = frozenset(record.image_id for record in self.records() if not record.error)
+
+    def check_inputs(self, now: Mapping[str, Any], image_ids: Collection[str]) -> None:
+        """Refuse to go on with records of other pictures, words or weights.
+
+        Args:
+            now: what the run would read, by `goca.runs.inputs.inputs`.
+            image_ids: of the run's images.
+
+        Raises:
+            ConfigError: naming what differs.
+        """
+        if not self._journals() or not (self.path / "run.json").is_file():
+            return
+        records = self.records()
+        failed = {record.image_id for record in records if record.error}
+        differing = self.facts().other_inputs(now, failed)
+        if strangers := [record.image_id for record in records if record.image_id not in image_ids]:
+            differing["recorded images"] = (", ".join(strangers[:_SHOWN]), None)
+        self._refuse(differing, "another checkpoint, other pictures or other words")
 
     def begin(self, facts: Facts) -> None:
         """Write down what is evaluated, with what; DataError where earlier records come from another checkpoint or data set."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from goca.runs.records import Summary
 
-Regime = Literal["all names", "chosen names", "predicted names", "ground-truth names", "no names"]
+Regime = Literal["all names", "chosen names", "predicted names", "ground-truth names", "no names", "matched with ground truth"]
 
 # What a method knows about an image beforehand; numbers of two regimes are never ranked together.
 TOLD: Mapping[Regime, str] = {
@@ -19,6 +19,7 @@ TOLD: Mapping[Regime, str] = {
     "predicted names": "words that another network or a file gives for the image, not its ground truth",
     "ground-truth names": "the classes in the image, from its ground truth (an oracle; prompts=vocabulary gives all names)",
     "no names": "nothing",
+    "matched with ground truth": "which segment is which class, by each image's ground truth (an upper bound)",
 }
 
 
@@ -26,7 +27,8 @@ def regime(prompts: Mapping[str, Any]) -> Regime:
     """What a run's prompts tell the method about an image.
 
     Args:
-        prompts: as a source of prompts describes itself, in the summary; `maps` says that class maps came from files.
+        prompts: as a source of prompts describes itself, in the summary; `maps` says that class maps came from files, `matched`
+            that segments got their classes from ground truth.
 
     >>> regime({"source": "classes", "ground_truth": True}), regime({"source": "vocabulary", "words": None})
     ('ground-truth names', 'all names')
@@ -34,7 +36,11 @@ def regime(prompts: Mapping[str, Any]) -> Regime:
     'ground-truth names'
     >>> regime({"source": "unprompted"}), regime({"source": "unprompted", "maps": "files"})
     ('no names', 'predicted names')
+    >>> regime({"source": "vocabulary", "matched": "ground truth"})
+    'matched with ground truth'
     """
+    if prompts.get("matched"):
+        return "matched with ground truth"
     if prompts.get("ground_truth") or prompts.get("add_missing") or prompts.get("on_missing") == "classes":
         return "ground-truth names"
     if prompts.get("maps"):
@@ -63,6 +69,11 @@ def rules(summary: Summary) -> str:
     return f"{summary.rules_version}-{summary.rules_hash}" if summary.rules_hash else ""
 
 
+def unusual(summary: Summary) -> str:
+    """The rules of a run that its protocol does not promise, as they are set: `protocol.void=background`; empty as a rule."""
+    return ", ".join(f"{key}={value}" for key, value in summary.unusual.items())
+
+
 @dataclass(frozen=True)
 class Kind:
     """What two runs must have in common for their numbers to be ranked."""
@@ -76,23 +87,27 @@ class Kind:
     images: int  # that are judged
     image_set: str
     rules: str  # version of the protocol, and hash of names, words and how prompts are made; empty in runs of earlier versions
+    unusual: str = ""  # rules that are not those of the protocol, by their settings
+    content: str = ""  # hash of the first image's picture and mask; empty in runs of earlier versions
 
     @classmethod
     def of(cls, summary: Summary, image_ids: Sequence[str] | None = None) -> Kind:
         """The kind of a run; the judged images are those that its summary knows of, unless they are given."""
-        source = summary.prompts["source"]
-        oracle = " (with ground truth)" if regime(summary.prompts) == "ground-truth names" else ""
+        source, told = summary.prompts["source"], regime(summary.prompts)
+        oracle = {"ground-truth names": " (with ground truth)", "matched with ground truth": " (matched with ground truth)"}
         known = summary.images - summary.failed if summary.judged is None else summary.judged
         return cls(
             dataset=summary.dataset,
             split=summary.split,
             protocol=summary.protocol,
-            prompts=f"{source}{oracle}{', class maps from files' if summary.prompts.get('maps') else ''}",
+            prompts=f"{source}{oracle.get(told, '')}{', class maps from files' if summary.prompts.get('maps') else ''}",
             classes=tuple(summary.classes),
             has_background=summary.has_background,
             images=known if image_ids is None else len(image_ids),
             image_set=summary.image_set if image_ids is None else image_set(image_ids),
             rules=rules(summary),
+            unusual=unusual(summary),
+            content=summary.pictures.get("content", ""),
         )
 
     @property
@@ -100,7 +115,7 @@ class Kind:
         background = "with background" if self.has_background else "without background"
         return (
             f"{self.dataset} {self.split} - protocol {self.protocol}, prompts {self.prompts}, "
-            f"{len(self.classes) - 1} classes {background}, {self.images} images"
+            f"{len(self.classes) - 1} classes {background}, {self.images} images{f', {self.unusual}' if self.unusual else ''}"
         )
 
 
@@ -115,6 +130,7 @@ def kind_titles(kinds: Sequence[Kind], image_ids: Mapping[Kind, Sequence[str]] |
             "classes": {kind: _span(kind.classes[1:]) for kind in same},
             "rules": {kind: kind.rules or "of an earlier version" for kind in same},
             "images": {kind: _span(ids[kind]) for kind in same},
+            "pictures": {kind: kind.content or "of an earlier version" for kind in same},
         }
         differing = {name: values for name, values in traits.items() if len(set(values.values())) > 1} or traits
         for number, kind in enumerate(same, start=1):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,13 @@ class LabelMaps:
         """Keep the label maps (T, H, W) of one image."""
         folder = self.path if len(labels) == 1 else self.stacks
         write_labels(folder / file_name(image_id, ".png"), labels.reshape(-1, labels.shape[2]), self.colours)
+
+    def missing(self, image_ids: Iterable[str]) -> list[str]:
+        """The images that no label map is kept of."""
+        names = {image_id: file_name(image_id, ".png") for image_id in image_ids}
+        return [
+            image_id for image_id, name in names.items() if not any((at / name).is_file() for at in (self.path, self.stacks))
+        ]
 
     def choose(self, index: int, count: int) -> None:
         """Make the label maps at one of the `count` thresholds; where there is but one they are there already."""

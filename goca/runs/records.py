@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -96,6 +96,9 @@ class Facts(Keyed):
         fixed_threshold: the one that was fixed beforehand, of which the numbers are; None where the best is chosen.
         rules_version: of the protocol; numbers of two versions are never comparable.
         rules_hash: of class names, words and how prompts are made of them; equal for equal ones.
+        names: the list of names that was asked for (`dataset.names`); empty in runs of earlier versions, as are the next three.
+        unusual: rules that are not those usual under the protocol, by their settings.
+        words_hash, pictures: what a run that continues this one has to read too, see `goca.runs.inputs`.
         unseen_classes: how classes in no label and no prediction count.
         total_images: of all shards.
         left_out: reason -> number of files of the data set that are not read.
@@ -116,6 +119,10 @@ class Facts(Keyed):
     fixed_threshold: float | None = None
     rules_version: int = 1
     rules_hash: str = ""
+    names: str = ""
+    unusual: Mapping[str, Any] = field(default_factory=dict)
+    words_hash: str = ""
+    pictures: Mapping[str, str] = field(default_factory=dict)
     total_images: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
@@ -130,6 +137,28 @@ class Facts(Keyed):
         """What the file holds: the provenance's keys beside the others."""
         plain = {part.name: getattr(self, part.name) for part in dataclasses.fields(self)}
         return plain | dict(plain.pop("provenance"))
+
+    def other_inputs(self, now: Mapping[str, Any], failed: Collection[str] = ()) -> dict[str, tuple[Any, Any]]:
+        """What differs between these facts and what a run that would stand for them reads: what -> (before, now).
+
+        What earlier versions did not note is not compared.
+
+        Args:
+            now: by `goca.runs.inputs.inputs`.
+            failed: ids of images without a result, whose files may have been mended since.
+        """
+        old, new = self.pictures, now["pictures"]
+        found: dict[str, tuple[Any, Any]] = {}
+        if old and old["ids"] != new["ids"]:
+            found["ids of the images"] = (old["ids"], new["ids"])
+        elif old and old["content"] != new["content"] and old["first"] not in failed:
+            found[f"picture or mask of {old['first']}"] = (old["content"], new["content"])
+        if self.words_hash and self.words_hash != now["words_hash"]:
+            found["class names, words or captions"] = (self.words_hash, now["words_hash"])
+        weights = [(facts.get("checkpoint_hash"), facts.get("checkpoint_hash_scheme")) for facts in (self.provenance, now)]
+        if all(digest for digest, _ in weights) and weights[0][1] == weights[1][1] and weights[0] != weights[1]:
+            found["checkpoint_hash"] = (weights[0][0], weights[1][0])
+        return found
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from goca import config
@@ -13,11 +13,13 @@ from goca.data.protocol import Protocol
 from goca.errors import ConfigError
 from goca.method.decision import Decision, Hungarian
 from goca.method.scored import Scored
+from goca.prompts.files import image_key
 from goca.prompts.filters import Filters
 from goca.prompts.sources import Captions, PromptSource
 from goca.runs.naming import option_of
 
 _DIGITS = 12
+_READING = {"palette": "colours", "orientation": "auto"}  # of files, and the usual choice
 
 
 def fixed_threshold(dataset: SegmentationDataset, decision: Decision | Hungarian | Scored) -> float | None:
@@ -58,19 +60,41 @@ def _unusual(protocol: Protocol) -> dict[str, Any]:
     return {key: getattr(protocol, key) for key in ("void", "unseen_classes") if getattr(protocol, key) != usual[key]}
 
 
-def rules_hash(dataset: SegmentationDataset, prompts: PromptSource) -> str:
+def _reading(dataset: SegmentationDataset) -> dict[str, Any]:
+    """How files are read, where that is not as usual."""
+    return {key: getattr(dataset, key) for key, usual in _READING.items() if getattr(dataset, key) != usual}
+
+
+def unusual_rules(dataset: SegmentationDataset) -> dict[str, Any]:
+    """Settings by which labels, pictures or what counts are not what the data set and the protocol promise.
+
+    `dataset.palette` and `dataset.orientation` say how files are read, which can give other labels and pictures.
+    """
+    return {
+        **{f"dataset.{key}": value for key, value in (*dataset.label_rules.items(), *_reading(dataset).items())},
+        **{f"protocol.{key}": value for key, value in _unusual(dataset.protocol).items()},
+    }
+
+
+def rules_hash(dataset: SegmentationDataset, prompts: PromptSource, image_ids: Sequence[str] | None = None) -> str:
     """Twelve hexadecimal digits that are equal where class names, words, the way prompts are made of them and what counts are.
 
     Captions count by their text and the filters on them; where they lie, and how they were asked for, does not.
+
+    Args:
+        image_ids: whose captions count; None stands for all.
     """
     options: Mapping[str, Any] = prompts.describe()
     if isinstance(prompts, Captions):
         kept = ("source", "on_missing", *Filters.__dataclass_fields__)
-        options = {key: options[key] for key in kept if key in options} | {"captions": sorted(prompts.captions.items())}
+        wanted = None if image_ids is None else set(map(image_key, image_ids))
+        captions = sorted((key, text) for key, text in prompts.captions.items() if wanted is None or key in wanted)
+        options = {key: options[key] for key in kept if key in options} | {"captions": captions}
     table = dataset.classes
     asked = [table.words(class_id) for class_id in range(len(table))]
     background = [dataset.has_background, table.background_words]
     content = {"names": table.names, "words": table.synonyms, "asked": asked, "background": background, "prompts": options}
     # What is as usual under the protocol is left out, so that such runs keep the digits that they always had.
-    content |= {key: value for key, value in (("labels", dataset.label_rules), ("rules", _unusual(dataset.protocol))) if value}
+    unusual = {"labels": dataset.label_rules, "reading": _reading(dataset), "rules": _unusual(dataset.protocol)}
+    content |= {key: value for key, value in unusual.items() if value}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:_DIGITS]

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from goca.config.identity import FREE_UNREAD, decisive
+from goca.errors import DataError
 from goca.runs.records import Summary
 
 FINISHED = "finished.json"  # in the folder of a job that another folder holds the results of
-ERROR = "error.txt"
+NUMBERS = ("summary.json", FINISHED)  # in a job's folder, what says its numbers
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -29,7 +30,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decisive(config, FREE_UNREAD), sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable[[], Summary | None]) -> Summary | None:
+def job(
+    config: Mapping[str, Any],
+    folder: Path,
+    group: Path,
+    evaluate: Callable[[], Summary | None],
+    holds: Callable[[Path], bool] = lambda folder: True,
+) -> Summary | None:
     """The summary of one job of a sweep: that of a finished run of the same configuration, else computed now.
 
     Args:
@@ -37,8 +44,9 @@ def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable
         folder: the job's own folder.
         group: folder in whose runs a finished one is looked for.
         evaluate: computes the job.
+        holds: whether a finished run read what this job would read.
     """
-    found = find_finished(group, config_hash(config))
+    found = find_finished(group, config_hash(config), holds)
     if found is None or found == folder:
         return evaluate()
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,15 +55,16 @@ def job(config: Mapping[str, Any], folder: Path, group: Path, evaluate: Callable
     return read_summary(found)
 
 
-def find_finished(group: Path, wanted: str) -> Path | None:
-    """The run under `group` that is complete and has this configuration hash; the last one of several."""
+def find_finished(group: Path, wanted: str, holds: Callable[[Path], bool] = lambda folder: True) -> Path | None:
+    """The run under `group` that is complete, has this configuration hash and still holds; the last one of several."""
     for summary in sorted(group.rglob("summary.json"), reverse=True):
         try:
             config = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
             facts = json.loads(summary.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        if isinstance(config, dict) and isinstance(facts, dict) and not facts.get("failed") and config_hash(config) == wanted:
+        whole = isinstance(config, dict) and isinstance(facts, dict) and not facts.get("failed")
+        if whole and config_hash(config) == wanted and holds(summary.parent):
             return summary.parent
     return None
 
@@ -83,23 +92,29 @@ def read_summary(folder: Path) -> Summary:
     return Summary.from_json(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
 
 
+def reused(folder: Path) -> Path | None:
+    """The finished run that the job of this folder names in place of one of its own; it may be gone. None where there is none.
+
+    Of a summary of the job's own and a name the later one counts: a sweep that is repeated with other settings may find
+    elsewhere what it computed here before, or the other way round.
+
+    Raises:
+        DataError: the file that names it is damaged.
+    """
+    own, pointer = folder / "summary.json", folder / FINISHED
+    if not pointer.is_file() or (own.is_file() and own.stat().st_mtime_ns > pointer.stat().st_mtime_ns):
+        return None
+    try:
+        return Path(json.loads(pointer.read_text(encoding="utf-8"))["run"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{pointer} names no run; delete it and repeat the sweep with resume=true") from error
+
+
 def results(folder: Path) -> dict[str, Summary]:
     """Job of a sweep -> its summary, for those that are finished, also from a run before."""
     found = {}
     for job_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        summary = job_folder / "summary.json"
-        pointer = job_folder / FINISHED
-        if not summary.is_file() and pointer.is_file():
-            summary = Path(json.loads(pointer.read_text(encoding="utf-8"))["run"]) / "summary.json"
-        if summary.is_file():
-            found[job_folder.name] = read_summary(summary.parent)
+        run = reused(job_folder) or job_folder
+        if (run / "summary.json").is_file():
+            found[job_folder.name] = read_summary(run)
     return found
-
-
-def failures(folder: Path) -> dict[str, str]:
-    """Job of a sweep -> why it failed, for those without results."""
-    failed = {}
-    for path in sorted(folder.glob(f"*/{ERROR}")):
-        if not (path.parent / "summary.json").is_file() and not (path.parent / FINISHED).is_file():
-            failed[path.parent.name] = path.read_text(encoding="utf-8").strip()
-    return failed

@@ -17,6 +17,7 @@ from goca.config.arguments import folders_first
 from goca.errors import ConfigError, DataError
 from goca.runs.folder import RunFolder
 from goca.runs.summary import expand
+from goca.runs.sweeps import FINISHED
 from tests.helpers.fake_runs import run_folder
 
 SETTINGS = Settings(200, 0, 0.95, None, {"loss": Scale("loss", "lower"), "geneval": Scale("GenEval", scores={"sd15": 0.43})})
@@ -94,6 +95,24 @@ def test_images_that_failed_do_not_count_and_are_named(tmp_path: Path) -> None:
     assert (len(runs[0].image_ids), runs[0].kind.images) == (5, 5)
 
 
+def test_jobs_that_were_finished_before_are_found_where_they_are_and_once(tmp_path: Path) -> None:
+    run_folder(tmp_path / "first" / "0_x")
+    sweep = tmp_path / "second"
+    run_folder(sweep / "2_x", 0.1)
+    for name, run in (("0_x", "first/0_x"), ("1_x", "first/0_x"), ("3_x", "gone/0_x")):
+        (sweep / name).mkdir()
+        (sweep / name / FINISHED).write_text(json.dumps({"run": str(tmp_path / run)}))
+    (sweep / "4_x").mkdir()
+    (sweep / "4_x" / FINISHED).write_text("{")
+    for given in ([sweep], [tmp_path], [sweep, tmp_path / "first"]):
+        runs, notes = load(given)
+        assert [run.path for run in runs] == [tmp_path / "first" / "0_x", sweep / "2_x"]
+        lost, damaged = notes
+        assert lost.startswith(f"{sweep / '3_x'} was not computed, as {tmp_path / 'gone' / '0_x'} held its results")
+        assert damaged.startswith(f"{sweep / '4_x' / FINISHED} names no run")
+    assert [run.path for run in load([sweep / "0_x"])[0]] == [tmp_path / "first" / "0_x"]
+
+
 def test_runs_that_differ_in_their_seed_have_a_mean_and_a_deviation(tmp_path: Path) -> None:
     for seed in range(3):
         run_folder(tmp_path / f"g{seed}", 0.1 + 0.05 * seed, seed=seed, config={"seed": seed})
@@ -104,6 +123,43 @@ def test_runs_that_differ_in_their_seed_have_a_mean_and_a_deviation(tmp_path: Pa
     assert (method, model, seeds) == ("goca", "tiny", 3)
     assert (mean, deviation) == pytest.approx((statistics.mean(miou), statistics.stdev(miou)), abs=0.006)
     assert (low, high) == pytest.approx((min(miou), max(miou)), abs=0.006)
+
+
+def test_a_repeated_seed_counts_once_by_its_later_folder(tmp_path: Path) -> None:
+    noise = {"1_first": 0.3, "2_second": 0.1, "3_third": 0.15, "4_first_again": 0.2}
+    for (name, amount), seed in zip(noise.items(), (0, 1, 2, 0), strict=True):
+        run_folder(tmp_path / name, amount, seed=seed, config={"seed": seed})
+    runs, _ = load([tmp_path])
+    by_name = {run.name: run.miou for run in runs}
+    (row,) = repeats(runs).rows
+    assert row[-1] == 3
+    assert row[2] == pytest.approx(statistics.mean(by_name[name] for name in list(noise)[1:]), abs=0.006)
+
+
+def test_differences_are_taken_from_the_baseline_of_the_same_seed(tmp_path: Path) -> None:
+    for seed in range(2):
+        for method, amount in (("vanilla", 0.4 - 0.1 * seed), ("goca", 0.1)):
+            changed = {"seed": seed, "aggregation": {"heads": method}}
+            summary = {"method": method, "config": changed}
+            path = run_folder(tmp_path / f"{method}_{seed}", amount, seed=seed, **summary)
+            found = json.loads((path / "summary.json").read_text())
+            (path / "summary.json").write_text(json.dumps({**found, "seed": seed}))
+    runs, _ = load([tmp_path])
+    (table,) = Comparison(runs, SETTINGS).ablations(runs).values()
+    rows = {(row[0], row[table.columns.index("seed")]): row for row in table.rows}
+    for seed in range(2):
+        base, goca = rows["vanilla", seed], rows["goca", seed]
+        assert base[2] is None
+        assert goca[2] == pytest.approx(goca[1] - base[1], abs=1e-3)
+
+
+def test_an_ablation_with_many_settings_says_how_many_are_not_shown(tmp_path: Path) -> None:
+    for value in range(2):
+        run_folder(tmp_path / str(value), 0.1 + 0.1 * value, config={f"setting_{i}": i if value else -i - 1 for i in range(11)})
+    runs, _ = load([tmp_path])
+    (table,) = Comparison(runs, SETTINGS).ablations(runs).values()
+    assert table.columns[-1] == "and 3 more settings"
+    assert all(len(row) == len(table.columns) for row in table.rows)
 
 
 def test_images_have_their_own_miou_in_a_csv(outputs: Path, tmp_path: Path) -> None:

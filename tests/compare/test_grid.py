@@ -38,6 +38,18 @@ def test_what_methods_are_told_and_the_images_divide_grids(tmp_path: Path) -> No
     assert len(grids(load([tmp_path])[0])) == 3
 
 
+def test_other_labels_pictures_or_weights_are_not_averaged(tmp_path: Path) -> None:
+    for model in ("unet", "dit"):
+        for method in ("goca", "vanilla"):
+            made(tmp_path, method, model, 0.2)
+            made(tmp_path, method, model, 0.5, unusual={"dataset.colours": "random"})
+            made(tmp_path, method, model, 0.5, pictures={"ids": "a", "first": "b", "content": "c"})
+    made(tmp_path, "goca", "unet", 0.4, checkpoint="tuned")
+    found = grids(load([tmp_path])[0])
+    assert [grid.models for grid in found] == [("dit", "unet", "unet (tuned)"), ("dit", "unet"), ("dit", "unet")]
+    assert found[1].title.endswith("dataset.colours=random")
+
+
 def test_one_model_alone_is_no_grid(tmp_path: Path) -> None:
     made(tmp_path, "goca", "unet", 0.1)
     made(tmp_path, "vanilla", "unet", 0.2)

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import DictConfig
 
 from goca.runs.benchmark_row import BENCHMARKS, row_table, rows_of
@@ -79,6 +81,51 @@ def test_data_sets_go_by_their_background_and_seeds_are_averaged() -> None:
     assert row.miou == {"voc21": 55.0, "voc20": 80.0}
     assert rows_of([run("coco_object", 50.0, has_background=False)]) == []
     assert rows_of([summary("0", 50.0, dataset="scenes")[1]]) == []
+
+
+@given(st.permutations(range(32)))
+def test_a_row_is_of_one_list_of_names_whatever_the_order_of_runs(order: list[int]) -> None:
+    lists = {"dataset": 10.0, "sclip": 20.0}
+    made = [found for names, miou in lists.items() for found in eight(miou, names=names, rules_hash=f"of {names}")]
+    options = {"source": "vocabulary", "background_words": False}
+    made += [found for names, miou in lists.items() for found in eight(miou + 40, names=names, prompts=options)]
+    rows = rows_of([made[place] for place in order])
+    assert {row.group: row.average for row in rows} == {
+        "names, words and prompts 2: all names, protocol ovss version 1": 13.5,
+        "all names, protocol ovss version 1": 53.5,
+        "names, words and prompts 2: all names, protocol ovss version 1, names sclip": 23.5,
+        "all names, protocol ovss version 1, names sclip": 63.5,
+    }
+
+
+def test_a_column_of_another_list_does_not_fill_a_gap() -> None:
+    rows = rows_of([*eight(10.0)[1:], *eight(20.0, names="sclip")])
+    assert {row.group: row.average for row in rows} == {
+        "all names, protocol ovss version 1": None,
+        "all names, protocol ovss version 1, names sclip": 23.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changed", "group"),
+    [
+        ({"unusual": {"protocol.void": "background"}}, "all names, protocol ovss version 1, protocol.void=background"),
+        (
+            {"prompts": {"source": "vocabulary", "matched": "ground truth"}},
+            "matched with ground truth, protocol ovss version 1",
+        ),
+    ],
+)
+def test_what_papers_do_not_do_never_stands_under_their_heading(changed: dict[str, Any], group: str) -> None:
+    (row,) = rows_of([run("voc21", 70.0, **changed)])
+    assert row.group == group
+
+
+@given(st.permutations([(0, 50.0), (1, 52.0), (2, 51.0)]))
+def test_of_two_runs_with_one_seed_the_later_counts(seeds: list[tuple[int, float]]) -> None:
+    repeated = [run("voc21", miou, seed=seed) for seed, miou in (*seeds, (0, 49.0))]
+    (row,) = rows_of(repeated)
+    assert row.miou == {"voc21": pytest.approx((49 + 52 + 51) / 3)}
 
 
 def test_a_sweep_over_the_eight_ends_with_their_table() -> None:

@@ -13,7 +13,7 @@ from goca.method.decision import Decision, Hungarian
 from goca.method.scored import Scored
 from goca.prompts.sources import Classes, Published, Vocabulary
 from goca.runs.records import Facts, ImageRecord
-from goca.runs.rules import fixed_threshold, rules_hash, threshold_name
+from goca.runs.rules import fixed_threshold, rules_hash, threshold_name, unusual_rules
 from goca.runs.summary import compact, summarize
 from tests.data.conftest import build_dataset
 
@@ -53,6 +53,8 @@ def test_a_fixed_threshold_joins_the_sweep() -> None:
     method = Method.from_config(config.compose(["decision.thresholds=[-0.1,0.1]"]))
     assert method.trying(0.0).decision.thresholds == (-0.1, 0.0, 0.1)
     assert method.trying(0.1) is method.trying(None) is method
+    computed = Method.from_config(config.compose([f"decision.thresholds=[0.1,{0.1 + 0.2}]"]))
+    assert computed.trying(0.3).decision.thresholds == (0.1, 0.3)  # they go by six digits, which are those of 0.1 + 0.2
 
 
 def test_the_number_is_that_of_the_fixed_threshold_and_not_of_the_best() -> None:
@@ -87,6 +89,17 @@ def test_the_hash_tells_labels_and_rules_apart() -> None:
     assert rules_hash(shifted, Vocabulary()) != usual["coco_stuff"]
     scenes = [build_dataset("scenes"), build_dataset("scenes", colours="random"), build_dataset("scenes", size=128)]
     assert len({rules_hash(dataset, Classes()) for dataset in scenes}) == 3
+
+
+def test_rules_that_a_protocol_does_not_promise_are_named() -> None:
+    assert unusual_rules(build_dataset("voc21", protocol="ovss")) == {}
+    turned = build_dataset("voc21", protocol="ovss", palette="index", orientation="stored")
+    assert unusual_rules(turned) == {"dataset.palette": "index", "dataset.orientation": "stored"}
+    assert rules_hash(turned, Vocabulary()) != rules_hash(build_dataset("voc21", protocol="ovss"), Vocabulary())
+    assert unusual_rules(build_dataset("scenes", colours="random")) == {"dataset.colours": "random"}
+    by_hand = build_dataset("coco_object", protocol="ovss", annotation="panoptic")
+    by_hand.protocol = dataclasses.replace(by_hand.protocol, void="background")
+    assert unusual_rules(by_hand) == {"dataset.annotation": "panoptic", "protocol.void": "background"}
 
 
 def test_a_threshold_of_the_data_set_that_was_changed_is_part_of_the_method() -> None:

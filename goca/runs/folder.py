@@ -101,7 +101,7 @@ class RunFolder:
         differing = self.facts().other_inputs(now, failed)
         if strangers := [record.image_id for record in records if record.image_id not in image_ids]:
             differing["recorded images"] = (", ".join(strangers[:_SHOWN]), None)
-        self._refuse(differing, "another checkpoint, other pictures or other words")
+        self._refuse(differing, "another checkpoint or data set, or of other words")
 
     def begin(self, facts: Facts) -> None:
         """Write down what is evaluated, with what; DataError where earlier records come from another checkpoint or data set."""

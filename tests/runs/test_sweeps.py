@@ -107,7 +107,8 @@ def test_a_refused_job_does_not_show_the_number_that_stood_in_its_folder(
     said = capsys.readouterr()
     assert "│ 0 " in said.out
     assert "│ 1 " not in said.out
-    assert said.err.startswith("error: job 1_scenes_scenes_unet: ")
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert errors[0].startswith("error: job 1_scenes_scenes_unet: ")
     assert sweep("seed=0,1", output) == 0
     assert not list(tmp_path.rglob("error.txt"))
 

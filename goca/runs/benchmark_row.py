@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -101,10 +101,17 @@ def rows_of(summaries: Sequence[Summary]) -> list[Row]:
         summaries: in the order in which the runs were made; of two with one seed the later one counts.
     """
     runs = [_Run.of(column, summary) for summary in summaries if (column := column_of(summary)) and summary.miou is not None]
+    groups: dict[Hashable, list[_Run]] = {}
+    image_sets: dict[Hashable, set[str]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+        image_sets.setdefault(_images(run), set()).add(run.kind.image_set)
+    numbers = {group: _numbers(members) for group, members in groups.items()}
     cells: dict[tuple[str, str, str], dict[str, list[Summary]]] = {}
     for run in runs:
-        key = (_heading(run, runs), run.summary.method, run.summary.model)
-        cells.setdefault(key, {}).setdefault(run.column, []).append(run.summary)
+        number = numbers[run.group][run.asked, run.column, run.words]
+        heading = _heading(run, number, sorted(image_sets[_images(run)]))
+        cells.setdefault((heading, run.summary.method, run.summary.model), {}).setdefault(run.column, []).append(run.summary)
     return [Row(*key, {column: _value(members) for column, members in row.items()}) for key, row in cells.items()]
 
 
@@ -139,30 +146,40 @@ class _Run:
         return cls(column, summary, kind, group, asked, (kind.rules, kind.classes))
 
 
-def _heading(run: _Run, runs: Sequence[_Run]) -> str:
-    """The group of a run; the order of runs makes no difference.
+def _heading(run: _Run, number: int, image_sets: Sequence[str]) -> str:
+    """The group of a run.
 
-    A row has one way to make prompts in all its columns. The one that most columns have stands under the plain heading, beside
-    published rows; others are numbered.
+    Args:
+        number: of its way to make prompts, by `_numbers`.
+        image_sets: all sets of so many images of its split, in a fixed order.
     """
     part = ""
     if run.summary.split != "val" or run.kind.images not in BENCHMARKS[run.column].images:
-        alike = sorted({other.kind.image_set for other in runs if _images(other) == _images(run)})
-        number = alike.index(run.kind.image_set) + 1
-        part = f"{run.kind.images} images of {run.kind.split}{f', set {number}' if number > 1 else ''}"
-    group = [other for other in runs if other.group == run.group]
-    columns: dict[str, set[str]] = {}
-    for other in group:
-        columns.setdefault(other.asked, set()).add(other.column)
-    ways = sorted(columns, key=lambda asked: (-len(columns[asked]), asked))
-
-    def variant(one: _Run) -> tuple[int, int]:
-        same = {other.words for other in group if (other.asked, other.column) == (one.asked, one.column)}
-        return ways.index(one.asked), sorted(same).index(one.words)
-
-    number = sorted({variant(other) for other in group}).index(variant(run)) + 1
+        place = image_sets.index(run.kind.image_set) + 1
+        part = f"{run.kind.images} images of {run.kind.split}{f', set {place}' if place > 1 else ''}"
     heading = group_name(*run.group, part)
     return heading if number == 1 else f"names, words and prompts {number}: {heading}"
+
+
+def _numbers(group: Sequence[_Run]) -> dict[tuple[str, str, Hashable], int]:
+    """(asked, column, words) -> number of the row that such runs stand in; the order of runs makes no difference.
+
+    A row has one way to make prompts in all its columns. The one that most columns have is the first, which stands under the
+    plain heading, beside published rows.
+    """
+    columns: dict[str, set[str]] = {}
+    words: dict[tuple[str, str], set[tuple[str, tuple[str, ...]]]] = {}
+    for run in group:
+        columns.setdefault(run.asked, set()).add(run.column)
+        words.setdefault((run.asked, run.column), set()).add(run.words)
+    ways = sorted(columns, key=lambda asked: (-len(columns[asked]), asked))
+    variants = {
+        (asked, column, each): (ways.index(asked), place)
+        for (asked, column), found in words.items()
+        for place, each in enumerate(sorted(found))
+    }
+    ordered = sorted(set(variants.values()))
+    return {key: ordered.index(variant) + 1 for key, variant in variants.items()}
 
 
 def _images(run: _Run) -> tuple[str, str | None, int]:

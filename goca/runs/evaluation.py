@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,9 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
         prompts.setup(dataset, data.image_ids)
         output.claim(plain)
         read = inputs(data, prompts, segmentor.backbone)
-        output.check_inputs(read, frozenset(data.image_ids))
-        records = [record for record in output.records() if not record.error]
+        found = output.records()
+        output.check_inputs(read, frozenset(data.image_ids), found)
+        records = [record for record in found if not record.error]
         recorded = frozenset(record.image_id for record in records)
         if recorded and trainer.is_global_zero:
             print_continued(folder, len(recorded.intersection(data.image_ids)), len(data.image_ids))
@@ -118,8 +119,7 @@ def evaluate(cfg: DictConfig, folder: Path) -> Summary | None:
         trainer.strategy.barrier()  # until every process has closed its records
         if not trainer.is_global_zero:
             return None
-        _check_complete(output, data.image_ids)
-        summary = output.conclude()
+        summary = output.conclude(data.image_ids)
         output.labels.choose(summary.threshold_index, len(metric.thresholds))
         report = segmentation_report(output, plain, summary, dataset.classes)
     where = logger.log_safely(report)
@@ -213,17 +213,6 @@ def _show(summary: Summary, output: RunFolder, logged: str | None) -> None:
     for name, place in places.items():
         if place:
             console.print(f"{name:<9} {place}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_complete(output: RunFolder, image_ids: Sequence[str]) -> None:
-    """Raise where images have no record: numbers of a part would pass for those of the whole."""
-    recorded = {record.image_id for record in output.records()}
-    missing = [image_id for image_id in image_ids if image_id not in recorded]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(image_ids)} images have no record (the first is {missing[0]}): the trainer stopped before "
-            f"them; without options such as trainer.limit_predict_batches, the same command with output={output.path} continues"
-        )
 
 
 def _check_failures(summary: Summary, allowed: int | None, folder: Path) -> None:

@@ -84,19 +84,19 @@ class RunFolder:
             self._write("config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         self._done = frozenset(record.image_id for record in self.records() if not record.error)
 
-    def check_inputs(self, now: Mapping[str, Any], image_ids: Collection[str]) -> None:
+    def check_inputs(self, now: Mapping[str, Any], image_ids: Collection[str], records: Sequence[ImageRecord]) -> None:
         """Refuse to go on with records of other pictures, words or weights.
 
         Args:
             now: what the run would read, by `goca.runs.inputs.inputs`.
             image_ids: of the run's images.
+            records: those of this folder.
 
         Raises:
             ConfigError: naming what differs.
         """
         if not self._journals() or not (self.path / "run.json").is_file():
             return
-        records = self.records()
         failed = {record.image_id for record in records if record.error}
         differing = self.facts().other_inputs(now, failed)
         if strangers := [record.image_id for record in records if record.image_id not in image_ids]:
@@ -132,9 +132,20 @@ class RunFolder:
     def write_json(self, name: str, content: Any) -> Path:
         return self._write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    def conclude(self) -> Summary:
-        """Write summary and table from what the folder holds; returns the summary."""
+    def conclude(self, image_ids: Sequence[str] = ()) -> Summary:
+        """Write summary and table from what the folder holds; returns the summary.
+
+        Raises:
+            DataError: one of these images has no record: numbers of a part would pass for those of the whole.
+        """
         records = self.records()
+        recorded = {record.image_id for record in records}
+        if missing := [image_id for image_id in image_ids if image_id not in recorded]:
+            raise DataError(
+                f"{len(missing)} of {len(image_ids)} images have no record (the first is {missing[0]}): the trainer stopped "
+                "before them; without options such as trainer.limit_predict_batches, the same command with "
+                f"output={self.path} continues"
+            )
         summary = summarize(self.facts(), records)
         self.write_json("summary.json", summary.json)
         write_parquet(records, self.path / "records.parquet")
